@@ -1,0 +1,56 @@
+// Linux calls and constants that Swift's Glibc overlay does not carry, and atomic
+// operations on memory that other threads (or the supervisor) share.
+#ifndef FARSHORE_CLINUX_H
+#define FARSHORE_CLINUX_H
+
+#define _GNU_SOURCE 1
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+// fcntl(2) and ioctl(2) are variadic: Swift cannot call them.
+static inline int farshore_ofd_setlk(int fd, int type, int64_t start, int64_t length) {
+    struct flock lock = {.l_type = (short)type, .l_whence = SEEK_SET, .l_start = start, .l_len = length};
+    return fcntl(fd, F_OFD_SETLK, &lock);
+}
+// Returns 0 and sets *type to F_UNLCK when the range could be locked.
+static inline int farshore_ofd_getlk(int fd, int *type, int64_t start, int64_t length) {
+    struct flock lock = {.l_type = (short)*type, .l_whence = SEEK_SET, .l_start = start, .l_len = length};
+    int result = fcntl(fd, F_OFD_GETLK, &lock);
+    *type = lock.l_type;
+    return result;
+}
+static inline int farshore_open(const char *path, int flags, unsigned mode) { return open(path, flags, mode); }
+static inline int farshore_openat(int dir, const char *path, int flags, unsigned mode) { return openat(dir, path, flags, mode); }
+static inline int farshore_set_cloexec(int fd, int on) { return fcntl(fd, F_SETFD, on ? FD_CLOEXEC : 0); }
+static inline int farshore_block_device_size(int fd, uint64_t *bytes) { return ioctl(fd, BLKGETSIZE64, bytes); }
+
+static inline uint64_t farshore_load_acquire(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline void farshore_store_release(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+// True when *p held `expected` and now holds `desired`.
+static inline bool farshore_compare_exchange(uint64_t *p, uint64_t expected, uint64_t desired) {
+    return __atomic_compare_exchange_n(p, &expected, desired, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+// Raises *p to `v` unless it is already higher; returns the value found before.
+static inline uint64_t farshore_fetch_max(uint64_t *p, uint64_t v) {
+    uint64_t seen = __atomic_load_n(p, __ATOMIC_ACQUIRE);
+    while (seen < v && !__atomic_compare_exchange_n(p, &seen, v, true, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {}
+    return seen;
+}
+
+#endif

@@ -1,0 +1,77 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// One configuration for everything: `swift build -c release --build-tests` (see Makefile).
+let house: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .treatAllWarnings(as: .error),
+]
+
+/// A room: a folder under Sources with the rooms and packages it may import.
+func room(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: house)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency], resources: [Resource] = []) -> Target {
+    .testTarget(name: name, dependencies: dependencies, resources: resources, swiftSettings: house)
+}
+
+let log = Target.Dependency.product(name: "Logging", package: "swift-log")
+
+let package = Package(
+    name: "farshore",
+    products: [.executable(name: "farshore", targets: ["farshore"])],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
+        .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
+        .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+        .package(url: "https://github.com/CoreOffice/XMLCoder", from: "0.18.2"),
+    ],
+    targets: [
+        .systemLibrary(name: "CFuse", path: "CModules/CFuse", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
+        .systemLibrary(name: "COpenSSL", path: "CModules/COpenSSL", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
+        .systemLibrary(name: "CZstd", path: "CModules/CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
+        .systemLibrary(name: "CISAL", path: "CModules/CISAL", pkgConfig: "libisal", providers: [.apt(["libisal-dev"])]),
+        .target(name: "CLinux", path: "CModules/CLinux"),
+
+        room("BlockIO", ["CLinux", "CISAL"]),
+        room("DiskImage", ["BlockIO"]),
+        room("ChangeLog", ["BlockIO"]),
+        room("VirtualDisk", ["BlockIO", "DiskImage", "ChangeLog"]),
+        room("FuseExport", ["BlockIO", "VirtualDisk", "DiskImage", "CFuse", "CLinux"]),
+        room("ObjectStore", [
+            "BlockIO", "COpenSSL", log, .product(name: "AsyncHTTPClient", package: "async-http-client"),
+            .product(name: "NIOCore", package: "swift-nio"), .product(name: "NIOHTTP1", package: "swift-nio"),
+            .product(name: "NIOSSL", package: "swift-nio-ssl"), "XMLCoder",
+        ]),
+        room("Vault", ["BlockIO", "ObjectStore", "COpenSSL", "CZstd"]),
+        room("Site", ["BlockIO", .product(name: "GRDB", package: "GRDB.swift"), log]),
+        room("Replication", ["BlockIO", "DiskImage", "ChangeLog", "Site", "ObjectStore", "Vault", log]),
+        room("RecoveryPoints", ["BlockIO", "DiskImage", "VirtualDisk", "ObjectStore", "Vault", log]),
+        .executableTarget(
+            name: "farshore",
+            dependencies: [
+                "BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "FuseExport", "ObjectStore", "Vault", "Site", "Replication",
+                "RecoveryPoints", "CLinux", log, .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            swiftSettings: house),
+
+        tests("TidyTests", []),
+        tests("BlockIOTests", ["BlockIO"]),
+        tests("DiskImageTests", ["BlockIO", "DiskImage"]),
+        tests("ChangeLogTests", ["BlockIO", "ChangeLog"]),
+        tests("VirtualDiskTests", ["BlockIO", "DiskImage", "ChangeLog", "VirtualDisk"]),
+        tests("FuseExportTests", ["BlockIO", "VirtualDisk", "FuseExport"]),
+        tests("ObjectStoreTests", ["BlockIO", "ObjectStore"]),
+        tests("VaultTests", ["BlockIO", "ObjectStore", "Vault"]),
+        tests("SiteTests", ["BlockIO", "Site"]),
+        tests("ReplicationTests", ["BlockIO", "DiskImage", "ChangeLog", "Site", "ObjectStore", "Vault", "Replication"]),
+        tests("RecoveryPointsTests", ["BlockIO", "DiskImage", "ObjectStore", "Vault", "RecoveryPoints"]),
+    ]
+)

@@ -1,0 +1,1 @@
+// ChangeLog: see docs/ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+// FuseExport: see docs/ARCHITECTURE.md.

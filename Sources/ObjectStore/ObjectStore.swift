@@ -1,0 +1,1 @@
+// ObjectStore: see docs/ARCHITECTURE.md.

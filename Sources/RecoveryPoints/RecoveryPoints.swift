@@ -1,0 +1,1 @@
+// RecoveryPoints: see docs/ARCHITECTURE.md.

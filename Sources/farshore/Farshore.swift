@@ -1,0 +1,45 @@
+// The command line: one binary, one thin file a command, grouped by noun.
+
+import ArgumentParser
+import Glibc
+
+struct Farshore: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "farshore",
+        abstract: "Continuous replication of virtual disks to a vault.",
+        version: "0.1.0",
+        subcommands: [])
+}
+
+@main
+struct Program {
+    /// ArgumentParser's own exit codes are replaced by the documented ones.
+    static func main() {
+        setvbuf(stdout, nil, _IOLBF, 0)
+        do {
+            var command = try Farshore.parseAsRoot()
+            try command.run()
+        } catch {
+            exit(report(error).rawValue)
+        }
+    }
+
+    private static func report(_ error: any Error) -> ExitStatus {
+        if let failure = error as? Failure {
+            printError("farshore: \(failure)")
+            return failure.status
+        }
+        let code = Farshore.exitCode(for: error)
+        let text = Farshore.fullMessage(for: error)
+        if code == .success {
+            print(text)
+            return .done
+        }
+        if code == .validationFailure {
+            printError(text + "\nTry: farshore --help")
+            return .usage
+        }
+        if !text.isEmpty { printError("farshore: \(text)\nTry: farshore doctor") }
+        return .failed
+    }
+}
