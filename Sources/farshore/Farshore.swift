@@ -1,7 +1,7 @@
 // The command line: one binary, one thin file a command, grouped by noun.
 
 import ArgumentParser
-import Glibc
+@preconcurrency import Glibc
 
 struct Farshore: ParsableCommand {
     static let configuration = CommandConfiguration(

@@ -34,5 +34,6 @@ struct Failure: Error, CustomStringConvertible {
 }
 
 func printError(_ text: String) {
-    fputs(text + "\n", stderr)
+    let line = Array((text + "\n").utf8)
+    _ = write(STDERR_FILENO, line, line.count)
 }
