@@ -1,0 +1,85 @@
+// The tables of the catalogue, one migration a version of the schema. A released migration is never edited.
+// Times are nanoseconds since 1970 by the wall clock and only label; sequences are stored as their bit pattern.
+
+import GRDB
+
+extension Catalogue {
+    static func migrator() -> DatabaseMigrator {
+        var migrator = DatabaseMigrator()
+        migrator.registerMigration("1 disks, jobs, events, presence") { try createFirstTables($0) }
+        return migrator
+    }
+
+    private static func createFirstTables(_ database: Database) throws {
+        try database.execute(sql: """
+            CREATE TABLE disk (
+                name TEXT PRIMARY KEY NOT NULL,
+                id TEXT NOT NULL UNIQUE,
+                image_path TEXT NOT NULL UNIQUE,
+                format TEXT NOT NULL,
+                size_bytes INTEGER NOT NULL,
+                log_folder TEXT NOT NULL UNIQUE,
+                log_budget_bytes INTEGER NOT NULL,
+                interval_seconds INTEGER NOT NULL,
+                vault_url TEXT NOT NULL,
+                vault_id TEXT NOT NULL,
+                key_file TEXT,
+                passphrase_file TEXT,
+                state TEXT NOT NULL,
+                is_paused INTEGER NOT NULL DEFAULT 0,
+                created INTEGER NOT NULL
+            ) STRICT;
+            CREATE TABLE replication (
+                disk TEXT PRIMARY KEY NOT NULL REFERENCES disk(name) ON DELETE CASCADE,
+                phase TEXT NOT NULL,
+                lineage TEXT,
+                proven_sequence INTEGER,
+                proven_at INTEGER,
+                head_number INTEGER,
+                writer_epoch INTEGER,
+                failures INTEGER NOT NULL DEFAULT 0,
+                next_attempt INTEGER,
+                health TEXT NOT NULL,
+                error TEXT,
+                remedy TEXT
+            ) STRICT;
+            CREATE TABLE job (
+                id INTEGER PRIMARY KEY AUTOINCREMENT,
+                kind TEXT NOT NULL,
+                disk TEXT,
+                state TEXT NOT NULL,
+                process INTEGER NOT NULL,
+                process_start TEXT NOT NULL,
+                done_bytes INTEGER NOT NULL DEFAULT 0,
+                total_bytes INTEGER NOT NULL DEFAULT 0,
+                error TEXT,
+                remedy TEXT,
+                started INTEGER NOT NULL,
+                ended INTEGER
+            ) STRICT;
+            CREATE TABLE job_step (
+                job INTEGER NOT NULL REFERENCES job(id) ON DELETE CASCADE,
+                number INTEGER NOT NULL,
+                name TEXT NOT NULL,
+                state TEXT NOT NULL,
+                detail TEXT,
+                PRIMARY KEY (job, number)
+            ) STRICT, WITHOUT ROWID;
+            CREATE TABLE event (
+                id INTEGER PRIMARY KEY AUTOINCREMENT,
+                time INTEGER NOT NULL,
+                severity TEXT NOT NULL,
+                disk TEXT,
+                text TEXT NOT NULL
+            ) STRICT;
+            CREATE TABLE chunk (
+                vault TEXT NOT NULL,
+                id BLOB NOT NULL,
+                epoch INTEGER NOT NULL,
+                state INTEGER NOT NULL,
+                PRIMARY KEY (vault, id)
+            ) STRICT, WITHOUT ROWID;
+            CREATE INDEX chunk_in_flight ON chunk(vault) WHERE state = 0;
+            """)
+    }
+}

@@ -1,0 +1,133 @@
+// A protected disk as this host knows it: its image, its change log and where it goes. Registered by `protect`, read
+// by the mount and the uploader, removed by `unprotect`. Key material is named by path, never held.
+
+import BlockIO
+import GRDB
+
+package struct ProtectedDisk: Equatable, Sendable {
+    package enum State: String, Sendable {
+        /// Served by the mount and replicated.
+        case protected
+        /// `unprotect` has begun: the mount no longer serves it, the log is being merged. Begun again after a crash.
+        case releasing
+    }
+
+    package var name: String
+    /// The id of the disk in logs and vaults, 32 lowercase hex digits.
+    package var id: String
+    package var imagePath: String
+    package var format: String
+    package var sizeBytes: UInt64
+    package var logFolder: String
+    package var logBudgetBytes: UInt64
+    package var intervalSeconds: Int
+    package var vaultURL: String
+    package var vaultID: String
+    package var keyFile: String?
+    package var passphraseFile: String?
+    package var state: State
+    package var isPaused: Bool
+    package var createdNanoseconds: UInt64
+
+    package init(
+        name: String, id: String, imagePath: String, format: String, sizeBytes: UInt64, logFolder: String,
+        logBudgetBytes: UInt64, intervalSeconds: Int, vaultURL: String, vaultID: String, keyFile: String?,
+        passphraseFile: String?
+    ) {
+        self.name = name
+        self.id = id
+        self.imagePath = imagePath
+        self.format = format
+        self.sizeBytes = sizeBytes
+        self.logFolder = logFolder
+        self.logBudgetBytes = logBudgetBytes
+        self.intervalSeconds = intervalSeconds
+        self.vaultURL = vaultURL
+        self.vaultID = vaultID
+        self.keyFile = keyFile
+        self.passphraseFile = passphraseFile
+        state = .protected
+        isPaused = false
+        createdNanoseconds = Clock.wallNanoseconds()
+    }
+
+    init(row: Row) throws {
+        name = row["name"]
+        id = row["id"]
+        imagePath = row["image_path"]
+        format = row["format"]
+        sizeBytes = UInt64(bitPattern: row["size_bytes"])
+        logFolder = row["log_folder"]
+        logBudgetBytes = UInt64(bitPattern: row["log_budget_bytes"])
+        intervalSeconds = row["interval_seconds"]
+        vaultURL = row["vault_url"]
+        vaultID = row["vault_id"]
+        keyFile = row["key_file"]
+        passphraseFile = row["passphrase_file"]
+        state = try storedName(row["state"])
+        isPaused = row["is_paused"]
+        createdNanoseconds = UInt64(bitPattern: row["created"])
+    }
+}
+
+/// The case a stored word names; a word of no case means the catalogue was edited by hand.
+func storedName<Name: RawRepresentable<String>>(_ word: String) throws(SiteError) -> Name {
+    guard let name = Name(rawValue: word) else {
+        throw SiteError(.catalogueDamaged, "the catalogue holds the unknown word \(word.debugDescription)", remedy: "restore catalogue.sqlite, or protect the disk again")
+    }
+    return name
+}
+
+extension Catalogue {
+    /// All disks of the site, by name.
+    package func disks() throws(SiteError) -> [ProtectedDisk] {
+        try read { try Row.fetchAll($0, sql: "SELECT * FROM disk ORDER BY name").map(ProtectedDisk.init(row:)) }
+    }
+
+    package func disk(named name: String) throws(SiteError) -> ProtectedDisk {
+        let found = try read { try Row.fetchOne($0, sql: "SELECT * FROM disk WHERE name = ?", arguments: [name]).map(ProtectedDisk.init(row:)) }
+        guard let found else {
+            throw SiteError(.diskNotFound, "no disk named \(name) is protected on this site (\(site.path))", remedy: "farshore status")
+        }
+        return found
+    }
+
+    /// Registers the disk; its name, image and log folder must be new to the site.
+    package func add(_ disk: ProtectedDisk) throws(SiteError) {
+        try write { database in
+            let taken = try String.fetchOne(
+                database, sql: "SELECT name FROM disk WHERE name = ? OR image_path = ? OR log_folder = ?",
+                arguments: [disk.name, disk.imagePath, disk.logFolder])
+            if let taken {
+                throw SiteError(.diskExists, "the disk \(taken) of this site already has that name, image or log folder", remedy: "farshore status \(taken)")
+            }
+            try database.execute(
+                sql: """
+                    INSERT INTO disk (name, id, image_path, format, size_bytes, log_folder, log_budget_bytes, interval_seconds,
+                        vault_url, vault_id, key_file, passphrase_file, state, is_paused, created)
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                    """,
+                arguments: [
+                    disk.name, disk.id, disk.imagePath, disk.format, Int64(bitPattern: disk.sizeBytes), disk.logFolder,
+                    Int64(bitPattern: disk.logBudgetBytes), disk.intervalSeconds, disk.vaultURL, disk.vaultID, disk.keyFile,
+                    disk.passphraseFile, disk.state.rawValue, disk.isPaused, Int64(bitPattern: disk.createdNanoseconds),
+                ])
+            try database.execute(
+                sql: "INSERT INTO replication (disk, phase, health) VALUES (?, ?, ?)",
+                arguments: [disk.name, ReplicationState.Phase.waiting.rawValue, ReplicationState.Health.normal.rawValue])
+        }
+    }
+
+    package func setState(_ state: ProtectedDisk.State, ofDisk name: String) throws(SiteError) {
+        try write { try $0.execute(sql: "UPDATE disk SET state = ? WHERE name = ?", arguments: [state.rawValue, name]) }
+    }
+
+    package func setPaused(_ isPaused: Bool, disk name: String) throws(SiteError) {
+        try write { try $0.execute(sql: "UPDATE disk SET is_paused = ? WHERE name = ?", arguments: [isPaused, name]) }
+    }
+
+    /// Forgets the disk on this host; the vault is not touched.
+    package func remove(disk name: String) throws(SiteError) {
+        try write { try $0.execute(sql: "DELETE FROM disk WHERE name = ?", arguments: [name]) }
+    }
+}

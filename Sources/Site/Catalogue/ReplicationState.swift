@@ -1,0 +1,66 @@
+// What the uploader last knew of a disk's replication, kept for `status` and for the next start. `provenSequence` is
+// only ever what was read back from the vault's head, never the uploader's own count.
+
+import GRDB
+
+package struct ReplicationState: Equatable, Sendable {
+    package enum Phase: String, Sendable {
+        /// Nothing was replicated yet.
+        case waiting
+        case initial
+        case delta
+    }
+
+    package enum Health: String, Sendable { case normal, warning, critical }
+
+    package var phase: Phase
+    package var lineage: String?
+    package var provenSequence: UInt64?
+    package var provenAtNanoseconds: UInt64?
+    package var headNumber: UInt64?
+    package var writerEpoch: UInt64?
+    /// Failed attempts since the last that succeeded.
+    package var failures: Int
+    package var nextAttemptNanoseconds: UInt64?
+    package var health: Health
+    package var error: String?
+    package var remedy: String?
+
+    init(row: Row) throws {
+        phase = try storedName(row["phase"])
+        lineage = row["lineage"]
+        provenSequence = (row["proven_sequence"] as Int64?).map(UInt64.init(bitPattern:))
+        provenAtNanoseconds = (row["proven_at"] as Int64?).map(UInt64.init(bitPattern:))
+        headNumber = (row["head_number"] as Int64?).map(UInt64.init(bitPattern:))
+        writerEpoch = (row["writer_epoch"] as Int64?).map(UInt64.init(bitPattern:))
+        failures = row["failures"]
+        nextAttemptNanoseconds = (row["next_attempt"] as Int64?).map(UInt64.init(bitPattern:))
+        health = try storedName(row["health"])
+        error = row["error"]
+        remedy = row["remedy"]
+    }
+}
+
+extension Catalogue {
+    package func replication(ofDisk name: String) throws(SiteError) -> ReplicationState {
+        let found = try read { try Row.fetchOne($0, sql: "SELECT * FROM replication WHERE disk = ?", arguments: [name]).map(ReplicationState.init(row:)) }
+        guard let found else { throw SiteError(.diskNotFound, "no disk named \(name) is protected on this site", remedy: "farshore status") }
+        return found
+    }
+
+    package func setReplication(_ state: ReplicationState, ofDisk name: String) throws(SiteError) {
+        let signed = { (value: UInt64?) in value.map(Int64.init(bitPattern:)) }
+        try write {
+            try $0.execute(
+                sql: """
+                    UPDATE replication SET phase = ?, lineage = ?, proven_sequence = ?, proven_at = ?, head_number = ?,
+                        writer_epoch = ?, failures = ?, next_attempt = ?, health = ?, error = ?, remedy = ? WHERE disk = ?
+                    """,
+                arguments: [
+                    state.phase.rawValue, state.lineage, signed(state.provenSequence), signed(state.provenAtNanoseconds),
+                    signed(state.headNumber), signed(state.writerEpoch), state.failures, signed(state.nextAttemptNanoseconds),
+                    state.health.rawValue, state.error, state.remedy, name,
+                ])
+        }
+    }
+}

@@ -1,0 +1,98 @@
+// What the control socket carries: one JSON object a line each way, one request and one reply a connection at a time.
+// The worker of the mount answers; the CLI and the uploader ask. docs/reference/json.md describes the same messages.
+// A request over `controlRequestBytesMax` or one that does not parse is answered with `refused` and the connection ends.
+
+package let controlRequestBytesMax = 64 << 10
+/// A status of 10,000 disks fits.
+package let controlReplyBytesMax = 4 << 20
+
+package enum ControlRequest: Codable, Equatable, Sendable {
+    /// State of every disk the mount serves.
+    case status
+    /// Cuts one recovery point over `disks` (empty: all that are served), sharing one sequence number.
+    case cut(disks: [String], tag: String?)
+    /// Flushes the disk's log; the reply states the sequence through which it may be uploaded.
+    case makeDurable(disk: String)
+    /// Destages through a sequence and holds the image still there, durably, until `unfreeze`.
+    case freeze(disk: String)
+    case unfreeze(disk: String)
+    /// Starts serving a disk that was added to the catalogue after the mount started.
+    case add(disk: String)
+    /// Stops serving a disk and gives up its locks (unprotect).
+    case release(disk: String)
+}
+
+package enum ControlReply: Codable, Equatable, Sendable {
+    case status([ServedDiskStatus])
+    case points([CutPoint])
+    case durable(sequence: UInt64)
+    case frozen(sequence: UInt64)
+    case done
+    case refused(ControlRefusal)
+}
+
+/// Why a request was not carried out, and what to do.
+package struct ControlRefusal: Codable, Equatable, Sendable {
+    package enum Reason: String, Codable, Sendable {
+        case garbled, noSuchDisk, unsupported, diskFailed, notEnoughSpace, busy
+    }
+    package let reason: Reason
+    package let message: String
+    package let remedy: String
+
+    package init(_ reason: Reason, _ message: String, remedy: String) {
+        self.reason = reason
+        self.message = message
+        self.remedy = remedy
+    }
+}
+
+/// A recovery point as it was cut: in the log, not yet in a vault.
+package struct CutPoint: Codable, Equatable, Sendable {
+    package let disk: String
+    package let sequence: UInt64
+    package let timeNanoseconds: UInt64
+    package let tag: String?
+
+    package init(disk: String, sequence: UInt64, timeNanoseconds: UInt64, tag: String?) {
+        self.disk = disk
+        self.sequence = sequence
+        self.timeNanoseconds = timeNanoseconds
+        self.tag = tag
+    }
+}
+
+/// A served disk as its owner sees it.
+package struct ServedDiskStatus: Codable, Equatable, Sendable {
+    package enum Health: String, Codable, Sendable { case normal, warning, critical }
+
+    package let disk: String
+    package let sizeBytes: UInt64
+    package let lastSequence: UInt64
+    package let flushedSequence: UInt64
+    package let destagedSequence: UInt64
+    package let frozenSequence: UInt64?
+    package let logBytes: UInt64
+    package let logBudgetBytes: UInt64
+    package let undestagedBytes: UInt64
+    package let health: Health
+    package let reason: String?
+
+    package init(
+        disk: String, sizeBytes: UInt64, lastSequence: UInt64, flushedSequence: UInt64, destagedSequence: UInt64,
+        frozenSequence: UInt64?, logBytes: UInt64, logBudgetBytes: UInt64, undestagedBytes: UInt64, health: Health,
+        reason: String?
+    ) {
+        self.disk = disk
+        self.sizeBytes = sizeBytes
+        self.lastSequence = lastSequence
+        self.flushedSequence = flushedSequence
+        self.destagedSequence = destagedSequence
+        self.frozenSequence = frozenSequence
+        self.logBytes = logBytes
+        self.logBudgetBytes = logBudgetBytes
+        self.undestagedBytes = undestagedBytes
+        self.health = health
+        self.reason = reason
+    }
+}

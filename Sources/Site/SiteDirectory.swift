@@ -1,0 +1,62 @@
+// The site: one directory of a host that holds its catalogue, locks, sockets and remembered vault heads. Every
+// program of Farshore starts here; the layout is this file. Secrets are never kept in it, only the paths of key files.
+//
+//   catalogue.sqlite     protected disks, jobs, events, presence of vault chunks
+//   sequence             the reserved block of sequence numbers (written by the change log's sequencer)
+//   logs/DISK/           change logs of disks protected without --log-dir beside a block device
+//   heads/               the newest head seen of each vault and group, against rollback
+//   run/                 sockets and pid files of this boot
+//   mount.lock           held by the one mount of the site; upload.lock by the one uploader
+
+package import BlockIO
+import Glibc
+
+package struct SiteDirectory: Sendable, Equatable {
+    package let path: String
+
+    package var cataloguePath: String { path + "/catalogue.sqlite" }
+    package var sequencePath: String { path + "/sequence" }
+    package var headsFolder: String { path + "/heads" }
+    package var runFolder: String { path + "/run" }
+    package var controlSocketPath: String { runFolder + "/control.sock" }
+    package var mountPIDPath: String { runFolder + "/mount.pid" }
+    package var uploadPIDPath: String { runFolder + "/upload.pid" }
+    package var mountLockPath: String { path + "/mount.lock" }
+    package var uploadLockPath: String { path + "/upload.lock" }
+
+    package init(path: String) {
+        var trimmed = path
+        while trimmed.count > 1, trimmed.hasSuffix("/") { trimmed.removeLast() }
+        self.path = trimmed
+    }
+
+    /// Makes the directories that are missing. Only this host's owner may look inside.
+    package func create() throws(SystemError) {
+        try Directory.create(path, mode: 0o700)
+        try Directory.create(headsFolder, mode: 0o700)
+        try Directory.create(runFolder, mode: 0o700)
+    }
+}
+
+/// An exclusive lock of the site, held until closed or until the process ends however it ends.
+package struct SiteLock: ~Copyable, Sendable {
+    package let file: Descriptor
+
+    /// Takes the lock, or returns nil when another process holds it.
+    package static func tryTake(_ path: String) throws(SystemError) -> SiteLock? {
+        let file = try Descriptor.open(path, O_RDWR | O_CREAT)
+        guard try file.tryLock(.exclusive) else { return nil }
+        return SiteLock(file: file)
+    }
+
+    /// Whether some process holds the lock now.
+    package static func isTaken(_ path: String) throws(SystemError) -> Bool {
+        let file: Descriptor
+        do throws(SystemError) {
+            file = try Descriptor.open(path, O_RDWR)
+        } catch where error.errno == ENOENT {
+            return false
+        }
+        return try file.isLockedElsewhere(.exclusive, at: 0, length: 0)
+    }
+}
