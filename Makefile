@@ -1,7 +1,35 @@
-# The commands of the house; README.md explains them.
-SWIFT_BUILD = swift build -c release
-PACKAGES = libfuse3-dev libssl-dev libzstd-dev libsqlite3-dev libisal-dev fuse3 pkg-config
+# The commands of the house. Everything is built once, in one configuration.
 
-.PHONY: build
+.PHONY: build demo test bench soak packages install clean
+
 build:
-	$(SWIFT_BUILD) --build-tests
+	Tests/install-packages build
+	swift build -c release --build-tests
+
+# The main job on a real disk, start to end; leaves nothing behind.
+demo: build
+	examples/quick-start/run
+
+test:
+	Tests/install-packages test
+	swift build -c release --build-tests
+	Tests/run
+
+# Ratios against the raw file and QEMU's FUSE export, interleaved in one run.
+bench:
+	Tests/install-packages test
+	swift build -c release --build-tests
+	Tests/bench/run
+
+# The long form of the seeded campaigns.
+soak:
+	Tests/install-packages test
+	swift build -c release --build-tests
+	FARSHORE_CAMPAIGN_SCALE=20 Tests/run
+
+PREFIX ?= /usr/local
+install: build
+	install -D -m 755 .build/release/farshore $(DESTDIR)$(PREFIX)/bin/farshore
+
+clean:
+	rm -rf .build

@@ -1,5 +1,0 @@
-import Testing
-
-@Suite struct TidyTests {
-    @Test func placeholder() { #expect(Bool(true)) }
-}
