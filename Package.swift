@@ -70,7 +70,7 @@ let package = Package(
         tests("FuseExportTests", ["BlockIO", "VirtualDisk", "FuseExport"]),
         tests("ObjectStoreTests", ["BlockIO", "ObjectStore"]),
         tests("VaultTests", ["BlockIO", "ObjectStore", "Vault"]),
-        tests("SiteTests", ["BlockIO", "Site"]),
+        tests("SiteTests", ["BlockIO", "Site", .product(name: "GRDB", package: "GRDB.swift")]),
         tests("ReplicationTests", ["BlockIO", "DiskImage", "ChangeLog", "Site", "ObjectStore", "Vault", "Replication"]),
         tests("RecoveryPointsTests", ["BlockIO", "DiskImage", "ObjectStore", "Vault", "RecoveryPoints"]),
     ]

@@ -8,6 +8,11 @@ import GRDB
 package struct ChunkInDoubt: Equatable, Sendable {
     package let id: [UInt8]
     package let epoch: UInt64
+
+    package init(id: [UInt8], epoch: UInt64) {
+        self.id = id
+        self.epoch = epoch
+    }
 }
 
 extension Catalogue {
