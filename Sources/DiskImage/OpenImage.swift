@@ -1,0 +1,96 @@
+// Opens an image of any format: by the format the caller names, or by what the file shows. Whoever protects a disk
+// asks once and remembers the answer: a guest can write a footer into the last sector of a raw disk, so a file must
+// never be probed again after a guest had it.
+
+import BlockIO
+import Glibc
+
+/// Opens the image at `path`, checked field by field. Takes no lock: see `ImageLock`.
+package func openImage(_ path: String, access: ImageAccess, format: ImageFormat? = nil) throws(ImageError) -> any ImageFile {
+    let container = try ContainerFile.open(path, access: access)
+    let known = if let format { format } else { try probeFormat(container) }
+    switch known {
+    case .raw: return try openRaw(container, access: access)
+    case .vhdFixed: return try openFixedVHD(container, access: access)
+    case .vhdDynamic: throw .unsupported(path: path, what: "a dynamic VHD", remedy: "convert it to a raw image first")
+    }
+}
+
+/// The open file an image lies in, and what it was when it was opened.
+struct ContainerFile: ~Copyable {
+    let descriptor: Descriptor
+    let status: FileStatus
+
+    init(_ descriptor: consuming Descriptor) throws(SystemError) {
+        status = try descriptor.status()
+        self.descriptor = descriptor
+    }
+
+    static func open(_ path: String, access: ImageAccess) throws(ImageError) -> ContainerFile {
+        let container = try asImageError { () throws(SystemError) in
+            try ContainerFile(Descriptor.open(path, access == .readOnly ? O_RDONLY : O_RDWR))
+        }
+        guard container.status.kind == .regular || container.status.kind == .blockDevice else {
+            throw .unsupported(path: path, what: "neither a file nor a block device", remedy: "name the image file itself")
+        }
+        return container
+    }
+
+    var path: String { descriptor.path }
+
+    func read(count: Int, at offset: UInt64) throws(ImageError) -> [UInt8] {
+        try asImageError { () throws(SystemError) in try descriptor.read(count: count, at: offset) }
+    }
+}
+
+private func openRaw(_ container: consuming ContainerFile, access: ImageAccess) throws(ImageError) -> RawImage {
+    let (path, status) = (container.path, container.status)
+    guard status.sizeBytes > 0 else {
+        throw .damaged(ImageDamage(path: path, field: "file size", offset: 0, found: "0", expected: "at least 512",
+            meaning: "an empty file is no disk"))
+    }
+    guard access == .readOnly || status.sizeBytes % 512 == 0 else {
+        throw .unsupported(path: path, what: "a raw image of \(status.sizeBytes) bytes ends inside a sector and cannot be written",
+            remedy: "truncate -s %512 \(path)")
+    }
+    return RawImage(container.descriptor, storedBytes: status.sizeBytes, isBlockDevice: status.kind == .blockDevice)
+}
+
+private func openFixedVHD(_ container: consuming ContainerFile, access: ImageAccess) throws(ImageError) -> RawImage {
+    let footer = try readFixedFooter(container)
+    try requireNoSavedState(footer, access: access, path: container.path)
+    return RawImage(container.descriptor, storedBytes: footer.diskSizeBytes, isBlockDevice: false)
+}
+
+/// The footer of a fixed VHD, checked against the file.
+func readFixedFooter(_ container: borrowing ContainerFile) throws(ImageError) -> VHDFooter {
+    let (path, status) = (container.path, container.status)
+    guard status.kind == .regular, status.sizeBytes >= 1024 else {
+        throw .damaged(ImageDamage(path: path, field: "file size", offset: 0, found: "\(status.sizeBytes)",
+            expected: "a file of at least one sector and a footer", meaning: "too short to be a fixed VHD"))
+    }
+    let offset = status.sizeBytes - 512
+    let footer = try VHDFooter(parsing: container.read(count: 512, at: offset), at: offset, of: path)
+    let field = VHDField(footer.encoded(), structure: "footer", at: offset, path: path)
+    try requireSupported(footer, .fixed, field, path: path)
+    try field.require(footer.currentSizeBytes == offset, "current size", at: 48, found: "\(footer.currentSizeBytes)",
+        expected: "\(offset), the bytes before the footer", meaning: "the file was cut or extended")
+    try field.require(footer.diskSizeBytes <= offset, "geometry", at: 56, found: "\(footer.geometry)",
+        expected: "at most \(offset / 512) sectors", meaning: "the geometry addresses more than the file holds")
+    return footer
+}
+
+/// Refuses differencing disks, and disks of another type than the caller means to open.
+func requireSupported(_ footer: VHDFooter, _ type: VHDFooter.DiskType, _ field: VHDField, path: String) throws(ImageError) {
+    if footer.diskType == .differencing {
+        throw .unsupported(path: path, what: "differencing chain: not yet supported", remedy: "merge the chain into one image first")
+    }
+    try field.require(footer.diskType == type, "disk type", at: 60, found: "\(footer.diskType.rawValue)", expected: "\(type.rawValue)",
+        meaning: "the image is of another type than the one it was opened as")
+}
+
+func requireNoSavedState(_ footer: VHDFooter, access: ImageAccess, path: String) throws(ImageError) {
+    guard footer.savedState, access == .readWrite else { return }
+    throw .unsupported(path: path, what: "the disk belongs to a saved virtual machine, whose memory expects it unchanged",
+        remedy: "start and shut down that machine first")
+}

@@ -1,0 +1,39 @@
+// What a file holds, told from its first and last sector. Where the two contradict each other the caller is asked,
+// never guessed for: see docs/formats/vhd.md, section "Probing".
+
+import BlockIO
+
+/// The format of an open image. Formats that are known but not served are refused by name.
+func probeFormat(_ container: borrowing ContainerFile) throws(ImageError) -> ImageFormat {
+    let (path, status) = (container.path, container.status)
+    guard status.kind == .regular, status.sizeBytes >= 512 else { return .raw }
+    let first = try container.read(count: 512, at: 0)
+    let last = try container.read(count: 512, at: status.sizeBytes - 512)
+    try refuseOtherFormats(first, path: path)
+    let endsAsFixed = VHDFooter.hasCookie(last) && footerType(last) != 3 && footerType(last) != 4
+    if VHDFooter.hasCookie(first) {
+        guard !endsAsFixed || status.sizeBytes == 512 else { throw ambiguous(path, "it starts as a dynamic VHD and ends as a fixed one") }
+        return .vhdDynamic
+    }
+    guard VHDFooter.hasCookie(last) else { return .raw }
+    guard endsAsFixed else { throw ambiguous(path, "its last sector is the footer of a dynamic VHD, its first sector is not the copy of it") }
+    return .vhdFixed
+}
+
+private func footerType(_ bytes: [UInt8]) -> UInt32 {
+    bytes.withUnsafeBytes { $0.getBE(UInt32.self, at: 60) }
+}
+
+private func ambiguous(_ path: String, _ why: String) -> ImageError {
+    .unsupported(path: path, what: "the image's format cannot be told: \(why)", remedy: "name the format: --from raw, vhd-fixed or vhd-dynamic")
+}
+
+private func refuseOtherFormats(_ first: [UInt8], path: String) throws(ImageError) {
+    let others: [(magic: [UInt8], offset: Int, name: String)] = [
+        ([0x51, 0x46, 0x49, 0xFB], 0, "qcow"), (Array("vhdxfile".utf8), 0, "VHDX"), (Array("KDMV".utf8), 0, "VMDK"),
+        (Array("QED\0".utf8), 0, "QED"), ([0x7F, 0x10, 0xDA, 0xBE], 64, "VDI"),
+    ]
+    for other in others where Array(first[other.offset..<other.offset + other.magic.count]) == other.magic {
+        throw .unsupported(path: path, what: "a \(other.name) image: not supported", remedy: "qemu-img convert -O raw \(path) OUT.raw")
+    }
+}
