@@ -1,1 +1,14 @@
 #include "CLinux.h"
+#include <sys/resource.h>
+#include <sys/timex.h>
+
+bool farshore_clock_is_synchronised(void) {
+    struct timex state = {0};
+    int result = adjtimex(&state);
+    return result >= 0 && result != TIME_ERROR;
+}
+
+uint64_t farshore_locked_memory_bytes_max(void) {
+    struct rlimit limit;
+    return getrlimit(RLIMIT_MEMLOCK, &limit) == 0 ? (uint64_t)limit.rlim_cur : 0;
+}

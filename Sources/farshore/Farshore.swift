@@ -8,7 +8,14 @@ struct Farshore: ParsableCommand {
         commandName: "farshore",
         abstract: "Continuous replication of virtual disks to a vault.",
         version: "0.1.0",
-        subcommands: [])
+        subcommands: [
+            PointCommand.self,
+            JobCommand.self,
+            EventsCommand.self,
+            PauseCommand.self,
+            ResumeCommand.self,
+            DoctorCommand.self,
+        ])
 }
 
 @main
@@ -17,15 +24,25 @@ struct Program {
     static func main() {
         setvbuf(stdout, nil, _IOLBF, 0)
         do {
-            var command = try Farshore.parseAsRoot()
+            var command = try Farshore.parseAsRoot(siteLifted(from: Array(CommandLine.arguments.dropFirst())))
             try command.run()
         } catch {
             exit(report(error).rawValue)
         }
     }
 
+    /// `farshore --site DIR command` means the same as `farshore command --site DIR`.
+    private static func siteLifted(from arguments: [String]) -> [String] {
+        guard let first = arguments.first else { return arguments }
+        if first == "--site", arguments.count > 2 {
+            return Array(arguments[2...]) + ["--site", arguments[1]]
+        }
+        if first.hasPrefix("--site="), arguments.count > 1 { return Array(arguments[1...]) + [first] }
+        return arguments
+    }
+
     private static func report(_ error: any Error) -> ExitStatus {
-        if let failure = error as? Failure {
+        if let failure = Failure.explaining(error) {
             printError("farshore: \(failure)")
             return failure.status
         }

@@ -40,6 +40,10 @@ static inline int farshore_openat(int dir, const char *path, int flags, unsigned
 static inline int farshore_set_cloexec(int fd, int on) { return fcntl(fd, F_SETFD, on ? FD_CLOEXEC : 0); }
 static inline int farshore_block_device_size(int fd, uint64_t *bytes) { return ioctl(fd, BLKGETSIZE64, bytes); }
 
+// Whether the kernel holds the wall clock to be disciplined (NTP).
+bool farshore_clock_is_synchronised(void);
+uint64_t farshore_locked_memory_bytes_max(void);
+
 static inline uint64_t farshore_load_acquire(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void farshore_store_release(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 // True when *p held `expected` and now holds `desired`.

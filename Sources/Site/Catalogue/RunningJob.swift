@@ -20,7 +20,9 @@ package struct RunningJob: Sendable {
     }
 
     private func setStep(_ name: String, _ state: Job.Step.State, _ detail: String?) throws(SiteError) {
-        guard let number = stepNames.firstIndex(of: name) else { preconditionFailure("job has no step \(name)") }
+        guard let number = stepNames.firstIndex(of: name) else {
+            throw SiteError(.jobNotFound, "job \(id) has no step \(name)", remedy: "farshore job show \(id)")
+        }
         try catalogue.write {
             try $0.execute(
                 sql: "UPDATE job_step SET state = ?, detail = ? WHERE job = ? AND number = ?",

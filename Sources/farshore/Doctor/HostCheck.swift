@@ -1,0 +1,122 @@
+// One line of `farshore doctor`, and the checks themselves. They read /proc, /sys and the loaded libraries; nothing is
+// mounted or written.
+
+import BlockIO
+import CLinux
+import Foundation
+import Glibc
+import Site
+
+struct HostCheck: Encodable {
+    enum State: String, Encodable { case ok, degraded, missing }
+
+    let name: String
+    let state: State
+    let found: String
+    let remedy: String?
+
+    init(_ name: String, _ state: State, _ found: String, try remedy: String? = nil) {
+        self.name = name
+        self.state = state
+        self.found = found
+        self.remedy = remedy
+    }
+
+    static func all(site: SiteDirectory) -> [HostCheck] {
+        [kernel(), fuseDevice(), fusermount(), allowOther(), ioUring(), lockedMemory(), openFiles(), clock(), siteFolder(site)] + libraries()
+    }
+
+    private static func kernel() -> HostCheck {
+        var name = utsname()
+        uname(&name)
+        let release = withUnsafeBytes(of: &name.release) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+        let numbers = release.split(whereSeparator: { !$0.isNumber }).prefix(2).compactMap { Int($0) }
+        guard numbers.count == 2 else { return HostCheck("kernel", .degraded, "\(release): version not understood") }
+        let version = numbers[0] * 1000 + numbers[1]
+        if version < 5015 { return HostCheck("kernel", .missing, "\(release), needs 5.15", try: "upgrade the kernel") }
+        if version < 6006 {
+            return HostCheck("kernel", .degraded, "\(release): no shared mmap of served disks and no parallel direct writes before 6.6", try: "a kernel of 6.6 or later")
+        }
+        return HostCheck("kernel", .ok, release)
+    }
+
+    private static func fuseDevice() -> HostCheck {
+        let device = open("/dev/fuse", O_RDWR | O_CLOEXEC)
+        if device >= 0 {
+            close(device)
+            return HostCheck("/dev/fuse", .ok, "opens")
+        }
+        let reason = String(cString: strerror(errno))
+        let remedy = errno == ENOENT || errno == ENODEV ? "modprobe fuse" : "run as root, or make /dev/fuse accessible: chmod 0666 /dev/fuse"
+        return HostCheck("/dev/fuse", .missing, reason, try: remedy)
+    }
+
+    private static func fusermount() -> HostCheck {
+        let folders = (ProcessInfo.processInfo.environment["PATH"] ?? "/usr/bin:/bin").split(separator: ":")
+        if let found = folders.map({ "\($0)/fusermount3" as String }).first(where: { access($0, X_OK) == 0 }) { return HostCheck("fusermount3", .ok, found) }
+        let state: State = geteuid() == 0 ? .degraded : .missing
+        return HostCheck("fusermount3", state, "not found: ordinary users cannot mount", try: "apt install fuse3")
+    }
+
+    private static func allowOther() -> HostCheck {
+        if geteuid() == 0 { return HostCheck("--allow-other", .ok, "root may always use it") }
+        let text = (try? String(contentsOfFile: "/etc/fuse.conf", encoding: .utf8)) ?? ""
+        let isAllowed = text.split(separator: "\n").contains { $0.trimmingCharacters(in: .whitespaces) == "user_allow_other" }
+        if isAllowed { return HostCheck("--allow-other", .ok, "user_allow_other is set in /etc/fuse.conf") }
+        return HostCheck("--allow-other", .degraded, "only you will see your mounts", try: "add user_allow_other to /etc/fuse.conf")
+    }
+
+    private static func ioUring() -> HostCheck {
+        let value = number(in: "/proc/sys/kernel/io_uring_disabled")
+        let found = value == 0 ? "enabled" : value == nil ? "not stated by this kernel" : "disabled"
+        return HostCheck("io_uring", .ok, "\(found); farshore does not use it")
+    }
+
+    private static func lockedMemory() -> HostCheck {
+        let bytes = farshore_locked_memory_bytes_max()
+        let text = bytes == UInt64.max ? "unlimited" : bytesText(bytes)
+        if geteuid() == 0 || bytes >= 64 << 20 { return HostCheck("locked memory", .ok, text) }
+        return HostCheck("locked memory", .degraded, "\(text): fewer request buffers", try: "ulimit -l 65536, or LimitMEMLOCK=64M in the unit")
+    }
+
+    private static func openFiles() -> HostCheck {
+        var value = rlimit()
+        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &value) == 0 else { return HostCheck("open files", .degraded, "limit unknown") }
+        let count = value.rlim_cur
+        if count >= 1024 { return HostCheck("open files", .ok, "\(count)") }
+        return HostCheck("open files", .degraded, "\(count): too few for many disks", try: "ulimit -n 4096")
+    }
+
+    private static func clock() -> HostCheck {
+        let now = timeText(nanoseconds: Clock.wallNanoseconds())
+        if farshore_clock_is_synchronised() { return HostCheck("clock", .ok, "\(now), synchronised") }
+        return HostCheck("clock", .degraded, "\(now), not synchronised: times of points are labels, but targets refuse 15 minutes of skew", try: "apt install chrony")
+    }
+
+    private static func siteFolder(_ site: SiteDirectory) -> HostCheck {
+        var folder = site.path
+        while access(folder, F_OK) != 0, let parent = Directory.parent(of: folder), parent != folder { folder = parent }
+        var status = statvfs()
+        guard statvfs(folder, &status) == 0, access(folder, W_OK) == 0 else {
+            return HostCheck("site directory", .missing, "\(site.path) cannot be written", try: "--site DIR or FARSHORE_SITE with a directory you may write")
+        }
+        let free = UInt64(status.f_bavail) * UInt64(status.f_frsize)
+        let state: State = free < 256 << 20 ? .degraded : .ok
+        return HostCheck("site directory", state, "\(site.path), \(bytesText(free)) free", try: state == .ok ? nil : "make room for the catalogue")
+    }
+
+    /// The shared libraries that are loaded, by the file names that carry their versions.
+    private static func libraries() -> [HostCheck] {
+        let maps = (try? String(contentsOfFile: "/proc/self/maps", encoding: .utf8)) ?? ""
+        let files = Set(maps.split(separator: "\n").compactMap { line in line.firstIndex(of: "/").map { slash in String(line[slash...]) } })
+        let wanted = [("libcrypto", "libssl3"), ("libzstd", "libzstd1"), ("libisal", "libisal2"), ("libsqlite3", "libsqlite3-0"), ("libfuse3", "libfuse3-3")]
+        return wanted.map { (name, package) -> HostCheck in
+            if let file = files.first(where: { $0.contains("/\(name).so") }) { return HostCheck(name, .ok, file) }
+            return HostCheck(name, .ok, "linked into the program, or not used by it; Debian's package is \(package)")
+        }
+    }
+
+    private static func number(in path: String) -> Int? {
+        (try? String(contentsOfFile: path, encoding: .utf8)).flatMap { Int($0.trimmingCharacters(in: .whitespacesAndNewlines)) }
+    }
+}

@@ -1,0 +1,24 @@
+// Every typed error of the rooms as the person at the terminal gets it: one place decides exit statuses.
+
+import Site
+
+extension Failure {
+    /// The failure to print for `error`; nil when ArgumentParser or nobody knows it.
+    static func explaining(_ error: any Error) -> Failure? {
+        switch error {
+        case let failure as Failure: failure
+        case let error as SiteError: Failure(error)
+        default: nil
+        }
+    }
+
+    init(_ error: SiteError) {
+        let status: ExitStatus =
+            switch error.code {
+            case .diskNotFound, .jobNotFound, .mountAway: .notFound
+            case .lockHeld, .diskBusy, .diskExists: .inUse
+            default: .failed
+            }
+        self.init(status, error.message, try: error.remedy)
+    }
+}

@@ -1,0 +1,67 @@
+// `farshore point cut`: a recovery point now, over one or several disks of the running mount.
+
+import ArgumentParser
+import Site
+
+struct PointCut: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "cut",
+        abstract: "Cut a crash-consistent recovery point; returns when it is in the log.",
+        discussion: """
+            All disks named share one point: nothing acknowledged before the cut is missing in any of them, nothing issued
+            after it returned is in one. Without disks, every served disk is cut. `point list` says when it reached the vault.
+
+            Example:
+              farshore point cut db1 db1-log --tag before-upgrade
+            """)
+
+    struct Document: Encodable {
+        let disk: String
+        let sequence: UInt64
+        let time: String
+        let tag: String?
+
+        init(_ point: CutPoint) {
+            disk = point.disk
+            sequence = point.sequence
+            time = timeText(nanoseconds: point.timeNanoseconds)
+            tag = point.tag
+        }
+    }
+
+    @Argument(help: "Disks of this site; none means all that are served.")
+    var disks: [String] = []
+
+    @Option(name: .long, help: "A name for the point: letters, digits, . _ - and at most 64 of them, not a number.")
+    var tag: String?
+
+    @OptionGroup var site: SiteOptions
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        if let tag { try Self.validate(tag: tag) }
+        guard Set(disks).count == disks.count else { throw ValidationError("a disk is named twice") }
+    }
+
+    /// Tags become names of links beside sequence numbers in a mount, so they must not look like one.
+    static func validate(tag: String) throws {
+        let allowed = tag.utf8.allSatisfy { byte in
+            (0x61...0x7A).contains(byte) || (0x41...0x5A).contains(byte) || (0x30...0x39).contains(byte) || [0x2E, 0x5F, 0x2D].contains(byte)
+        }
+        guard allowed, (1...64).contains(tag.utf8.count), !tag.hasPrefix("."), !tag.hasPrefix("latest"), tag.contains(where: { !$0.isNumber }) else {
+            throw ValidationError("\(tag.debugDescription) cannot be a tag: use 1 to 64 of letters, digits, . _ -; not only digits, no leading dot, not latest…")
+        }
+    }
+
+    func run() throws {
+        let catalogue = try site.catalogue()
+        for disk in disks { _ = try catalogue.disk(named: disk) }
+        let reply = try ControlClient(site: site.directory).demand(.cut(disks: disks, tag: tag))
+        guard case .points(let points) = reply else {
+            throw SiteError(.controlGarbled, "the mount answered another question", remedy: "unmount and mount again")
+        }
+        try output.print(points.map(Document.init)) { points in
+            points.isEmpty ? "no disk is served" : points.map { "\($0.disk)  #\($0.sequence)  \($0.time)" + ($0.tag.map { "  \($0)" } ?? "") }.joined(separator: "\n")
+        }
+    }
+}
