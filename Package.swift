@@ -46,7 +46,7 @@ let package = Package(
         room("VirtualDisk", ["BlockIO", "DiskImage", "ChangeLog"]),
         room("FuseExport", ["BlockIO", "VirtualDisk", "DiskImage", "CFuse", "CLinux"]),
         room("ObjectStore", [
-            "BlockIO", "COpenSSL", log, .product(name: "AsyncHTTPClient", package: "async-http-client"),
+            "BlockIO", "CLinux", "COpenSSL", log, .product(name: "AsyncHTTPClient", package: "async-http-client"),
             .product(name: "NIOCore", package: "swift-nio"), .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "NIOSSL", package: "swift-nio-ssl"), "XMLCoder",
         ]),

@@ -37,6 +37,10 @@ static inline int farshore_ofd_getlk(int fd, int *type, int64_t start, int64_t l
 }
 static inline int farshore_open(const char *path, int flags, unsigned mode) { return open(path, flags, mode); }
 static inline int farshore_openat(int dir, const char *path, int flags, unsigned mode) { return openat(dir, path, flags, mode); }
+// EEXIST when the new name is taken; EINVAL where the filesystem cannot do it (NFS).
+static inline int farshore_rename_noreplace(int olddir, const char *old, int newdir, const char *new_) {
+    return (int)syscall(SYS_renameat2, olddir, old, newdir, new_, 1u /* RENAME_NOREPLACE */);
+}
 static inline int farshore_set_cloexec(int fd, int on) { return fcntl(fd, F_SETFD, on ? FD_CLOEXEC : 0); }
 static inline int farshore_block_device_size(int fd, uint64_t *bytes) { return ioctl(fd, BLKGETSIZE64, bytes); }
 

@@ -1,0 +1,51 @@
+// Vault URLs: what they name, and which are refused.
+
+import ObjectStore
+import Testing
+
+@Suite struct StoreLocationTests {
+    @Test func directories() throws {
+        #expect(try StoreLocation("file:///srv/vault") == .directory(path: "/srv/vault"))
+        #expect(try StoreLocation("file:///srv/my%20vault//") == .directory(path: "/srv/my vault"))
+        #expect(try StoreLocation("file:///") == .directory(path: "/"))
+    }
+
+    @Test func buckets() throws {
+        let url = "s3://backups/site-a/disks/?endpoint=http://127.0.0.1:8480&region=eu-west-1&ca=/etc/my%20ca.pem&profile=vault"
+        guard case .s3(let location) = try StoreLocation(url) else { throw Mismatch() }
+        #expect(location.bucket == "backups")
+        #expect(location.prefix == "site-a/disks/")
+        #expect(location.endpoint.description == "http://127.0.0.1:8480")
+        #expect(location.region == "eu-west-1")
+        #expect(location.authoritiesFile == "/etc/my ca.pem")
+        #expect(location.profile == "vault")
+
+        guard case .s3(let plain) = try StoreLocation("s3://backups") else { throw Mismatch() }
+        #expect(plain.prefix.isEmpty)
+        #expect(plain.endpoint.description == "https://s3.us-east-1.amazonaws.com")
+
+        guard case .s3(let six) = try StoreLocation("s3://backups?endpoint=https://[::1]:9000/") else { throw Mismatch() }
+        #expect(six.endpoint.host == "[::1]" && six.endpoint.port == 9000 && six.endpoint.usesTLS)
+    }
+
+    @Test(arguments: [
+        "", "vault", "/srv/vault", "ftp://x/y", "file://srv/vault", "file:///a?x=1", "file:///a%2", "file:///a%00", "s3://", "s3:///prefix", "s3://b",
+        "s3://bu cket/x", "s3://key:secret@bucket/x", "s3://bucket/../x", "s3://bucket/a//b", "s3://bucket?endpoint=127.0.0.1:80", "s3://bucket?endpoint=http://",
+        "s3://bucket?endpoint=http://h:0", "s3://bucket?endpoint=http://h:99999", "s3://bucket?endpoint=http://u:p@h:1", "s3://bucket?endpoint=http://h/path",
+        "s3://bucket?region=", "s3://bucket?region=a/b", "s3://bucket?secret=x", "s3://bucket?region=a&region=b", "s3://bucket?region",
+    ])
+    func refused(_ url: String) {
+        expectCode(.badLocation) { _ = try StoreLocation(url) }
+    }
+
+    @Test func secretsInURLsAreNotRepeated() {
+        let error = expectCode(.badLocation) { _ = try StoreLocation("s3://AKIA:topsecret@bucket/x") }
+        #expect(error.map { !$0.message.contains("topsecret") } == true)
+    }
+
+    @Test func azureIsRefusedForNow() {
+        expectCode(.unsupported) { _ = try StoreLocation("azblob://account/container/prefix") }
+    }
+
+    private struct Mismatch: Error {}
+}
