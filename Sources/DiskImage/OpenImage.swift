@@ -12,7 +12,7 @@ package func openImage(_ path: String, access: ImageAccess, format: ImageFormat?
     switch known {
     case .raw: return try openRaw(container, access: access)
     case .vhdFixed: return try openFixedVHD(container, access: access)
-    case .vhdDynamic: throw .unsupported(path: path, what: "a dynamic VHD", remedy: "convert it to a raw image first")
+    case .vhdDynamic: return try openDynamicVHD(container, access: access)
     }
 }
 
@@ -45,15 +45,18 @@ struct ContainerFile: ~Copyable {
 
 private func openRaw(_ container: consuming ContainerFile, access: ImageAccess) throws(ImageError) -> RawImage {
     let (path, status) = (container.path, container.status)
-    guard status.sizeBytes > 0 else {
-        throw .damaged(ImageDamage(path: path, field: "file size", offset: 0, found: "0", expected: "at least 512",
-            meaning: "an empty file is no disk"))
-    }
+    try requireNotEmpty(container)
     guard access == .readOnly || status.sizeBytes % 512 == 0 else {
         throw .unsupported(path: path, what: "a raw image of \(status.sizeBytes) bytes ends inside a sector and cannot be written",
             remedy: "truncate -s %512 \(path)")
     }
     return RawImage(container.descriptor, storedBytes: status.sizeBytes, isBlockDevice: status.kind == .blockDevice)
+}
+
+func requireNotEmpty(_ container: borrowing ContainerFile) throws(ImageError) {
+    guard container.status.sizeBytes == 0 else { return }
+    throw .damaged(ImageDamage(path: container.path, field: "file size", offset: 0, found: "0", expected: "at least 512",
+        meaning: "an empty file is no disk"))
 }
 
 private func openFixedVHD(_ container: consuming ContainerFile, access: ImageAccess) throws(ImageError) -> RawImage {

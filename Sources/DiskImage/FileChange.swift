@@ -1,0 +1,55 @@
+// The file behind a dynamic VHD, with every change to it announced first when someone listens: the crash tests
+// record the changes and replay each prefix and reordering of them.
+
+import BlockIO
+
+package enum FileChange: Sendable {
+    case write(at: UInt64, [UInt8])
+    case zero(at: UInt64, length: UInt64)
+    case truncate(to: UInt64)
+    case sync
+}
+
+package typealias FileChangeListener = @Sendable (FileChange) -> Void
+
+struct ChangedFile: ~Copyable, Sendable {
+    let descriptor: Descriptor
+    private let listener: FileChangeListener?
+    private let durability = FailStopSync()
+
+    init(_ descriptor: consuming Descriptor, listener: FileChangeListener?) {
+        self.descriptor = descriptor
+        self.listener = listener
+    }
+
+    func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(SystemError) {
+        try durability.check()
+        if let listener { listener(.write(at: offset, Array(buffer))) }
+        try descriptor.write(buffer, at: offset)
+    }
+
+    func write(_ bytes: [UInt8], at offset: UInt64) throws(SystemError) {
+        try durability.check()
+        if let listener { listener(.write(at: offset, bytes)) }
+        try descriptor.write(bytes, at: offset)
+    }
+
+    func zero(at offset: UInt64, length: UInt64) throws(SystemError) {
+        try durability.check()
+        if let listener { listener(.zero(at: offset, length: length)) }
+        try descriptor.makeZero(at: offset, length: length)
+    }
+
+    func truncate(to bytes: UInt64) throws(SystemError) {
+        try durability.check()
+        if let listener { listener(.truncate(to: bytes)) }
+        try descriptor.truncate(to: bytes)
+    }
+
+    func sync() throws(SystemError) {
+        try durability.sync { () throws(SystemError) in
+            if let listener { listener(.sync) }
+            try descriptor.syncData()
+        }
+    }
+}

@@ -1,0 +1,110 @@
+// An image being made: `image convert` and restore write ranges of it in any order, and it takes its name only when
+// it is whole. Until then it lies beside the target as `NAME.farshore-partial`, which a later run can go on with.
+//
+// Invariant: a file of the target's name is either what was there before or the finished, durable image.
+
+package import BlockIO
+import CLinux
+import Glibc
+
+package struct OutputImage: ~Copyable, Sendable {
+    package static let partialSuffix = ".farshore-partial"
+
+    package let path: String
+    /// Write, zero and flush through this; what was never written reads as zeros and takes no space.
+    package let image: any ImageFile
+    /// An earlier run's partial image was found and is being continued.
+    package let isResumed: Bool
+    private let lock: ImageLock
+
+    private var partialPath: String { path + Self.partialSuffix }
+
+    /// Starts an image of `sizeBytes` (a multiple of 512) to stand at `path`. With `resume`, goes on with a partial
+    /// one of the same format and size; any other partial image is thrown away. `uniqueID` (16 bytes) and `timeStamp`
+    /// (seconds since 2000) go into a VHD's footer.
+    package static func begin(
+        _ path: String, format: ImageFormat, sizeBytes: UInt64, uniqueID: [UInt8], timeStamp: UInt32, resume: Bool = false
+    ) throws(ImageError) -> OutputImage {
+        let partial = path + partialSuffix
+        try requireFitting(sizeBytes, format, path: path)
+        try asImageError { () throws(SystemError) in
+            let file = try Descriptor.open(partial, O_RDWR | O_CREAT, mode: 0o644)
+            try file.close()
+        }
+        let lock = try ImageLock.take(partial, for: .exclusive)
+        if resume, let image = try reopen(partial, format: format, sizeBytes: sizeBytes) {
+            return OutputImage(path: path, image: image, isResumed: true, lock: lock)
+        }
+        try lay(partial, format: format, sizeBytes: sizeBytes, uniqueID: uniqueID, timeStamp: timeStamp)
+        let image = try openImage(partial, access: .readWrite, format: format)
+        return OutputImage(path: path, image: image, isResumed: false, lock: lock)
+    }
+
+    /// Makes the image durable and gives it its name. Without `replacing`, an existing file there is `EEXIST`.
+    package consuming func finish(replacing: Bool) throws(SystemError) {
+        try image.flush()
+        let flags: UInt32 = replacing ? 0 : 1
+        guard farshore_renameat2(partialPath, path, flags) == 0 else {
+            throw SystemError(errno: errno, operation: "rename the finished image from \(partialPath)", path: path)
+        }
+        try Directory.sync(Directory.parent(of: path) ?? ".")
+        try lock.release()
+    }
+
+    /// Gives up: the partial image is removed.
+    package consuming func discard() throws(SystemError) {
+        try DurableFile.remove(partialPath)
+        try lock.release()
+    }
+
+    private static func requireFitting(_ sizeBytes: UInt64, _ format: ImageFormat, path: String) throws(ImageError) {
+        guard sizeBytes > 0, sizeBytes % 512 == 0, sizeBytes <= UInt64(Int64.max) - 512 else {
+            throw .system(SystemError(errno: EINVAL, operation: "make an image of \(sizeBytes) bytes", path: path))
+        }
+        guard format == .raw || sizeBytes <= VHDFooter.sizeBytesMax else {
+            throw .unsupported(path: path, what: "a VHD holds at most 2,040 GiB, the disk has \(sizeBytes) bytes", remedy: "--to raw")
+        }
+    }
+
+    /// The partial image of an earlier run, or nil when it is not one of this format and size.
+    private static func reopen(_ partial: String, format: ImageFormat, sizeBytes: UInt64) throws(ImageError) -> (any ImageFile)? {
+        do throws(ImageError) {
+            let image = try openImage(partial, access: .readWrite, format: format)
+            return image.sizeBytes == sizeBytes ? image : nil
+        } catch {
+            if case .system = error { throw error }
+            return nil
+        }
+    }
+
+    /// Writes an empty image of the format over whatever the partial file holds.
+    private static func lay(
+        _ partial: String, format: ImageFormat, sizeBytes: UInt64, uniqueID: [UInt8], timeStamp: UInt32
+    ) throws(ImageError) {
+        try asImageError { () throws(SystemError) in
+            let file = try Descriptor.open(partial, O_RDWR | O_TRUNC)
+            switch format {
+            case .raw:
+                try file.truncate(to: sizeBytes)
+            case .vhdFixed:
+                try file.write(VHDFooter.fixed(sizeBytes: sizeBytes, uniqueID: uniqueID, timeStamp: timeStamp), at: sizeBytes)
+            case .vhdDynamic:
+                try layDynamic(file, VHDFooter(new: .dynamic, sizeBytes: sizeBytes, uniqueID: uniqueID, timeStamp: timeStamp).encoded(), sizeBytes)
+            }
+            try file.sync()
+            try file.close()
+        }
+    }
+
+    /// Footer copy, header, an empty table, footer: docs/formats/vhd.md, section "A new dynamic disk".
+    private static func layDynamic(_ file: borrowing Descriptor, _ footer: [UInt8], _ sizeBytes: UInt64) throws(SystemError) {
+        let blockBytes: UInt32 = 2 << 20
+        let entries = UInt32((sizeBytes + UInt64(blockBytes) - 1) / UInt64(blockBytes))
+        let header = VHDDynamicHeader(tableOffset: 1536, tableEntries: entries, blockBytes: blockBytes)
+        let table = [UInt8](repeating: 0xFF, count: Int(header.tableBytes.roundedUp(to: 512)))
+        try file.write(footer, at: 0)
+        try file.write(header.encoded(), at: 512)
+        try file.write(table, at: header.tableOffset)
+        try file.write(footer, at: header.tableOffset + UInt64(table.count))
+    }
+}

@@ -1,0 +1,41 @@
+// Where the blocks of an open dynamic VHD lie, and where the next one goes: the state behind DynamicVHD's lock.
+//
+// Invariant: an entry reaches the file only after the block it names (bitmap, data, and the footer behind it) is
+// durable. Until then it stands in `uncommitted`, and a power loss leaves the file without the block.
+
+struct VHDBlocks: Sendable {
+    var table: VHDBlockTable
+    /// Blocks whose table entry is not in the file yet.
+    var uncommitted: [Int] = []
+    /// A bit a block: its sector bitmap is known to be all ones.
+    private var fullBitmaps: [UInt64]
+    private let header: VHDDynamicHeader
+
+    init(table: VHDBlockTable, header: VHDDynamicHeader) {
+        self.table = table
+        self.header = header
+        fullBitmaps = [UInt64](repeating: 0, count: (table.sectors.count + 63) / 64)
+    }
+
+    func dataOffset(ofBlock block: Int) -> UInt64? { table.dataOffset(ofBlock: block, bitmapBytes: header.bitmapBytes) }
+
+    func hasFullBitmap(_ block: Int) -> Bool { fullBitmaps[block / 64] & (1 << UInt64(block % 64)) != 0 }
+
+    mutating func noteFullBitmap(_ block: Int) { fullBitmaps[block / 64] |= 1 << UInt64(block % 64) }
+
+    /// The place of the next block: behind everything, its data on a page boundary where that costs little.
+    /// Nil when the place is beyond what a table entry can say.
+    func nextPlace() -> (bitmapOffset: UInt64, endOffset: UInt64)? {
+        let alignment: UInt64 = header.blockBytes >= 64 << 10 ? 4096 : 512
+        let data = (table.endOffset.roundedUp(to: 512) + header.bitmapBytes).roundedUp(to: alignment)
+        let bitmap = data - header.bitmapBytes
+        guard bitmap / 512 < UInt64(VHDBlockTable.unallocated) else { return nil }
+        return (bitmap, data + UInt64(header.blockBytes))
+    }
+
+    mutating func place(block: Int, bitmapOffset: UInt64, endOffset: UInt64) {
+        table.set(block: block, sector: UInt32(bitmapOffset / 512), endOffset: endOffset)
+        noteFullBitmap(block)
+        uncommitted.append(block)
+    }
+}
