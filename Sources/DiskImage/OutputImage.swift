@@ -43,8 +43,8 @@ package struct OutputImage: ~Copyable, Sendable {
     /// Makes the image durable and gives it its name. Without `replacing`, an existing file there is `EEXIST`.
     package consuming func finish(replacing: Bool) throws(SystemError) {
         try image.flush()
-        let flags: UInt32 = replacing ? 0 : 1
-        guard farshore_renameat2(partialPath, path, flags) == 0 else {
+        let renamed = replacing ? rename(partialPath, path) : farshore_rename_noreplace(AT_FDCWD, partialPath, AT_FDCWD, path)
+        guard renamed == 0 else {
             throw SystemError(errno: errno, operation: "rename the finished image from \(partialPath)", path: path)
         }
         try Directory.sync(Directory.parent(of: path) ?? ".")

@@ -4,6 +4,10 @@
 #define FARSHORE_CLINUX_H
 
 #define _GNU_SOURCE 1
+// Swift builds Glibc and Dispatch without X/Open names; with them fd_set is another type here than there, and whether
+// a file compiles depends on the order of its imports.
+#include <features.h>
+#undef __USE_XOPEN
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
