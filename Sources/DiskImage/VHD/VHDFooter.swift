@@ -35,7 +35,7 @@ package struct VHDFooter: Equatable, Sendable {
     /// size, and so does every image whose geometry is at its maximum (docs/formats/vhd.md, section "Size").
     package var diskSizeBytes: UInt64 { goesByGeometry ? geometry.sectors * 512 : currentSizeBytes }
 
-    var goesByGeometry: Bool {
+    package var goesByGeometry: Bool {
         (creatorApplication == Array("vpc ".utf8) || creatorApplication == Array("qemu".utf8)) && geometry.sectors != VHDGeometry.sectorsMax
     }
 

@@ -1,5 +1,7 @@
 // Every typed error of the rooms as the person at the terminal gets it: one place decides exit statuses.
 
+import BlockIO
+import DiskImage
 import Site
 
 extension Failure {
@@ -8,6 +10,8 @@ extension Failure {
         switch error {
         case let failure as Failure: failure
         case let error as SiteError: Failure(error)
+        case let error as ImageError: Failure(error)
+        case let error as SystemError: Failure(error)
         default: nil
         }
     }

@@ -1,0 +1,75 @@
+// `farshore image convert`: an image copied into another format, sparse and durable; the output has its name only
+// when it is whole.
+
+import ArgumentParser
+import BlockIO
+import DiskImage
+import Foundation
+import Glibc
+
+struct ImageConvert: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "convert",
+        abstract: "Copy an image into another format, sparse.",
+        discussion: "Example: farshore image convert disk.vhd disk.raw --to raw")
+
+    @Argument(help: "The image to read. It is not changed, and must not be open for writing elsewhere.")
+    var input: String
+
+    @Argument(help: "The file to make. An interrupted run leaves OUTPUT.farshore-partial, which the next one replaces.")
+    var output: String
+
+    @Option(help: "The output's format: raw, vhd-fixed, vhd-dynamic.")
+    var to: ImageFormat = .raw
+
+    @Option(help: "Take the input for this format instead of looking: raw, vhd-fixed, vhd-dynamic.")
+    var from: ImageFormat?
+
+    @Flag(help: "Replace an existing output.")
+    var force = false
+
+    @OptionGroup var options: OutputOptions
+
+    func run() throws {
+        let (inputPath, outputPath) = (absolutePath(input), absolutePath(output))
+        try refuseExisting(outputPath)
+        let lock = try ImageLock.take(inputPath, for: .shared)
+        let source = try openImage(inputPath, access: .readOnly, format: from)
+        try convert(source, to: outputPath)
+        try lock.release()
+        let made = ImageDocument(try inspectImage(outputPath, format: to), isInUse: false)
+        try options.print(made) { "\($0.path): \($0.format), \(bytesText($0.sizeBytes)), \(bytesText($0.allocatedBytes)) on disk" }
+    }
+
+    private func convert(_ source: any ImageFile, to path: String) throws {
+        let made = try OutputImage.begin(path, format: to, sizeBytes: source.sizeBytes, uniqueID: Self.randomID(), timeStamp: Self.timeStamp())
+        let progress = Progress("convert")
+        do {
+            try copyData(of: source, to: made.image) { progress.update(doneBytes: $0, totalBytes: source.sizeBytes) }
+        } catch {
+            try made.discard()
+            throw error
+        }
+        try made.finish(replacing: force)
+        progress.finish()
+    }
+
+    private func refuseExisting(_ path: String) throws {
+        var info = stat()
+        guard lstat(path, &info) == 0 else { return }
+        guard info.st_mode & S_IFMT == S_IFREG else {
+            throw Failure(.usage, "\(path) exists and is no file", try: "name a new file, or write a raw image to a device with dd")
+        }
+        guard force else { throw Failure(.failed, "\(path) exists", try: "another name, or --force to replace it") }
+    }
+
+    static func randomID() -> [UInt8] {
+        var random = SystemRandomNumberGenerator()
+        return (0..<16).map { _ in UInt8.random(in: 0...255, using: &random) }
+    }
+
+    /// Seconds since 2000-01-01, as a VHD counts them.
+    static func timeStamp() -> UInt32 {
+        UInt32(truncatingIfNeeded: Int64(Date().timeIntervalSince1970) - 946_684_800)
+    }
+}
