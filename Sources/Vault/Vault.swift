@@ -1,1 +1,184 @@
-// Vault: see docs/ARCHITECTURE.md.
+// An open vault: the target, the keys, and the rule that nothing counts as stored before it was verified by a fresh
+// request. Blocking, and safe to use from many threads. Layout and formats: docs/formats/vault.md.
+
+import BlockIO
+package import ObjectStore
+import Synchronization
+import Glibc
+
+package struct VaultSettings: Sendable {
+    /// Fetch segments and chunks again after the PUT even where the target states trustworthy checksums.
+    package var verifyByReading = false
+    /// How long to wait before reading a head back on targets without conditional PUT.
+    package var settleMilliseconds: UInt32 = 2_000
+
+    package init() {}
+}
+
+package final class Vault: Sendable {
+    package let id: VaultID
+    package let store: any ObjectStore
+    package let keys: VaultKeys
+    package let settings: VaultSettings
+    let memory: HeadMemory
+    private let marker: [UInt8]
+    /// Whether the target was asked what it can do; guards nothing else, so two threads may both ask.
+    private let isProbed = Mutex(false)
+
+    private init(store: any ObjectStore, keys: VaultKeys, marker: [UInt8], memory: HeadMemory, settings: VaultSettings) {
+        id = keys.vault
+        self.store = store
+        self.keys = keys
+        self.marker = marker
+        self.memory = memory
+        self.settings = settings
+    }
+
+    // MARK: Creating and opening
+
+    /// Makes a vault in an empty location.
+    package static func create(
+        store: any ObjectStore, protection: KeySource, memory: HeadMemory, settings: VaultSettings = VaultSettings()
+    ) throws(VaultError) -> (vault: Vault, kit: RecoveryKit) {
+        if try fromStore(nil, { () throws(StoreError) in try store.head(ObjectPlace.markerKey) }) != nil {
+            throw .alreadyExists("\(store.location) already holds a vault")
+        }
+        let id = VaultID.random()
+        let now = nowMicros()
+        let keys: VaultKeys
+        switch protection {
+        case .none: keys = .unencrypted(id)
+        case .passphrase, .keyFile: keys = .random(id)
+        case .kit: throw .refused("a recovery kit belongs to a vault that is there; give a passphrase or a key file")
+        }
+        let marker = try VaultMarker(vault: id, cipher: keys.cipher.name, key: protection.hint, createdMicros: now).encoded()
+        let vault = Vault(store: store, keys: keys, marker: marker, memory: memory, settings: settings)
+        try vault.writeFirstObjects(protection, createdMicros: now)
+        return (vault, RecoveryKit(location: store.location, keys: keys))
+    }
+
+    /// The marker comes last: a location without it is no vault, so an interrupted creation can be repeated.
+    private func writeFirstObjects(_ protection: KeySource, createdMicros: UInt64) throws(VaultError) {
+        let first = [ObjectPlace.keyObject(1), ObjectPlace.catalog(1).key]
+        let present = try fromStore { () throws(StoreError) in try store.list(prefix: "", startAfter: nil) }
+        if let other = present.objects.first(where: { !first.contains($0.key) }) {
+            throw .refused("\(store.location) is not empty (\(other.key)); a vault needs an empty directory or prefix")
+        }
+        if keys.cipher == .aes256GCM {
+            try putOpening(first[0], try KeyObject.wrap(keys, by: protection, number: 1, label: "first", createdMicros: createdMicros))
+        }
+        try putOpening(first[1], try seal(try CanonicalJSON.encode(Catalog(first: id, keyGeneration: keys.newestGeneration)), place: .catalog(1)))
+        try putOpening(ObjectPlace.markerKey, marker)
+    }
+
+    package static func open(
+        store: any ObjectStore, key: KeySource, memory: HeadMemory, settings: VaultSettings = VaultSettings()
+    ) throws(VaultError) -> Vault {
+        let bytes: [UInt8]
+        do {
+            bytes = try store.get(ObjectPlace.markerKey, range: nil)
+        } catch where error.code == .notFound || error.code == .bucketMissing {
+            throw .noVault("there is no vault at \(store.location)")
+        } catch {
+            throw .store(error)
+        }
+        let (marker, cipher) = try VaultMarker.decode(bytes)
+        let keys = try unlock(store, marker, cipher, key)
+        return Vault(store: store, keys: keys, marker: bytes, memory: memory, settings: settings)
+    }
+
+    private static func unlock(_ store: any ObjectStore, _ marker: VaultMarker, _ cipher: VaultCipher, _ key: KeySource) throws(VaultError) -> VaultKeys {
+        switch (cipher, key) {
+        case (.none, .none): return .unencrypted(marker.vault)
+        case (.none, _): throw .wrongKey("the vault at \(store.location) says it is not encrypted, but a key was given; without --key-file or --passphrase-file it opens")
+        case (.aes256GCM, .none): throw .wrongKey("the vault at \(store.location) is encrypted; it was made with a \(marker.key)")
+        case (.aes256GCM, .kit(let kit)):
+            guard kit.vault == marker.vault else { throw .wrongKey("the recovery kit belongs to the vault \(kit.vault), not to \(marker.vault) at \(store.location)") }
+            return kit.keys
+        case (.aes256GCM, _):
+            let objects = KeyObjects(store: store, vault: marker.vault)
+            guard let keys = try objects.open(key) else { throw .wrongKey("no key of the vault at \(store.location) opens with the \(key.hint) given") }
+            return keys
+        }
+    }
+
+    /// The recovery kit, made again.
+    package func recoveryKit() -> RecoveryKit { RecoveryKit(location: store.location, keys: keys) }
+
+    // MARK: Putting and getting
+
+    static func nowMicros() -> UInt64 { Clock.wallNanoseconds() / 1_000 }
+
+    func seal(_ plaintext: [UInt8], place: ObjectPlace) throws(VaultError) -> [UInt8] {
+        try plaintext.withBytes { buffer throws(VaultError) in
+            try SealedObject.seal(buffer, place: place, keys: keys, generation: keys.newestGeneration)
+        }
+    }
+
+    package func fetch(_ place: ObjectPlace) throws(VaultError) -> [UInt8] {
+        try fromStore(place.key) { () throws(StoreError) in try store.get(place.key, range: nil) }
+    }
+
+    /// Fetches and opens a whole object.
+    package func read(_ place: ObjectPlace) throws(VaultError) -> [UInt8] {
+        try SealedObject.open(try fetch(place), place: place, keys: keys)
+    }
+
+    /// Whether objects can be created only where none is; asks the target the first time.
+    func createsConditionally() throws(VaultError) -> Bool {
+        if store.features.conditionalPut { return true }
+        guard !isProbed.withLock({ $0 }) else { return false }
+        try fromStore { () throws(StoreError) in try store.probe(existing: ObjectPlace.markerKey, marker) }
+        isProbed.withLock { $0 = true }
+        return store.features.conditionalPut
+    }
+
+    func settle() { usleep(settings.settleMilliseconds * 1_000) }
+
+    /// Stores an object under a key that only this content or this writer uses, and verifies it. Returns the bytes that
+    /// are in the vault: another PUT of the same content, whose answer was lost, may have come first.
+    func putVerified(_ place: ObjectPlace, _ bytes: [UInt8], sameAs plaintext: (_ stored: [UInt8]) throws(VaultError) -> Bool) throws(VaultError) -> [UInt8] {
+        if try createsConditionally() {
+            do {
+                try store.put(place.key, bytes, ifAbsent: true)
+            } catch where error.code == .alreadyExists {
+                return try adopt(place, bytes, plaintext)
+            } catch {
+                throw .store(error)
+            }
+        } else {
+            let existing = try fromStore { () throws(StoreError) in try store.head(place.key) }
+            if existing != nil { return try adopt(place, bytes, plaintext) }
+            try fromStore { () throws(StoreError) in try store.put(place.key, bytes, ifAbsent: false) }
+        }
+        try verify(place, bytes)
+        return bytes
+    }
+
+    /// What is there counts when it opens and has the same content; never is it overwritten.
+    private func adopt(_ place: ObjectPlace, _ bytes: [UInt8], _ isSame: ([UInt8]) throws(VaultError) -> Bool) throws(VaultError) -> [UInt8] {
+        let stored = try fetch(place)
+        if stored == bytes { return stored }
+        guard try isSame(stored) else { throw .conflict(chain: place.key) }
+        return stored
+    }
+
+    private func verify(_ place: ObjectPlace, _ bytes: [UInt8]) throws(VaultError) {
+        let isBulk = place.kind == .chunk || place.kind == .segment
+        if isBulk, store.features.checksumTrusted, !settings.verifyByReading {
+            guard let info = try fromStore(nil, { () throws(StoreError) in try store.head(place.key) }) else { throw .missing(object: place.key) }
+            if info.sizeBytes == UInt64(bytes.count), let md5 = info.md5, let own = Digest.md5(bytes), md5 == own { return }
+        }
+        guard try fetch(place) == bytes else {
+            throw .damaged(object: place.key, reason: "the target did not keep what was sent: the bytes read back differ")
+        }
+    }
+
+    /// The first objects of a vault: nothing in the location is in use yet, so leftovers may be replaced.
+    private func putOpening(_ key: String, _ bytes: [UInt8]) throws(VaultError) {
+        try fromStore { () throws(StoreError) in try store.put(key, bytes, ifAbsent: false) }
+        guard try fromStore(key, { () throws(StoreError) in try store.get(key, range: nil) }) == bytes else {
+            throw .damaged(object: key, reason: "the target did not keep what was sent: the bytes read back differ")
+        }
+    }
+}

@@ -1,0 +1,149 @@
+// What can be read of a disk: its points, and for a sequence the map and the segments that give the state there
+// (docs/formats/vault.md section 9). Reads few manifests: those since the last full one, or one full one found over
+// references that double their distance.
+
+/// What gives the state at `sequence`: a map, and the records up to `sequence` of segments laid over it.
+package struct ReadPlan: Sendable {
+    package let sequence: UInt64
+    package let sizeBytes: UInt64
+    /// The map, of the state at `baseSequence`.
+    package let root: MapRoot
+    package let baseSequence: UInt64
+    /// Rising; their lineage is always filled in.
+    package let segments: [SegmentEntry]
+    /// The points after `baseSequence` up to `sequence`.
+    let points: [RecoveryPoint]
+    /// The newest full manifest at or before the sequence, its lineage filled in.
+    let full: ManifestRef
+}
+
+package struct DiskHistory: Sendable {
+    package let vault: Vault
+    package let state: DiskState
+
+    package init(vault: Vault, state: DiskState) {
+        self.vault = vault
+        self.state = state
+    }
+
+    /// The disk's newest state in the vault, or nil when nothing of it was replicated yet.
+    package static func newest(_ vault: Vault, _ disk: Catalog.Disk) throws(VaultError) -> DiskHistory? {
+        guard let head = try vault.heads(group: disk.group).newest(), let state = head.document.state(of: disk.id), !state.lineages.isEmpty else { return nil }
+        return DiskHistory(vault: vault, state: state)
+    }
+
+    package var newestSequence: UInt64 { state.current?.sequence ?? 0 }
+    /// The newest sequence with a map of its own.
+    package var checkpointSequence: UInt64 { state.current?.full.sequence ?? 0 }
+
+    // MARK: Points
+
+    /// Calls `body` with the manifests from the newest back, until it returns false: the tail, then the full ones.
+    package func visitManifests(_ body: (Manifest) throws(VaultError) -> Bool) throws(VaultError) {
+        guard let lineage = state.current else { return }
+        for ref in lineage.tail.reversed() where try !body(try manifest(ref, lineage.id)) { return }
+        var next: (ref: ManifestRef, lineage: VaultID)? = (lineage.full, lineage.id)
+        while let (ref, named) = next {
+            let full = try manifest(ref, named)
+            guard try body(full) else { return }
+            let before = full.fulls?.first { $0.fullNumber + 1 == full.fullNumber }
+            next = before.flatMap { $0.sequence < state.oldestSequence ? nil : (ManifestRef(lineage: $0.lineage, sequence: $0.sequence, hash: $0.hash), full.lineage) }
+        }
+    }
+
+    /// All points, oldest first.
+    package func points() throws(VaultError) -> [RecoveryPoint] {
+        var groups: [[RecoveryPoint]] = []
+        try visitManifests { manifest throws(VaultError) in
+            groups.append(manifest.points.filter { $0.sequence >= state.oldestSequence })
+            return true
+        }
+        var points: [RecoveryPoint] = []
+        // A branch repeats what its parent already told.
+        for group in groups.reversed() { points += group.filter { $0.sequence > (points.last?.sequence ?? 0) } }
+        return points
+    }
+
+    /// The newest point that fits.
+    package func newestPoint(where fits: (RecoveryPoint) -> Bool) throws(VaultError) -> RecoveryPoint? {
+        var found: RecoveryPoint?
+        try visitManifests { manifest throws(VaultError) in
+            found = manifest.points.last { $0.sequence >= state.oldestSequence && fits($0) }
+            return found == nil
+        }
+        return found
+    }
+
+    // MARK: Reading a state
+
+    package func plan(at sequence: UInt64) throws(VaultError) -> ReadPlan {
+        guard let lineage = state.current else { throw .notFound("nothing of the disk \(state.disk) is in the vault yet") }
+        guard sequence >= state.oldestSequence, sequence <= lineage.sequence else {
+            throw .notFound("the vault has the disk from sequence \(state.oldestSequence) to \(lineage.sequence), not \(sequence)")
+        }
+        return sequence >= lineage.full.sequence ? try planInTail(lineage, sequence) : try planBetweenFulls(lineage, sequence)
+    }
+
+    private func planInTail(_ lineage: LineageState, _ sequence: UInt64) throws(VaultError) -> ReadPlan {
+        let full = try manifest(lineage.full, lineage.id)
+        guard let root = full.root else { throw notFull(full) }
+        var segments: [SegmentEntry] = []
+        var points: [RecoveryPoint] = []
+        var reached = full.sequence
+        for ref in lineage.tail where reached < sequence {
+            let part = try manifest(ref, lineage.id)
+            guard part.after == reached, part.kind != .full else {
+                throw .damaged(object: key(part), reason: "it does not continue the manifest at \(reached)")
+            }
+            try refuseMerged(part, sequence)
+            segments += needed(part, sequence)
+            points += part.points.filter { $0.sequence <= sequence }
+            reached = part.sequence
+        }
+        return ReadPlan(
+            sequence: sequence, sizeBytes: full.sizeBytes, root: root, baseSequence: full.sequence, segments: segments, points: points,
+            full: ManifestRef(lineage: full.lineage, sequence: full.sequence, hash: lineage.full.hash))
+    }
+
+    private func planBetweenFulls(_ lineage: LineageState, _ sequence: UInt64) throws(VaultError) -> ReadPlan {
+        var full = try manifest(lineage.full, lineage.id)
+        var ref = ManifestRef(lineage: full.lineage, sequence: full.sequence, hash: lineage.full.hash)
+        // Each hop takes the farthest reference that is not yet below the sequence.
+        while let hop = full.fulls?.filter({ $0.sequence >= sequence }).min(by: { $0.fullNumber < $1.fullNumber }) {
+            ref = ManifestRef(lineage: hop.lineage ?? full.lineage, sequence: hop.sequence, hash: hop.hash)
+            full = try manifest(ref, full.lineage)
+        }
+        if full.sequence == sequence {
+            guard let root = full.root else { throw notFull(full) }
+            return ReadPlan(
+                sequence: sequence, sizeBytes: full.sizeBytes, root: root, baseSequence: sequence, segments: [], points: [], full: ref)
+        }
+        guard full.kind == .full, full.after <= sequence, let base = full.baseRoot, let before = full.fulls?.first(where: { $0.sequence == full.after }) else {
+            throw .damaged(object: key(full), reason: "it does not cover sequence \(sequence), though the one before ends below it")
+        }
+        try refuseMerged(full, sequence)
+        let baseRef = ManifestRef(lineage: before.lineage ?? full.lineage, sequence: before.sequence, hash: before.hash)
+        return ReadPlan(
+            sequence: sequence, sizeBytes: full.sizeBytes, root: base, baseSequence: full.after, segments: needed(full, sequence),
+            points: full.points.filter { $0.sequence <= sequence }, full: baseRef)
+    }
+
+    private func needed(_ manifest: Manifest, _ sequence: UInt64) -> [SegmentEntry] {
+        manifest.segments.filter { $0.first <= sequence }.map { $0.named(from: manifest.lineage) }
+    }
+
+    private func refuseMerged(_ manifest: Manifest, _ sequence: UInt64) throws(VaultError) {
+        guard let interval = manifest.merged?.first(where: { $0.after < sequence && sequence < $0.through }) else { return }
+        throw .notFound("the writes after \(interval.after) up to \(interval.through) were merged, so \(sequence) between them cannot be read")
+    }
+
+    private func manifest(_ ref: ManifestRef, _ lineage: VaultID) throws(VaultError) -> Manifest {
+        try vault.manifest(ref, disk: state.disk, lineage: lineage)
+    }
+
+    private func key(_ manifest: Manifest) -> String {
+        ObjectPlace.manifest(disk: manifest.disk, lineage: manifest.lineage, sequence: manifest.sequence).key
+    }
+
+    private func notFull(_ manifest: Manifest) -> VaultError { .damaged(object: key(manifest), reason: "a full manifest was named here") }
+}

@@ -1,0 +1,169 @@
+// Adds one step to the history of a disk: decides whether it is a delta, a roll-up or a full manifest, builds the map
+// for a full one, and puts the manifest (docs/formats/vault.md section 9). The caller publishes the state it returns in
+// a head; until then the step does not exist. Used by the one uploader of the disk, on one thread.
+
+package final class HistoryWriter {
+    private let vault: Vault
+    private let disk: VaultID
+    private let limits: Limits
+    /// Manifests the next steps need, so that steady replication reads none.
+    private var known: [Hash256: Manifest] = [:]
+
+    /// When a full manifest is due; smaller in tests.
+    package struct Limits: Sendable {
+        package var manifestsPerFull = UInt64(FormatLimits.manifestsPerFullMax)
+        package var payloadBytesPerFull = FormatLimits.payloadBytesPerFullMax
+        package var recordsPerFull = FormatLimits.recordsPerFullMax
+        package var deltasPerRollup = FormatLimits.deltasPerRollupMax
+
+        package init() {}
+    }
+
+    package init(vault: Vault, disk: VaultID, limits: Limits = Limits()) {
+        self.vault = vault
+        self.disk = disk
+        self.limits = limits
+    }
+
+    /// The first state of a disk: the map of its chunks, read while the image was frozen at `sequence`.
+    package func start(lineage: VaultID, sequence: UInt64, sizeBytes: UInt64, root: MapRoot, point: RecoveryPoint) throws(VaultError) -> DiskState {
+        let manifest = Manifest(
+            vault: vault.id, disk: disk, lineage: lineage, kind: .full, after: sequence, sequence: sequence, number: 1, previous: nil, sizeBytes: sizeBytes,
+            segments: [], points: [point], root: root, fullNumber: 1, fulls: [])
+        let ref = try put(manifest)
+        return DiskState(
+            disk: disk, sizeBytes: sizeBytes, oldestSequence: sequence, lineages: [LineageState(id: lineage, sequence: sequence, full: ref)])
+    }
+
+    /// Adds `segments` and `points`, all after the state's sequence and up to `sequence`. With `checkpoint` a full manifest is written in any case.
+    package func extend(
+        _ state: DiskState, through sequence: UInt64, segments: [SegmentEntry], points: [RecoveryPoint], checkpoint: Bool = false, epoch: UInt32
+    ) throws(VaultError) -> DiskState {
+        guard var lineage = state.current else { throw .refused("the disk \(disk) has no lineage yet") }
+        guard sequence > lineage.sequence else { throw .refused("the vault already has the disk \(disk) up to \(lineage.sequence)") }
+        let step = try self.step(lineage)
+        var next = state
+        if checkpoint || isFullDue(step, adding: segments) {
+            lineage.full = try full(step, lineage, state.sizeBytes, sequence, segments, points, epoch)
+            lineage.tail = []
+        } else {
+            let trailing = step.tail.reversed().prefix { $0.kind == .delta }
+            if trailing.count + 1 >= limits.deltasPerRollup {
+                let covered = Array(trailing.reversed())
+                let ref = try part(.rollup, step, lineage, state.sizeBytes, sequence, covered, segments, points)
+                lineage.tail = lineage.tail.dropLast(covered.count) + [ref]
+            } else {
+                lineage.tail.append(try part(.delta, step, lineage, state.sizeBytes, sequence, [], segments, points))
+            }
+        }
+        lineage.sequence = sequence
+        next.lineages[next.lineages.count - 1] = lineage
+        forgetAll(except: lineage)
+        return next
+    }
+
+    /// A new lineage that begins with the state of the current one at `branch`.
+    package func branch(_ state: DiskState, to lineage: VaultID, at branch: UInt64, epoch: UInt32) throws(VaultError) -> DiskState {
+        guard let parent = state.current else { throw .refused("the disk \(disk) has no lineage yet") }
+        let plan = try DiskHistory(vault: vault, state: state).plan(at: branch)
+        let base = try manifest(plan.full, parent.id)
+        var indexes: [SegmentIndex] = []
+        for segment in plan.segments {
+            indexes.append(try SegmentIndex.read(vault, disk: disk, entry: segment, manifestLineage: parent.id))
+        }
+        let root = try MapUpdate(vault: vault, epoch: epoch).apply(indexes, through: branch, to: plan.root, sizeBytes: state.sizeBytes)
+        let newest = try step(parent)
+        let last = parent.tail.last ?? parent.full
+        let manifest = Manifest(
+            vault: vault.id, disk: disk, lineage: lineage, kind: .full, after: plan.baseSequence, sequence: branch, number: newest.newest.number + 1,
+            previous: ManifestRef(lineage: last.lineage ?? parent.id, sequence: last.sequence, hash: last.hash), sizeBytes: state.sizeBytes,
+            segments: plan.segments, points: plan.points, root: root, baseRoot: plan.root, fullNumber: (base.fullNumber ?? 0) + 1,
+            fulls: try fulls(after: base, plan.full))
+        let ref = try put(manifest)
+        var next = state
+        next.lineages.append(LineageState(id: lineage, parent: parent.id, branchSequence: branch, sequence: branch, full: ref))
+        return next
+    }
+
+    // MARK: Steps
+
+    private struct Step {
+        let full: Manifest
+        let tail: [Manifest]
+
+        var newest: Manifest { tail.last ?? full }
+        var segments: [SegmentEntry] { tail.flatMap(\.segments) }
+    }
+
+    private func step(_ lineage: LineageState) throws(VaultError) -> Step {
+        var tail: [Manifest] = []
+        for ref in lineage.tail { tail.append(try manifest(ref, lineage.id)) }
+        return Step(full: try manifest(lineage.full, lineage.id), tail: tail)
+    }
+
+    private func isFullDue(_ step: Step, adding segments: [SegmentEntry]) -> Bool {
+        let all = step.segments + segments
+        return step.newest.number - step.full.number + 1 >= limits.manifestsPerFull || all.reduce(0) { $0 + $1.payloadBytes } >= limits.payloadBytesPerFull
+            || all.reduce(0) { $0 + $1.records } >= limits.recordsPerFull
+    }
+
+    private func part(
+        _ kind: Manifest.Kind, _ step: Step, _ lineage: LineageState, _ sizeBytes: UInt64, _ sequence: UInt64, _ covered: [Manifest],
+        _ segments: [SegmentEntry], _ points: [RecoveryPoint]
+    ) throws(VaultError) -> ManifestRef {
+        try put(Manifest(
+            vault: vault.id, disk: disk, lineage: lineage.id, kind: kind, after: covered.first?.after ?? lineage.sequence, sequence: sequence,
+            number: step.newest.number + 1, previous: lineage.tail.last ?? lineage.full, sizeBytes: sizeBytes,
+            segments: covered.flatMap(\.segments) + segments, points: covered.flatMap(\.points) + points))
+    }
+
+    private func full(
+        _ step: Step, _ lineage: LineageState, _ sizeBytes: UInt64, _ sequence: UInt64, _ added: [SegmentEntry], _ points: [RecoveryPoint], _ epoch: UInt32
+    ) throws(VaultError) -> ManifestRef {
+        let segments = step.segments + added
+        var indexes: [SegmentIndex] = []
+        for segment in segments {
+            indexes.append(try SegmentIndex.read(vault, disk: disk, entry: segment, manifestLineage: lineage.id))
+        }
+        let root = try MapUpdate(vault: vault, epoch: epoch).apply(indexes, through: sequence, to: step.full.root, sizeBytes: sizeBytes)
+        let manifest = Manifest(
+            vault: vault.id, disk: disk, lineage: lineage.id, kind: .full, after: step.full.sequence, sequence: sequence, number: step.newest.number + 1,
+            previous: lineage.tail.last ?? lineage.full, sizeBytes: sizeBytes, segments: segments, points: step.tail.flatMap(\.points) + points, root: root,
+            baseRoot: step.full.root, fullNumber: (step.full.fullNumber ?? 0) + 1, fulls: try fulls(after: step.full, lineage.full))
+        return try put(manifest)
+    }
+
+    /// References to the full manifests 1, 2, 4, 8 … before the one that follows `last`.
+    private func fulls(after last: Manifest, _ ref: ManifestRef) throws(VaultError) -> [Manifest.FullRef] {
+        let number = (last.fullNumber ?? 0) + 1
+        var found = [Manifest.FullRef(fullNumber: number - 1, lineage: last.lineage, sequence: last.sequence, hash: ref.hash)]
+        var manifest = last
+        var distance: UInt64 = 2
+        while distance < number, let next = manifest.fulls?.first(where: { $0.fullNumber == number - distance }) {
+            let absolute = Manifest.FullRef(
+                fullNumber: next.fullNumber, lineage: next.lineage ?? manifest.lineage, sequence: next.sequence, hash: next.hash)
+            found.append(absolute)
+            manifest = try self.manifest(ManifestRef(lineage: absolute.lineage, sequence: next.sequence, hash: next.hash), last.lineage)
+            distance *= 2
+        }
+        return found
+    }
+
+    private func manifest(_ ref: ManifestRef, _ lineage: VaultID) throws(VaultError) -> Manifest {
+        if let manifest = known[ref.hash] { return manifest }
+        let manifest = try vault.manifest(ref, disk: disk, lineage: lineage)
+        known[ref.hash] = manifest
+        return manifest
+    }
+
+    private func put(_ manifest: Manifest) throws(VaultError) -> ManifestRef {
+        let ref = try vault.putManifest(manifest)
+        known[ref.hash] = manifest
+        return ref
+    }
+
+    private func forgetAll(except lineage: LineageState) {
+        let needed = Set([lineage.full.hash] + lineage.tail.map(\.hash))
+        known = known.filter { needed.contains($0.key) }
+    }
+}

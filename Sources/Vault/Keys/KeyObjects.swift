@@ -1,0 +1,71 @@
+// The key objects of a vault, tried in order until one opens. A deleted one leaves a gap, hence the end is only
+// believed after several absent numbers.
+
+import ObjectStore
+
+/// What `vault key list` shows of a key object.
+package struct KeyDescription: Sendable, Codable {
+    package let number: Int
+    /// `passphrase` or `key-file`.
+    package let kind: String
+    package let label: String
+    package let createdMicros: UInt64
+}
+
+struct KeyObjects {
+    let store: any ObjectStore
+    let vault: VaultID
+
+    /// The keys by the first object that `source` opens, or nil when none does. A damaged object is only reported when
+    /// no other one opens.
+    func open(_ source: KeySource) throws(VaultError) -> VaultKeys? {
+        var damage: VaultError?
+        let keys = try visit { number, bytes throws(VaultError) -> VaultKeys? in
+            do throws(VaultError) {
+                return try KeyObject.decode(bytes, vault: vault, number: number).open(source)
+            } catch {
+                damage = damage ?? error
+                return nil
+            }
+        }
+        if keys == nil, let damage { throw damage }
+        return keys
+    }
+
+    func list() throws(VaultError) -> [KeyDescription] {
+        var found: [KeyDescription] = []
+        _ = try visit { number, bytes throws(VaultError) -> Bool? in
+            let key = try KeyObject.decode(bytes, vault: vault, number: number)
+            found.append(KeyDescription(
+                number: number, kind: key.method == .scrypt ? "passphrase" : "key-file", label: key.label, createdMicros: key.createdMicros))
+            return nil
+        }
+        return found
+    }
+
+    /// Calls `body` with each key object until it returns a value.
+    private func visit<Value>(_ body: (Int, [UInt8]) throws(VaultError) -> Value?) throws(VaultError) -> Value? {
+        var absent = 0
+        for number in 1...FormatLimits.keyObjectsMax {
+            let bytes: [UInt8]
+            do {
+                bytes = try store.get(ObjectPlace.keyObject(number), range: nil)
+            } catch where error.code == .notFound {
+                absent += 1
+                if absent > FormatLimits.keyObjectGapMax { return nil }
+                continue
+            } catch {
+                throw .store(error)
+            }
+            absent = 0
+            if let value = try body(number, bytes) { return value }
+        }
+        return nil
+    }
+}
+
+extension Vault {
+    package func keyDescriptions() throws(VaultError) -> [KeyDescription] {
+        keys.cipher == .none ? [] : try KeyObjects(store: store, vault: id).list()
+    }
+}

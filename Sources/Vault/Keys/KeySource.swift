@@ -1,0 +1,52 @@
+// What a person gives to open a vault: a passphrase, a key file, or a recovery kit (docs/formats/vault.md section 3).
+
+import BlockIO
+import Foundation
+
+package enum KeySource: Sendable {
+    case none
+    case passphrase([UInt8])
+    /// The 32 bytes of a key file.
+    case keyFile([UInt8])
+    case kit(RecoveryKit)
+
+    var hint: String {
+        switch self {
+        case .none: "none"
+        case .passphrase: "passphrase"
+        case .keyFile, .kit: "key-file"
+        }
+    }
+
+    /// Reads a key file: 32 bytes, 64 hex digits, base64 of 32 bytes, or a recovery kit.
+    package static func keyFile(path: String) throws(VaultError) -> KeySource {
+        let bytes = try content(path)
+        if bytes.count == 32 { return .keyFile(bytes) }
+        let text = String(decoding: bytes, as: UTF8.self)
+        if let kit = try RecoveryKit(text: text, path: path) { return .kit(kit) }
+        let trimmed = text.trimmingCharacters(in: .whitespacesAndNewlines)
+        if let key = Hex.decode(trimmed.lowercased()), key.count == 32 { return .keyFile(key) }
+        if let key = Data(base64Encoded: trimmed), key.count == 32 { return .keyFile(Array(key)) }
+        throw .wrongKey("\(path) is no key file: it must hold 32 bytes, 64 hex digits, the base64 of 32 bytes, or a recovery kit")
+    }
+
+    package static func passphraseFile(path: String) throws(VaultError) -> KeySource {
+        var bytes = try content(path)
+        if bytes.last == UInt8(ascii: "\n") { bytes.removeLast() }
+        if bytes.last == UInt8(ascii: "\r") { bytes.removeLast() }
+        guard !bytes.isEmpty else { throw .wrongKey("\(path) holds no passphrase") }
+        return .passphrase(bytes)
+    }
+
+    /// A fresh key as the text of a key file.
+    package static func newKeyFileText() -> String { Hex.encode(Randomness.bytes(32)) + "\n" }
+
+    private static func content(_ path: String) throws(VaultError) -> [UInt8] {
+        do {
+            if let bytes = try DurableFile.read(path, limitBytes: FormatLimits.openingObjectBytesMax) { return bytes }
+        } catch {
+            throw .refused("\(error)")
+        }
+        throw .refused("\(path): no such file")
+    }
+}

@@ -1,0 +1,120 @@
+// Reads a map page by page as it is needed, with a bounded number of pages kept. Shared by all readers of a disk.
+
+import Synchronization
+
+/// A range of blocks and what holds it; `source` nil reads as zeros.
+package struct MapExtent: Equatable, Sendable {
+    package let startBlock: UInt64
+    package let blockCount: UInt64
+    package let source: MapSource?
+    package let sourceBlock: UInt32
+
+    package init(startBlock: UInt64, blockCount: UInt64, source: MapSource?, sourceBlock: UInt32) {
+        self.startBlock = startBlock
+        self.blockCount = blockCount
+        self.source = source
+        self.sourceBlock = sourceBlock
+    }
+}
+
+package final class MapReader: Sendable {
+    private struct Cached {
+        let page: MapPage
+        var lastUse: UInt64
+    }
+
+    private struct Cache {
+        var pages: [Hash256: Cached] = [:]
+        var clock: UInt64 = 0
+    }
+
+    private let vault: Vault
+    /// Pages kept; a leaf with 16,384 runs is the largest at under 2 MiB, a usual one has a few KiB.
+    private let pagesMax: Int
+    private let cache = Mutex(Cache())
+
+    package init(vault: Vault, pagesMax: Int = 64) {
+        self.vault = vault
+        self.pagesMax = pagesMax
+    }
+
+    /// What holds the blocks from `startBlock` on: one extent, which ends at `endBlock` at the latest. Zeros may come as
+    /// several extents in a row.
+    package func extent(_ root: MapRoot, at startBlock: UInt64, before endBlock: UInt64) throws(VaultError) -> MapExtent {
+        var level = root.level
+        var firstBlock: UInt64 = 0
+        var id: Hash256? = root.id == .zero ? nil : root.id
+        // The map of a smaller disk, from before it grew: what was added reads as zeros.
+        let covered = MapGeometry.blocks(level: root.level)
+        if startBlock >= covered { return MapExtent(startBlock: startBlock, blockCount: endBlock - startBlock, source: nil, sourceBlock: 0) }
+        let endBlock = min(endBlock, covered)
+        while true {
+            guard let present = id else {
+                let end = min(endBlock, firstBlock + MapGeometry.blocks(level: level))
+                return MapExtent(startBlock: startBlock, blockCount: end - startBlock, source: nil, sourceBlock: 0)
+            }
+            switch try page(present, level: level, firstBlock: firstBlock) {
+            case .leaf(let leaf):
+                return Self.extent(leaf, at: startBlock, before: endBlock)
+            case .inner(let inner):
+                level -= 1
+                let child = (startBlock - firstBlock) / MapGeometry.blocks(level: level)
+                id = inner.children[Int(child)]
+                firstBlock += child * MapGeometry.blocks(level: level)
+            }
+        }
+    }
+
+    private static func extent(_ leaf: MapLeaf, at startBlock: UInt64, before endBlock: UInt64) -> MapExtent {
+        let position = Int(startBlock - leaf.firstBlock)
+        // The first run that ends behind the position.
+        var low = 0
+        var high = leaf.runs.count
+        while low < high {
+            let middle = (low + high) / 2
+            if Int(leaf.runs[middle].start) + Int(leaf.runs[middle].count) > position { high = middle } else { low = middle + 1 }
+        }
+        guard low < leaf.runs.count, Int(leaf.runs[low].start) <= position else {
+            let next = low < leaf.runs.count ? leaf.firstBlock + UInt64(leaf.runs[low].start) : leaf.firstBlock + FormatLimits.leafBlocks
+            return MapExtent(startBlock: startBlock, blockCount: min(next, endBlock) - startBlock, source: nil, sourceBlock: 0)
+        }
+        let run = leaf.runs[low]
+        let end = leaf.firstBlock + UInt64(run.start) + UInt64(run.count)
+        return MapExtent(
+            startBlock: startBlock, blockCount: min(end, endBlock) - startBlock, source: leaf.sources[Int(run.source)],
+            sourceBlock: run.sourceBlock + UInt32(position - Int(run.start)))
+    }
+
+    /// Two threads may fetch the same page at once; that costs a request, never a wrong page.
+    private func page(_ id: Hash256, level: Int, firstBlock: UInt64) throws(VaultError) -> MapPage {
+        let found: MapPage? = cache.withLock { cache in
+            cache.clock += 1
+            cache.pages[id]?.lastUse = cache.clock
+            return cache.pages[id]?.page
+        }
+        if let found {
+            // A cached page was checked for its own place; a damaged map could name it at another.
+            guard found.covers(level: level, firstBlock: firstBlock) else {
+                throw .damaged(object: ObjectPlace.mapPage(id).key, reason: "it is named at a place it does not cover")
+            }
+            return found
+        }
+        let page = try vault.mapPage(id, level: level, firstBlock: firstBlock)
+        cache.withLock { cache in
+            if cache.pages.count >= pagesMax, let oldest = cache.pages.min(by: { $0.value.lastUse < $1.value.lastUse })?.key {
+                cache.pages[oldest] = nil
+            }
+            cache.pages[id] = Cached(page: page, lastUse: cache.clock)
+        }
+        return page
+    }
+}
+
+extension MapPage {
+    func covers(level: Int, firstBlock: UInt64) -> Bool {
+        switch self {
+        case .leaf(let leaf): level == 0 && leaf.firstBlock == firstBlock
+        case .inner(let inner): inner.level == level && inner.firstBlock == firstBlock
+        }
+    }
+}

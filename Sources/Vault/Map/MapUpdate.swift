@@ -1,0 +1,97 @@
+// Lays the records of segments over a map and gives the map of the new state. Only pages that hold a changed block are
+// read and written; memory is the list of changes plus one page a level. Used for each full manifest.
+
+package struct MapUpdate {
+    private let vault: Vault
+    private let epoch: UInt32
+
+    package init(vault: Vault, epoch: UInt32) {
+        self.vault = vault
+        self.epoch = epoch
+    }
+
+    /// The map after all records with sequence <= `through`, of segments in the order of their sequences. The disk may
+    /// have grown to `sizeBytes` since `base` was made; nil stands for a disk of zeros.
+    package func apply(_ segments: [SegmentIndex], through: UInt64, to base: MapRoot?, sizeBytes: UInt64) throws(VaultError) -> MapRoot {
+        let level = MapGeometry.rootLevel(sizeBytes: sizeBytes)
+        let end = MapGeometry.blockCount(sizeBytes: sizeBytes)
+        var changes: [MapChange] = []
+        for segment in segments {
+            for record in segment.records where record.changesDisk && record.sequence <= through {
+                guard record.startBlock + record.blockCount <= end, record.diskOffset + record.length <= sizeBytes else {
+                    throw .damaged(object: segment.object.place.key, reason: "record \(record.sequence) reaches beyond the disk of \(sizeBytes) bytes")
+                }
+                changes.append(change(record, of: segment.id))
+            }
+        }
+        let root = try raised(base, to: level)
+        let id = try page(level: level, firstBlock: 0, old: root, changes)
+        return MapRoot(level: level, id: id ?? .zero)
+    }
+
+    private func change(_ record: SegmentRecord, of segment: SegmentID) -> MapChange {
+        let isWrite = record.kind == .write
+        return MapChange(
+            startBlock: record.startBlock, blockCount: record.blockCount, source: isWrite ? .segment(segment) : nil,
+            sourceBlock: isWrite ? UInt32(record.position / UInt64(FormatLimits.blockBytes)) : 0)
+    }
+
+    /// Puts pages above the root of a smaller disk.
+    private func raised(_ base: MapRoot?, to level: Int) throws(VaultError) -> Hash256? {
+        guard let base, base.id != .zero else { return nil }
+        guard base.level <= level else { throw .refused("a disk cannot shrink below the level of its map") }
+        var id = base.id
+        for above in (base.level + 1)..<(level + 1) {
+            var children = [Hash256?](repeating: nil, count: FormatLimits.innerChildren)
+            children[0] = id
+            id = try vault.putMapPage(.inner(MapInner(level: above, firstBlock: 0, epoch: epoch, children: children)))
+        }
+        return id
+    }
+
+    /// The id of the page at `level` from `firstBlock` after `changes`, all of which touch it.
+    private func page(level: Int, firstBlock: UInt64, old: Hash256?, _ changes: [MapChange]) throws(VaultError) -> Hash256? {
+        let range = firstBlock..<(firstBlock + MapGeometry.blocks(level: level))
+        var relevant = changes.compactMap { $0.clipped(to: range) }[...]
+        var base = old
+        // What lies below zeros over the whole page does not matter.
+        if let cover = relevant.lastIndex(where: { $0.source == nil && $0.blockCount == MapGeometry.blocks(level: level) }) {
+            relevant = relevant[(cover + 1)...]
+            base = nil
+        }
+        if base == nil { relevant = relevant.drop { $0.source == nil } }
+        if relevant.isEmpty { return base }
+        return level == 0 ? try leaf(firstBlock, base, relevant) : try inner(level, firstBlock, base, Array(relevant))
+    }
+
+    private func leaf(_ firstBlock: UInt64, _ old: Hash256?, _ changes: ArraySlice<MapChange>) throws(VaultError) -> Hash256? {
+        var blocks = LeafBlocks(firstBlock: firstBlock)
+        if let old {
+            guard case .leaf(let page) = try vault.mapPage(old, level: 0, firstBlock: firstBlock) else { return nil }
+            blocks = LeafBlocks(page)
+        }
+        for change in changes { blocks.apply(change) }
+        guard let page = blocks.leaf(epoch: epoch) else { return nil }
+        return try vault.putMapPage(.leaf(page))
+    }
+
+    private func inner(_ level: Int, _ firstBlock: UInt64, _ old: Hash256?, _ changes: [MapChange]) throws(VaultError) -> Hash256? {
+        var children = [Hash256?](repeating: nil, count: FormatLimits.innerChildren)
+        if let old {
+            guard case .inner(let page) = try vault.mapPage(old, level: level, firstBlock: firstBlock) else { return nil }
+            children = page.children
+        }
+        let childBlocks = MapGeometry.blocks(level: level - 1)
+        var buckets = [[MapChange]](repeating: [], count: FormatLimits.innerChildren)
+        for change in changes {
+            let first = Int((change.startBlock - firstBlock) / childBlocks)
+            let last = Int((change.endBlock - 1 - firstBlock) / childBlocks)
+            for child in first...last { buckets[child].append(change) }
+        }
+        for (child, bucket) in buckets.enumerated() where !bucket.isEmpty {
+            children[child] = try page(level: level - 1, firstBlock: firstBlock + UInt64(child) * childBlocks, old: children[child], bucket)
+        }
+        guard children.contains(where: { $0 != nil }) else { return nil }
+        return try vault.putMapPage(.inner(MapInner(level: level, firstBlock: firstBlock, epoch: epoch, children: children)))
+    }
+}

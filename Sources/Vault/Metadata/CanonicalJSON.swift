@@ -1,0 +1,48 @@
+// The JSON of the vault: sorted keys, no white space (docs/formats/vault.md section 1). Decoding never trusts: the
+// bytes were authenticated before, and still every field is checked by its type.
+
+import Foundation
+
+enum CanonicalJSON {
+    static func encode(_ document: some Encodable) throws(VaultError) -> [UInt8] {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        do {
+            return Array(try encoder.encode(document))
+        } catch {
+            throw .refused("cannot write \(type(of: document)) as JSON: \(error)")
+        }
+    }
+
+    /// Refuses a document whose `format` this version does not know before it looks at anything else.
+    static func decode<Document: Decodable>(_ type: Document.Type, _ bytes: [UInt8], object: String) throws(VaultError) -> Document {
+        let data = Data(bytes)
+        do {
+            let version = try JSONDecoder().decode(Version.self, from: data).format
+            guard version == FormatLimits.formatVersion else {
+                throw VaultError.unsupportedVersion(object: object, found: "format \(version)")
+            }
+            return try JSONDecoder().decode(type, from: data)
+        } catch let error as VaultError {
+            throw error
+        } catch let error as DecodingError {
+            throw .damaged(object: object, reason: reason(error))
+        } catch {
+            throw .damaged(object: object, reason: "its JSON cannot be read")
+        }
+    }
+
+    private struct Version: Decodable {
+        let format: Int
+    }
+
+    private static func reason(_ error: DecodingError) -> String {
+        func path(_ context: DecodingError.Context) -> String { context.codingPath.map(\.stringValue).joined(separator: ".") }
+        return switch error {
+        case .keyNotFound(let key, let context): "its JSON lacks \"\(key.stringValue)\" in \"\(path(context))\""
+        case .typeMismatch(_, let context), .valueNotFound(_, let context): "its JSON has a wrong type at \"\(path(context))\""
+        case .dataCorrupted(let context): "its JSON is wrong at \"\(path(context))\": \(context.debugDescription)"
+        @unknown default: "its JSON cannot be read"
+        }
+    }
+}

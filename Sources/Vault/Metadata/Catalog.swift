@@ -1,0 +1,115 @@
+// catalog/<n>: what the vault as a whole holds (docs/formats/vault.md section 7).
+
+package struct Catalog: ChainDocument, Equatable {
+    package struct Disk: Codable, Equatable, Sendable {
+        package let id: VaultID
+        package let name: String
+        package let sizeBytes: UInt64
+        package let createdMicros: UInt64
+        /// The chain of heads that tells this disk's state.
+        package let group: VaultID
+    }
+
+    package struct Host: Codable, Equatable, Sendable {
+        package let id: VaultID
+        package let name: String
+        package let role: String
+    }
+
+    package struct Group: Codable, Equatable, Sendable {
+        package let id: VaultID
+        package let name: String
+        package let disks: [VaultID]
+    }
+
+    package struct Plan: Codable, Equatable, Sendable {
+        package let name: String
+        package let document: String
+    }
+
+    package private(set) var format = FormatLimits.formatVersion
+    package let vault: VaultID
+    package var number: UInt64 = 0
+    package var previous: Hash256?
+    package var timeMicros: UInt64 = 0
+    package var keyGeneration: UInt32
+    package var collectionEpoch: UInt32 = 1
+    package var condemned: [String]?
+    package var disks: [Disk] = []
+    package var hosts: [Host]?
+    package var groups: [Group]?
+    package var plans: [Plan]?
+
+    /// Number 1 of a new vault.
+    init(first vault: VaultID, keyGeneration: UInt32) {
+        self.vault = vault
+        number = 1
+        timeMicros = Vault.nowMicros()
+        self.keyGeneration = keyGeneration
+    }
+
+    package func disk(named name: String) -> Disk? { disks.first { $0.name == name } }
+
+    /// 1 to 64 characters of `A-Z a-z 0-9 . _ -`, not starting with a dot or dash: names become folders of a mount.
+    package static func isValidName(_ name: String) -> Bool {
+        let bytes = Array(name.utf8)
+        guard let first = bytes.first, bytes.count <= 64, first != UInt8(ascii: "."), first != UInt8(ascii: "-") else { return false }
+        return bytes.allSatisfy { byte in
+            switch byte {
+            case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "0")...UInt8(ascii: "9"): true
+            case UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: "-"): true
+            default: false
+            }
+        }
+    }
+}
+
+extension Vault {
+    private var catalogChain: Chain<Catalog> { Chain(vault: self, name: "catalog") { .catalog($0) } }
+
+    package func catalog() throws(VaultError) -> Published<Catalog> {
+        guard let newest = try catalogChain.newest() else { throw .missing(object: ObjectPlace.catalog(1).key) }
+        return newest
+    }
+
+    /// Publishes a changed catalog; `change` runs again on a newer one when another client was faster.
+    @discardableResult
+    package func updateCatalog(_ change: (inout Catalog) throws(VaultError) -> Void) throws(VaultError) -> Published<Catalog> {
+        for _ in 0..<8 {
+            let current = try catalog()
+            var next = current.document
+            try change(&next)
+            if next == current.document { return current }
+            do {
+                return try catalogChain.publish(next, after: current)
+            } catch .conflict {
+                continue
+            }
+        }
+        throw .conflict(chain: "catalog")
+    }
+
+    /// Registers a disk as a group of its own. The same id again changes nothing; a name in use is refused.
+    package func register(disk: VaultID, name: String, sizeBytes: UInt64) throws(VaultError) -> Catalog.Disk {
+        guard Catalog.isValidName(name) else { throw .refused("\"\(name)\" is no disk name: 1 to 64 of A-Z a-z 0-9 . _ - not starting with . or -") }
+        guard sizeBytes > 0, sizeBytes % 512 == 0, sizeBytes <= FormatLimits.diskBytesMax else { throw .refused("a disk of \(sizeBytes) bytes cannot be kept in a vault") }
+        let entry = Catalog.Disk(id: disk, name: name, sizeBytes: sizeBytes, createdMicros: Self.nowMicros(), group: disk)
+        let published = try updateCatalog { catalog throws(VaultError) in
+            if let known = catalog.disks.first(where: { $0.id == disk }) {
+                guard known.name == name, known.sizeBytes == sizeBytes else { throw .refused("the disk \(disk) is already registered as \(known.name) with \(known.sizeBytes) bytes") }
+                return
+            }
+            guard catalog.disk(named: name) == nil else { throw .alreadyExists("the vault already has a disk named \(name)") }
+            catalog.disks.append(entry)
+        }
+        return published.document.disks.first { $0.id == disk } ?? entry
+    }
+
+    /// The disk with this name or id.
+    package func disk(_ nameOrID: String) throws(VaultError) -> Catalog.Disk {
+        let disks = try catalog().document.disks
+        if let found = disks.first(where: { $0.name == nameOrID || $0.id.description == nameOrID }) { return found }
+        let names = disks.map(\.name).sorted().joined(separator: ", ")
+        throw .notFound("the vault has no disk \(nameOrID); it has \(names.isEmpty ? "none" : names)")
+    }
+}

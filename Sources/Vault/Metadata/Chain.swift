@@ -1,0 +1,120 @@
+// A chain of numbered objects, each with the hash of the one before: the catalog and the heads of a group
+// (docs/formats/vault.md section 7). Finding the newest needs no LIST; publishing loses cleanly against another writer.
+
+import ObjectStore
+
+/// What the objects of a chain have in common.
+package protocol ChainDocument: Codable, Sendable {
+    var vault: VaultID { get }
+    var number: UInt64 { get set }
+    var previous: Hash256? { get set }
+    var timeMicros: UInt64 { get set }
+}
+
+/// A document as it stands in the vault.
+package struct Published<Document: ChainDocument>: Sendable {
+    package let document: Document
+    /// SHA-256 of the stored object.
+    package let hash: Hash256
+}
+
+struct Chain<Document: ChainDocument>: Sendable {
+    let vault: Vault
+    /// `catalog`, `heads/<group>`: its name in messages and in the client's memory.
+    let name: String
+    let place: @Sendable (UInt64) -> ObjectPlace
+
+    /// The newest document, or nil for a chain that has none.
+    func newest() throws(VaultError) -> Published<Document>? {
+        let remembered = vault.memory.newest(memoryName)
+        let number = try newestNumber(guess: remembered?.number ?? 0)
+        guard number > 0 else {
+            guard let remembered else { return nil }
+            throw .rolledBack("\(name) is gone from the target, but this host has seen number \(remembered.number)")
+        }
+        let found = try read(number)
+        try vault.memory.accept(memoryName, number: number, hash: found.hash, previous: found.document.previous)
+        return found
+    }
+
+    func read(_ number: UInt64) throws(VaultError) -> Published<Document> {
+        let place = place(number)
+        let bytes = try vault.fetch(place)
+        let plaintext = try SealedObject.open(bytes, place: place, keys: vault.keys)
+        let document = try CanonicalJSON.decode(Document.self, plaintext, object: place.key)
+        guard document.number == number, document.vault == vault.id, (number == 1) == (document.previous == nil) else {
+            throw .damaged(object: place.key, reason: "its number, vault or previous hash do not fit its place")
+        }
+        return Published(document: document, hash: Hash256(bytes: Digest.sha256(bytes))!)
+    }
+
+    /// Publishes `document` behind `previous`; `.conflict` when another one was faster.
+    func publish(_ document: Document, after previous: Published<Document>?) throws(VaultError) -> Published<Document> {
+        var next = document
+        next.number = (previous?.document.number ?? 0) + 1
+        next.previous = previous?.hash
+        next.timeMicros = Vault.nowMicros()
+        let place = place(next.number)
+        let bytes = try vault.seal(try CanonicalJSON.encode(next), place: place)
+        try create(bytes, place)
+        let hash = Hash256(bytes: Digest.sha256(bytes))!
+        try vault.memory.accept(memoryName, number: next.number, hash: hash, previous: next.previous)
+        return Published(document: next, hash: hash)
+    }
+
+    /// Puts the object where none is, and reads it back: whoever's bytes are there then has won.
+    private func create(_ bytes: [UInt8], _ place: ObjectPlace) throws(VaultError) {
+        if try vault.createsConditionally() {
+            do {
+                try vault.store.put(place.key, bytes, ifAbsent: true)
+            } catch where error.code == .alreadyExists {
+                // An answer that was lost may have been ours: the comparison below tells.
+            } catch {
+                throw .store(error)
+            }
+        } else {
+            guard try fromStore(nil, { () throws(StoreError) in try vault.store.head(place.key) }) == nil else { throw .conflict(chain: name) }
+            try fromStore { () throws(StoreError) in try vault.store.put(place.key, bytes, ifAbsent: false) }
+            vault.settle()
+        }
+        guard try vault.fetch(place) == bytes else { throw .conflict(chain: name) }
+    }
+
+    private var memoryName: String { "\(vault.id)/\(name)" }
+
+    // MARK: Finding the newest number
+
+    private func newestNumber(guess: UInt64) throws(VaultError) -> UInt64 {
+        let interval = FormatLimits.anchorInterval
+        var start: UInt64 = 0
+        if guess > 0, try exists(guess) { start = guess }
+        let anchors = try lastPresent(from: start / interval, limit: FormatLimits.integerMax / interval / 2) { number throws(VaultError) in
+            try exists(number * interval)
+        }
+        // Above the newest anchor every number up to the newest is there, so galloping inside the window is safe.
+        let base = max(start, anchors * interval)
+        var newest = try lastPresent(from: base, limit: (anchors + 1) * interval - 1) { number throws(VaultError) in try exists(number) }
+        while try exists(newest + 1) { newest += 1 }
+        return newest
+    }
+
+    /// The highest present number, where `from` counts as present and presence has no gaps up to `limit`.
+    private func lastPresent(from: UInt64, limit: UInt64, _ present: (UInt64) throws(VaultError) -> Bool) throws(VaultError) -> UInt64 {
+        var low = from
+        var step: UInt64 = 1
+        while low + step <= limit, try present(low + step) {
+            low += step
+            step *= 2
+        }
+        var high = min(low + step, limit + 1)
+        while high - low > 1 {
+            let middle = low + (high - low) / 2
+            if try present(middle) { low = middle } else { high = middle }
+        }
+        return low
+    }
+
+    private func exists(_ number: UInt64) throws(VaultError) -> Bool {
+        try fromStore { () throws(StoreError) in try vault.store.head(place(number).key) } != nil
+    }
+}

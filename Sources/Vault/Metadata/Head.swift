@@ -1,0 +1,178 @@
+// heads/<group>/<n>: the state of a group of disks (docs/formats/vault.md section 8). What the newest head does not
+// lead to does not exist. Written by the group's one uploader (and by a failover's pin); read by everyone.
+
+/// Names a manifest: its sequence and the hash of its object; the lineage where it is not the obvious one.
+package struct ManifestRef: Codable, Equatable, Hashable, Sendable {
+    package let lineage: VaultID?
+    package let sequence: UInt64
+    package let hash: Hash256
+
+    package init(lineage: VaultID?, sequence: UInt64, hash: Hash256) {
+        self.lineage = lineage
+        self.sequence = sequence
+        self.hash = hash
+    }
+}
+
+package struct LineageState: Codable, Equatable, Sendable {
+    package let id: VaultID
+    package let parent: VaultID?
+    package let branchSequence: UInt64?
+    /// All of this lineage up to here is in the vault.
+    package var sequence: UInt64
+    /// The newest full manifest, and the roll-ups and deltas from there to `sequence`.
+    package var full: ManifestRef
+    package var tail: [ManifestRef]
+
+    package init(id: VaultID, parent: VaultID? = nil, branchSequence: UInt64? = nil, sequence: UInt64, full: ManifestRef, tail: [ManifestRef] = []) {
+        self.id = id
+        self.parent = parent
+        self.branchSequence = branchSequence
+        self.sequence = sequence
+        self.full = full
+        self.tail = tail
+    }
+}
+
+package struct DiskState: Codable, Equatable, Sendable {
+    package let disk: VaultID
+    package var sizeBytes: UInt64
+    package var oldestSequence: UInt64
+    /// Oldest first; the last one is written to.
+    package var lineages: [LineageState]
+
+    package init(disk: VaultID, sizeBytes: UInt64, oldestSequence: UInt64, lineages: [LineageState]) {
+        self.disk = disk
+        self.sizeBytes = sizeBytes
+        self.oldestSequence = oldestSequence
+        self.lineages = lineages
+    }
+
+    package var current: LineageState? { lineages.last }
+}
+
+package struct Head: ChainDocument, Equatable {
+    package struct Writer: Codable, Equatable, Sendable {
+        package let epoch: UInt64
+        package let host: String
+    }
+
+    package struct Pin: Codable, Equatable, Sendable {
+        package let name: String
+        package let disk: VaultID
+        package let sequence: UInt64
+        package let reason: String
+        package let untilMicros: UInt64?
+    }
+
+    package struct Verdict: Codable, Equatable, Sendable {
+        package let disk: VaultID
+        package let sequence: UInt64
+        package let check: String
+        package let good: UInt64
+        package let note: String
+        package let timeMicros: UInt64
+    }
+
+    package private(set) var format = FormatLimits.formatVersion
+    package let vault: VaultID
+    package let group: VaultID
+    package var number: UInt64 = 0
+    package var previous: Hash256?
+    package var timeMicros: UInt64 = 0
+    package var writer: Writer
+    package var collectionEpoch: UInt32
+    package var disks: [DiskState] = []
+    package var pins: [Pin]?
+    package var verdicts: [Verdict]?
+
+    package func state(of disk: VaultID) -> DiskState? { disks.first { $0.disk == disk } }
+
+    /// Replaces the state of `disk`, or adds it.
+    package mutating func set(_ state: DiskState) {
+        if let index = disks.firstIndex(where: { $0.disk == state.disk }) { disks[index] = state } else { disks.append(state) }
+    }
+}
+
+/// The chain of one group's heads.
+package struct HeadChain: Sendable {
+    private let vault: Vault
+    package let group: VaultID
+    private let chain: Chain<Head>
+
+    init(vault: Vault, group: VaultID) {
+        self.vault = vault
+        self.group = group
+        chain = Chain(vault: vault, name: "heads/\(group)") { .head(group: group, $0) }
+    }
+
+    /// The newest head, or nil when nothing was replicated yet.
+    package func newest() throws(VaultError) -> Published<Head>? {
+        guard let newest = try chain.newest() else { return nil }
+        try check(newest.document)
+        return newest
+    }
+
+    package func read(_ number: UInt64) throws(VaultError) -> Published<Head> {
+        let head = try chain.read(number)
+        try check(head.document)
+        return head
+    }
+
+    /// Makes the caller the group's uploader: a new head with a higher writer epoch, which fences the uploader before.
+    package func claim(host: String) throws(VaultError) -> Published<Head> {
+        let epoch = try vault.catalog().document.collectionEpoch
+        for _ in 0..<8 {
+            let current = try newest()
+            let writer = Head.Writer(epoch: (current?.document.writer.epoch ?? 0) + 1, host: host)
+            var next = current?.document ?? Head(vault: vault.id, group: group, writer: writer, collectionEpoch: epoch)
+            next.writer = writer
+            next.collectionEpoch = epoch
+            do {
+                return try chain.publish(next, after: current)
+            } catch .conflict {
+                continue
+            }
+        }
+        throw .conflict(chain: chain.name)
+    }
+
+    /// Publishes a changed head as the writer of `epoch`; `.fenced` once another epoch is there. `change` runs again on
+    /// the newer head when something else (a pin, a verdict) was published in between.
+    @discardableResult
+    package func update(epoch: UInt64, _ change: (inout Head) throws(VaultError) -> Void) throws(VaultError) -> Published<Head> {
+        for _ in 0..<8 {
+            guard let current = try newest() else { throw .missing(object: ObjectPlace.head(group: group, 1).key) }
+            guard current.document.writer.epoch == epoch else {
+                throw .fenced("\(chain.name) has writer epoch \(current.document.writer.epoch) of \(current.document.writer.host); this uploader has epoch \(epoch)")
+            }
+            var next = current.document
+            try change(&next)
+            if next == current.document { return current }
+            do {
+                return try chain.publish(next, after: current)
+            } catch .conflict {
+                continue
+            }
+        }
+        throw .conflict(chain: chain.name)
+    }
+
+    private func check(_ head: Head) throws(VaultError) {
+        func damaged(_ reason: String) -> VaultError { .damaged(object: ObjectPlace.head(group: group, head.number).key, reason: reason) }
+        guard head.group == group else { throw damaged("it belongs to the group \(head.group)") }
+        for disk in head.disks {
+            guard disk.sizeBytes > 0, disk.sizeBytes % 512 == 0, disk.sizeBytes <= FormatLimits.diskBytesMax else { throw damaged("a disk of \(disk.sizeBytes) bytes") }
+            for lineage in disk.lineages {
+                let sequences = [lineage.full.sequence] + lineage.tail.map(\.sequence)
+                guard zip(sequences, sequences.dropFirst()).allSatisfy({ $0 < $1 }), sequences.last == lineage.sequence else {
+                    throw damaged("the manifests of lineage \(lineage.id) do not rise to its sequence")
+                }
+            }
+        }
+    }
+}
+
+extension Vault {
+    package func heads(group: VaultID) -> HeadChain { HeadChain(vault: self, group: group) }
+}

@@ -1,0 +1,169 @@
+// A vault in a temporary directory, with a disk whose true content is known at every sequence.
+
+import BlockIO
+import Foundation
+import ObjectStore
+import Vault
+
+func temporaryDirectory() throws -> String {
+    var template = Array("/tmp/farshore-vault-XXXXXX".utf8CString)
+    guard mkdtemp(&template) != nil else { throw SystemError(errno: errno, operation: "make a directory", path: "/tmp") }
+    return String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+}
+
+/// Seeded, so that a failing run can be repeated.
+struct SeededNumbers: RandomNumberGenerator {
+    private var state: UInt64
+
+    init(seed: UInt64) { state = seed }
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var z = state
+        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
+        return z ^ (z >> 31)
+    }
+
+    mutating func bytes(_ count: Int) -> [UInt8] { (0..<count).map { _ in UInt8.random(in: 0...255, using: &self) } }
+}
+
+final class TestVault {
+    let directory: String
+    let store: any ObjectStore
+    let vault: Vault
+    let key: KeySource
+    let kit: RecoveryKit
+    static let keyBytes = [UInt8](repeating: 7, count: 32)
+
+    init(encrypted: Bool = true, wrap: (any ObjectStore) -> any ObjectStore = { $0 }) throws {
+        directory = try temporaryDirectory()
+        store = wrap(try DirectoryStore(root: directory, create: true))
+        key = encrypted ? .keyFile(Self.keyBytes) : .none
+        (vault, kit) = try Vault.create(store: store, protection: key, memory: HeadMemory(path: nil), settings: Self.settings)
+    }
+
+    static var settings: VaultSettings {
+        var settings = VaultSettings()
+        settings.settleMilliseconds = 1
+        return settings
+    }
+
+    deinit { try? FileManager.default.removeItem(atPath: directory) }
+
+    func reopened() throws -> Vault {
+        try Vault.open(store: store, key: key, memory: HeadMemory(path: nil), settings: Self.settings)
+    }
+
+    /// Keys of all objects in the vault, by the files.
+    func keys() throws -> [String] { try store.listAll(prefix: "").map(\.key).sorted() }
+
+    func file(_ key: String) -> String { directory + "/" + key }
+
+    func flipBit(_ key: String, at bit: Int) throws {
+        var bytes = [UInt8](try Data(contentsOf: URL(filePath: file(key))))
+        bytes[bit / 8] ^= 1 << UInt8(bit % 8)
+        try Data(bytes).write(to: URL(filePath: file(key)))
+    }
+}
+
+/// A disk that is written to, replicated step by step, and remembered as it was at every step.
+final class ModelDisk {
+    let vault: Vault
+    let id = VaultID.random()
+    let lineage = VaultID.random()
+    let name: String
+    private(set) var content: [UInt8]
+    private(set) var sequence: UInt64 = 10
+    /// What the disk held when it was first replicated, and every write since: whole states would fill the memory.
+    private var base: [UInt8] = []
+    private var writes: [(sequence: UInt64, range: Range<Int>, data: [UInt8])] = []
+    private(set) var sequences: [UInt64] = []
+    private(set) var points: [RecoveryPoint] = []
+    private(set) var epoch: UInt64 = 0
+    let writer: HistoryWriter
+    var numbers: SeededNumbers
+
+    init(_ vault: Vault, name: String = "disk", sizeBytes: Int, seed: UInt64, limits: HistoryWriter.Limits = HistoryWriter.Limits()) throws {
+        self.vault = vault
+        self.name = name
+        numbers = SeededNumbers(seed: seed)
+        content = [UInt8](repeating: 0, count: sizeBytes)
+        writer = HistoryWriter(vault: vault, disk: id, limits: limits)
+        _ = try vault.register(disk: id, name: name, sizeBytes: UInt64(sizeBytes))
+        for _ in 0..<6 {
+            let range = randomRange(maxBlocks: 300)
+            content.replaceSubrange(range, with: numbers.bytes(range.count))
+        }
+    }
+
+    private func randomRange(maxBlocks: Int) -> Range<Int> {
+        let blocks = (content.count + 4095) / 4096
+        let start = Int.random(in: 0..<blocks, using: &numbers)
+        let count = Int.random(in: 1...min(maxBlocks, blocks - start), using: &numbers)
+        return start * 4096..<min(content.count, (start + count) * 4096)
+    }
+
+    /// Initial replication of what the disk holds.
+    func replicateInitially() throws {
+        let epoch = try vault.catalog().document.collectionEpoch
+        let map = InitialMap(vault: vault, sizeBytes: UInt64(content.count), epoch: epoch)
+        for (number, start) in stride(from: 0, to: content.count, by: 1 << 20).enumerated() {
+            let chunk = content[start..<min(content.count, start + (1 << 20))]
+            guard chunk.contains(where: { $0 != 0 }) else { continue }
+            try chunk.withUnsafeBytes { bytes in
+                let ref = vault.chunkRef(of: bytes, epoch: epoch)
+                try vault.putChunk(bytes, as: ref)
+                try map.append(chunk: UInt64(number), ref)
+            }
+        }
+        let root = try map.finish()
+        let point = RecoveryPoint(sequence: sequence, timeMicros: 1_000_000 * sequence, kind: .crash, tag: nil)
+        let state = try writer.start(lineage: lineage, sequence: sequence, sizeBytes: UInt64(content.count), root: root, point: point)
+        self.epoch = try vault.heads(group: id).claim(host: "test").document.writer.epoch
+        try vault.heads(group: id).update(epoch: self.epoch) { $0.set(state) }
+        points.append(point)
+        base = content
+        sequences.append(sequence)
+    }
+
+    func content(at sequence: UInt64) -> [UInt8] {
+        var content = base
+        for write in writes where write.sequence <= sequence { content.replaceSubrange(write.range, with: write.data) }
+        return content
+    }
+
+    /// Writes `count` random records, puts them as segments, adds the manifest and the head.
+    func step(records count: Int, segmentBytes: Int = 1 << 20, checkpoint: Bool = false, tag: String? = nil) throws {
+        let segments = SegmentWriter(vault: vault, disk: id, lineage: lineage, payloadBytesMax: segmentBytes)
+        var entries: [SegmentEntry] = []
+        for _ in 0..<count {
+            sequence += UInt64.random(in: 1...3, using: &numbers)
+            let range = randomRange(maxBlocks: 40)
+            let kind: SegmentRecordKind = [.write, .write, .write, .zero, .discard].randomElement(using: &numbers)!
+            let data = kind == .write ? compressible(range.count) : []
+            let record = SegmentRecord(
+                kind: kind, sequence: sequence, diskOffset: UInt64(range.lowerBound), length: UInt64(range.count), wallNanoseconds: sequence, flushedThrough: 0)
+            if !segments.fits(payloadBytes: data.count) { entries.append(try segments.finish()) }
+            try data.withUnsafeBytes { try segments.append(record, payload: $0) }
+            let result = kind == .write ? data : [UInt8](repeating: 0, count: range.count)
+            content.replaceSubrange(range, with: result)
+            writes.append((sequence, range, result))
+            sequences.append(sequence)
+        }
+        if !segments.isEmpty { entries.append(try segments.finish()) }
+        sequence += 1
+        sequences.append(sequence)
+        let point = RecoveryPoint(sequence: sequence, timeMicros: 1_000_000 * sequence, kind: .crash, tag: tag)
+        points.append(point)
+        let heads = vault.heads(group: id)
+        let current = try heads.newest()!.document.state(of: id)!
+        let next = try writer.extend(current, through: sequence, segments: entries, points: [point], checkpoint: checkpoint, epoch: 1)
+        try heads.update(epoch: epoch) { $0.set(next) }
+    }
+
+    /// Half of it text-like, so that some frames are compressed and some not.
+    private func compressible(_ count: Int) -> [UInt8] {
+        Bool.random(using: &numbers) ? numbers.bytes(count) : (0..<count).map { UInt8(truncatingIfNeeded: $0 / 7) }
+    }
+}
