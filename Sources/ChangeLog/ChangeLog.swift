@@ -1,1 +1,171 @@
-// ChangeLog: see docs/ARCHITECTURE.md.
+// The change log of one disk: appends records to the active segment, makes them durable, seals and recycles segments.
+// Invariants (design of the log: docs/formats/change-log.md):
+//  - position order is sequence order: the sequence is taken under the monitor together with slot and pages;
+//  - segments are sealed in index order, each after its data is durable;
+//  - a record is complete only after its map entry is inserted, so a sealed segment has no late inserts;
+//  - a segment is recycled only when it is in the image, at every target, and no reader has it pinned.
+// Called by VirtualDisk (many threads at once), and by whoever holds the owner's lock.
+
+package import BlockIO
+import Synchronization
+
+package final class ChangeLog: @unchecked Sendable {
+    // Sendable: every `var` below is guarded by `monitor`, but for `state` by `stateLock`.
+
+    /// How an owner opens its log.
+    package struct Options: Sendable {
+        /// The kernel's boot id; another one than at the last activation means that the page cache was lost.
+        package var bootID: String
+        /// Told of each segment file that was synced. For campaigns that simulate power loss.
+        package var didSync: (@Sendable (String) -> Void)?
+
+        package init(bootID: String, didSync: (@Sendable (String) -> Void)? = nil) {
+            self.bootID = bootID
+            self.didSync = didSync
+        }
+    }
+
+    package let folder: LogFolder
+    package let diskID: LogID
+    /// The history written now; fixed while the log is open.
+    package let lineage: LogID
+    package let geometry: SegmentGeometry
+    package let budgetBytes: UInt64
+    let sequencer: Sequencer
+    let options: Options
+    private let ownerLock: OwnerLock
+    let segmentCountMax: Int
+
+    let monitor = Monitor()
+    /// Threads asleep on `monitor`; the hot path wakes nobody when it is 0.
+    var sleeperCount = 0
+    /// Segments with records, oldest first; the active one is the last.
+    var live: [Segment] = []
+    var active: Segment?
+    /// Wiped and durable, ready to become active.
+    var spares: [Segment] = []
+    /// Out of use, still to be wiped.
+    var retired: [Segment] = []
+    var nextIndex: UInt64 = 1
+    var nextNumber = 0
+    /// Slots reserved in the segment before the next one.
+    var previousSlotCount: UInt32 = 0
+    var lastReserved: UInt64 = 0
+    /// All records of this log up to here are durable.
+    var durableThrough: UInt64 = 0
+    var inFlight: [UInt64] = []
+    /// Blocks that a partial write is completing; reservations that touch them wait.
+    var partialBlocks: [UInt64] = []
+    /// Set once a sync or a repair failed: no append or flush succeeds until the log is opened again.
+    var failure: SystemError?
+    /// The sequence a running flush makes durable, nil when none runs.
+    var flushTarget: UInt64?
+    var destagedSegment: UInt64
+    /// Why destage cannot be waited for (frozen, failing, not running), or nil while it makes progress.
+    var destageObstacle: String?
+    var replicatedThrough: UInt64 = 0
+    /// Why the last spare segment could not be had.
+    var spaceError: SystemError?
+    var isPreparing = false
+    var isStarved = false
+    var isStopping = false
+
+    let stateLock = Mutex<Void>(())
+    private var state: LogState
+    private var housekeeper: OwnThread?
+    let directory: SegmentDirectory
+
+    init(
+        folder: LogFolder, lock: consuming OwnerLock, state: LogState, geometry: SegmentGeometry, sequencer: Sequencer,
+        options: Options, segments: [Segment]
+    ) {
+        self.folder = folder
+        ownerLock = lock
+        self.state = state
+        diskID = state.diskID
+        lineage = state.lineage
+        self.geometry = geometry
+        budgetBytes = state.budgetBytes
+        self.sequencer = sequencer
+        self.options = options
+        segmentCountMax = max(Int(clamping: state.budgetBytes / UInt64(geometry.segmentBytes)), segments.count, 3)
+        destagedSegment = state.destagedSegment
+        destageObstacle = "destage is not running"
+        directory = SegmentDirectory(capacity: segmentCountMax)
+        nextNumber = (segments.map(\.number).max() ?? -1) + 1
+        inFlight.reserveCapacity(256)
+        partialBlocks.reserveCapacity(64)
+    }
+
+    /// Makes an empty log in `folder`, for a disk whose image holds everything up to `startSequence`.
+    package static func create(
+        _ folder: LogFolder, diskID: LogID, diskBytes: UInt64, targets: [String], segmentBytes: Int = SegmentGeometry.segmentBytesDefault,
+        budgetBytes: UInt64, startSequence: UInt64 = 0
+    ) throws(LogError) {
+        guard SegmentGeometry(segmentBytes: segmentBytes) != nil else {
+            throw .invalidSetting("a segment cannot have \(segmentBytes) bytes")
+        }
+        guard budgetBytes / 3 >= UInt64(segmentBytes) else {
+            throw .invalidSetting("a log budget of \(budgetBytes) bytes is less than three segments of \(segmentBytes)")
+        }
+        for target in targets where !LogFolder.isValidTarget(target) { throw .invalidSetting("'\(target)' cannot name a target") }
+        try asLogError { () throws(SystemError) in try Directory.create(folder.path, mode: 0o700) }
+        let lock = try OwnerLock.acquire(folder)
+        guard try LogState.load(folder.stateFile) == nil else { throw .alreadyALog(folder: folder.path) }
+        let state = LogState(
+            diskID: diskID, diskBytes: diskBytes, segmentBytes: segmentBytes, budgetBytes: budgetBytes,
+            lineages: [LogState.Lineage(id: .random(), branchSequence: 0)], targets: targets, destagedSegment: 0,
+            destagedSequence: startSequence, bootID: "", cleanStop: nil)
+        try asLogError { () throws(SystemError) in try state.store(folder.stateFile) }
+        _ = consume lock
+    }
+
+    /// The state as it is on disk.
+    package var currentState: LogState { stateLock.withLock { _ in state } }
+
+    /// Changes the state durably.
+    func updateState(_ change: (inout LogState) -> Void) throws(SystemError) {
+        try stateLock.withLock { (_) throws(SystemError) in
+            var changed = state
+            change(&changed)
+            if changed == state { return }
+            try changed.store(folder.stateFile)
+            state = changed
+        }
+    }
+
+    func startHousekeeping() throws(SystemError) {
+        housekeeper = try OwnThread(name: "log-housekeeper") { [self] in keepHouse() }
+    }
+
+    func stopHousekeeping() {
+        monitor.lock()
+        isStopping = true
+        monitor.wakeAll()
+        monitor.unlock()
+        housekeeper?.join()
+        housekeeper = nil
+    }
+
+    /// Ends a clean run: all is durable, and the image is remembered as it is. Nothing may be in flight.
+    package func close(cleanStop: LogState.CleanStop?) throws(SystemError) {
+        defer { stopHousekeeping() }
+        try flush()
+        try updateState { $0.cleanStop = cleanStop }
+    }
+
+    /// Lets go of the log without a flush: what a kill leaves. The next open finds everything acknowledged.
+    package func abandon() { stopHousekeeping() }
+
+    func sync(_ segment: Segment) throws(SystemError) {
+        try segment.file.syncData()
+        options.didSync?(segment.file.path)
+    }
+
+    /// Waits on the monitor (which is held). The count tells the hot path whether anybody has to be woken.
+    func sleep(milliseconds: Int? = nil) {
+        sleeperCount += 1
+        if let milliseconds { monitor.wait(milliseconds: milliseconds) } else { monitor.wait() }
+        sleeperCount -= 1
+    }
+}

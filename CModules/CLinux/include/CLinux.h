@@ -51,6 +51,8 @@ static inline int farshore_block_device_size(int fd, uint64_t *bytes) { return i
 // Whether the kernel holds the wall clock to be disciplined (NTP).
 bool farshore_clock_is_synchronised(void);
 uint64_t farshore_locked_memory_bytes_max(void);
+// At most 15 bytes are kept.
+static inline void farshore_name_this_thread(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
 
 static inline uint64_t farshore_load_acquire(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void farshore_store_release(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }

@@ -1,0 +1,210 @@
+// Appending a record: a place under the monitor, payload and header outside it, then the map entry (by the caller), then
+// completion. The header is written after its payload, so after a kill a header never describes bytes that are not there.
+
+package import BlockIO
+import Glibc
+
+/// A place in the log that one thread fills.
+package struct Reservation {
+    let segment: Segment
+    let slot: Int
+    package let record: RecordHeader
+    package let segmentIndex: UInt64
+
+    package var sequence: UInt64 { record.sequence }
+}
+
+/// The bytes of a record in up to three pieces.
+package struct RecordPayload {
+    let head: UnsafeRawBufferPointer
+    let body: UnsafeRawBufferPointer
+    let tail: UnsafeRawBufferPointer
+
+    package init(head: UnsafeRawBufferPointer, body: UnsafeRawBufferPointer, tail: UnsafeRawBufferPointer) {
+        self.head = head
+        self.body = body
+        self.tail = tail
+    }
+
+    package init(_ body: UnsafeRawBufferPointer) {
+        self.init(head: UnsafeRawBufferPointer(start: nil, count: 0), body: body, tail: UnsafeRawBufferPointer(start: nil, count: 0))
+    }
+
+    package static var none: RecordPayload { RecordPayload(UnsafeRawBufferPointer(start: nil, count: 0)) }
+
+    var count: Int { head.count + body.count + tail.count }
+    var checksum: UInt32 { crc32c(tail, seed: crc32c(body, seed: crc32c(head))) }
+}
+
+extension ChangeLog {
+    /// Reserves a place for a record over whole blocks. `ownsBlocks`: the caller holds its partial blocks itself.
+    package func reserve(_ kind: RecordKind, diskOffset: UInt64, length: UInt64, ownsBlocks: Bool = false) throws(SystemError) -> Reservation {
+        let wallNanoseconds = Clock.wallNanoseconds()
+        let pages = kind == .write ? SegmentGeometry.pages(of: Int(length)) : 0
+        monitor.lock()
+        defer { monitor.unlock() }
+        if !partialBlocks.isEmpty, !ownsBlocks { waitForPartialBlocks(diskOffset, length) }
+        let segment = try segmentWithRoom(pages: pages, keepFree: true)
+        let sequence = try sequencer.next()
+        return take(segment, kind, sequence, diskOffset, length, pages, wallNanoseconds)
+    }
+
+    /// The caller holds the monitor and has seen that there is room.
+    func take(
+        _ segment: Segment, _ kind: RecordKind, _ sequence: UInt64, _ diskOffset: UInt64, _ length: UInt64, _ pages: Int,
+        _ wallNanoseconds: UInt64
+    ) -> Reservation {
+        let record = RecordHeader(
+            kind: kind, sequence: sequence, diskOffset: diskOffset, length: length, payloadPage: UInt32(segment.nextPage),
+            payloadChecksum: 0, flushedSequence: durableThrough, wallNanoseconds: wallNanoseconds)
+        let slot = segment.nextSlot
+        segment.nextSlot += 1
+        segment.nextPage += pages
+        segment.lastSequence = sequence
+        segment.inFlightCount += 1
+        lastReserved = sequence
+        inFlight.append(sequence)
+        return Reservation(segment: segment, slot: slot, record: record, segmentIndex: segment.currentIndex)
+    }
+
+    /// Writes payload and header. When it throws, the place was made void and `complete` must not be called.
+    package func write(_ place: Reservation, _ payload: RecordPayload) throws(SystemError) {
+        do throws(SystemError) {
+            var record = place.record
+            if payload.count > 0 {
+                try writePayload(place, payload)
+                record.payloadChecksum = payload.checksum
+            }
+            try place.segment.writeSlot(place.slot, record)
+        } catch {
+            abort(place)
+            throw error
+        }
+    }
+
+    private func writePayload(_ place: Reservation, _ payload: RecordPayload) throws(SystemError) {
+        let offset = SegmentGeometry.pageOffset(Int(place.record.payloadPage))
+        if payload.head.isEmpty, payload.tail.isEmpty {
+            try place.segment.file.write(payload.body, at: offset)
+        } else {
+            try place.segment.file.write(payload.head, payload.body, payload.tail, at: offset)
+        }
+    }
+
+    /// The record is in the log and its map entry inserted: flushes, points and seals need not wait for it any more.
+    package func complete(_ place: Reservation) {
+        monitor.lock()
+        finish(place)
+        monitor.unlock()
+    }
+
+    func finish(_ place: Reservation) {
+        place.segment.isDirty = true
+        place.segment.inFlightCount -= 1
+        if let position = inFlight.firstIndex(of: place.sequence) {
+            inFlight.swapAt(position, inFlight.count - 1)
+            inFlight.removeLast()
+        }
+        if sleeperCount > 0 { monitor.wakeAll() }
+    }
+
+    /// A place that will not be filled becomes a void record, so that recovery finds no hole.
+    package func abort(_ place: Reservation) {
+        var void = place.record
+        void.kind = .void
+        void.diskOffset = 0
+        void.length = 0
+        var repairFailure: SystemError?
+        do throws(SystemError) { try place.segment.writeSlot(place.slot, void) } catch { repairFailure = error }
+        monitor.lock()
+        if let repairFailure, failure == nil { failure = repairFailure }
+        finish(place)
+        monitor.unlock()
+    }
+
+    // MARK: - partial blocks
+
+    /// Takes the first and last block of an unaligned write: until `releasePartialBlocks` nobody else gets a place that
+    /// touches them, and everything that had a place before is complete, so the caller may read, merge and append.
+    package func holdPartialBlocks(_ first: UInt64, _ last: UInt64) {
+        monitor.lock()
+        while partialBlocks.contains(where: { $0 == first || $0 == last }) { sleep() }
+        partialBlocks.append(first)
+        if last != first { partialBlocks.append(last) }
+        waitForInFlight(through: lastReserved)
+        monitor.unlock()
+    }
+
+    package func releasePartialBlocks(_ first: UInt64, _ last: UInt64) {
+        monitor.lock()
+        partialBlocks.removeAll { $0 == first || $0 == last }
+        if sleeperCount > 0 { monitor.wakeAll() }
+        monitor.unlock()
+    }
+
+    private func waitForPartialBlocks(_ diskOffset: UInt64, _ length: UInt64) {
+        let first = diskOffset / UInt64(blockBytes)
+        let last = (diskOffset + max(length, 1) - 1) / UInt64(blockBytes)
+        while partialBlocks.contains(where: { $0 >= first && $0 <= last }) { sleep() }
+    }
+
+    /// The monitor is held. Waits only for pwrites: whoever has a place waits for nobody.
+    func waitForInFlight(through sequence: UInt64, except own: UInt64? = nil) {
+        while inFlight.contains(where: { $0 <= sequence && $0 != own }) { sleep() }
+    }
+
+    // MARK: - room
+
+    /// The active segment, or the next one, with room for a record. Waits while room is coming, throws ENOSPC when none is.
+    func segmentWithRoom(pages: Int, keepFree: Bool) throws(SystemError) -> Segment {
+        let slotsKept = keepFree ? SegmentGeometry.reservedSlots : 0
+        let pagesKept = keepFree ? SegmentGeometry.reservedPages : 0
+        while true {
+            if let failure { throw SystemError(errno: EIO, operation: "append: \(failure)", path: folder.path) }
+            if isStopping { throw SystemError(errno: ESHUTDOWN, operation: "append", path: folder.path) }
+            if let active {
+                if active.nextSlot + slotsKept < geometry.slotCount, active.nextPage + pages + pagesKept <= geometry.pageCount { return active }
+                if !spares.isEmpty { closeActive() }
+            }
+            if active == nil, !spares.isEmpty {
+                try activate(spares.removeLast())
+                continue
+            }
+            guard isRoomComing else {
+                isStarved = true
+                throw SystemError(errno: ENOSPC, operation: "append: \(starvationReason)", path: folder.path)
+            }
+            monitor.wakeAll()
+            sleep()
+        }
+    }
+
+    /// No more records go to the active segment; the housekeeper seals it.
+    func closeActive() {
+        guard let segment = active else { return }
+        segment.phase = .closing
+        previousSlotCount = UInt32(segment.nextSlot)
+        active = nil
+        monitor.wakeAll()
+    }
+
+    private func activate(_ segment: Segment) throws(SystemError) {
+        let header = SegmentHeader(
+            diskID: diskID, lineage: lineage, index: nextIndex, nonce: .random(in: 1 ... .max), afterSequence: lastReserved,
+            previousSlotCount: previousSlotCount, segmentBytes: UInt32(geometry.segmentBytes), wallNanoseconds: Clock.wallNanoseconds())
+        segment.begin(header)
+        do throws(SystemError) { try segment.writeHeader() } catch {
+            segment.leaveIndex()
+            retired.append(segment)
+            throw error
+        }
+        segment.phase = .active
+        segment.isDirty = true
+        directory.enter(segment, index: nextIndex)
+        live.append(segment)
+        active = segment
+        nextIndex += 1
+        isStarved = false
+        monitor.wakeAll()
+    }
+}

@@ -1,0 +1,222 @@
+// The log's own thread: seals closed segments in order, recycles what is in the image and at the targets, prepares spare
+// segments ahead of need, so that a guest's write meets none of this.
+
+package import BlockIO
+import Glibc
+import Synchronization
+
+extension ChangeLog {
+    /// Spare segments kept ready.
+    static let sparesWanted = 2
+    private static let pollMilliseconds = 1000
+
+    func keepHouse() {
+        monitor.lock()
+        while !isStopping {
+            if let segment = segmentToSeal { seal(segment) }
+            else if spares.count < Self.sparesWanted, prepareSpare() {}
+            else { idle() }
+        }
+        monitor.unlock()
+    }
+
+    private func idle() {
+        monitor.unlock()
+        // Numbers run out only if this fails for half a million appends; then the append reports the error.
+        let reserved = Result { () throws(SystemError) in try sequencer.reserveAhead() }
+        let replicated = readReplicatedThrough()
+        monitor.lock()
+        if case .failure(let error) = reserved { spaceError = error }
+        if replicated > replicatedThrough {
+            replicatedThrough = replicated
+            return
+        }
+        guard !isStopping, segmentToSeal == nil, spares.count >= Self.sparesWanted || !isSlotToBeHad || spaceError != nil else { return }
+        sleep(milliseconds: Self.pollMilliseconds)
+        spaceError = nil
+    }
+
+    // MARK: - sealing
+
+    /// The oldest closed segment, once all its records are complete: seals are written in index order.
+    private var segmentToSeal: Segment? {
+        guard failure == nil, let first = live.first(where: { $0.phase != .sealed }), first.phase == .closing, first.inFlightCount == 0 else { return nil }
+        return first
+    }
+
+    private func seal(_ segment: Segment) {
+        let seal = SegmentSeal(recordCount: UInt32(segment.nextSlot), lastSequence: segment.lastSequence)
+        monitor.unlock()
+        let result = Result { () throws(SystemError) in
+            try sync(segment)
+            try segment.writeSeal(seal) { (segment) throws(SystemError) in try sync(segment) }
+        }
+        monitor.lock()
+        switch result {
+        case .success:
+            // Not before the sync ended: a flush in between must still sync the segment itself.
+            segment.isDirty = false
+            segment.phase = .sealed
+            durableThrough = max(durableThrough, segment.lastSequence)
+        case .failure(let error): if failure == nil { failure = error }
+        }
+        monitor.wakeAll()
+    }
+
+    // MARK: - space
+
+    /// Recycles the oldest segment or makes a new file; false when neither can be had now. The monitor is held.
+    private func prepareSpare() -> Bool {
+        guard failure == nil, spaceError == nil else { return false }
+        if let segment = retired.popLast() ?? takeRecyclable() {
+            prepare { () throws(SystemError) in try self.wipe(segment) } orKeep: { self.retired.append(segment) }
+            return true
+        }
+        guard fileCount < segmentCountMax else { return false }
+        let number = nextNumber
+        nextNumber += 1
+        prepare { () throws(SystemError) in try self.makeSegmentFile(number) } orKeep: {}
+        return true
+    }
+
+    private func prepare(_ work: () throws(SystemError) -> Segment, orKeep: () -> Void) {
+        isPreparing = true
+        monitor.unlock()
+        let result = Result { () throws(SystemError) in try work() }
+        monitor.lock()
+        isPreparing = false
+        switch result {
+        case .success(let segment): spares.append(segment)
+        case .failure(let error):
+            spaceError = error
+            orKeep()
+        }
+        monitor.wakeAll()
+    }
+
+    /// Out of the live list, with no reader left.
+    private func takeRecyclable() -> Segment? {
+        guard isOldestRecyclable else { return nil }
+        let segment = live.removeFirst()
+        segment.leaveIndex()
+        isPreparing = true
+        monitor.unlock()
+        while segment.pins.load(ordering: .sequentiallyConsistent) > 0 { usleep(50) }
+        monitor.lock()
+        segment.phase = .spare
+        return segment
+    }
+
+    private func wipe(_ segment: Segment) throws(SystemError) -> Segment {
+        try segment.wipe()
+        try sync(segment)
+        return segment
+    }
+
+    /// All blocks written, so that appends neither fail for space nor change metadata.
+    private func makeSegmentFile(_ number: Int) throws(SystemError) -> Segment {
+        let path = folder.segmentFile(number)
+        let file = try Descriptor.open(path, O_RDWR | O_CREAT | O_EXCL)
+        do {
+            try file.allocate(at: 0, length: UInt64(geometry.segmentBytes))
+            let zeros = AlignedBuffer(count: min(geometry.segmentBytes, 1 << 20))
+            var offset = 0
+            while offset < geometry.segmentBytes {
+                let count = min(zeros.bytes.count, geometry.segmentBytes - offset)
+                try file.write(UnsafeRawBufferPointer(rebasing: zeros.bytes[..<count]), at: UInt64(offset))
+                offset += count
+            }
+            try file.syncData()
+            try Directory.sync(folder.path)
+        } catch {
+            unlink(path)
+            throw error
+        }
+        options.didSync?(path)
+        return Segment(number: number, file: file, geometry: geometry)
+    }
+
+    private var fileCount: Int { live.count + spares.count + retired.count }
+
+    private var isOldestRecyclable: Bool {
+        guard let oldest = live.first, oldest.phase == .sealed else { return false }
+        return oldest.currentIndex <= destagedSegment && oldest.lastSequence <= replicatedThrough
+    }
+
+    private var isSlotToBeHad: Bool { !retired.isEmpty || isOldestRecyclable || fileCount < segmentCountMax }
+
+    /// Whether a thread that needs a segment may wait for one. Waiting for destage is back-pressure; waiting for a target
+    /// that may be down for days is not: the guest gets ENOSPC.
+    var isRoomComing: Bool {
+        if isPreparing { return true }
+        if isSlotToBeHad { return spaceError == nil }
+        guard let oldest = live.first, oldest.phase != .active else { return false }
+        return destageObstacle == nil && oldest.lastSequence <= replicatedThrough
+    }
+
+    var starvationReason: String {
+        if let spaceError { return "no new segment: \(spaceError)" }
+        if let oldest = live.first, oldest.lastSequence > replicatedThrough {
+            return "the log budget of \(budgetBytes) bytes is used up by changes that are not replicated"
+        }
+        return "the log budget of \(budgetBytes) bytes is used up: \(destageObstacle ?? "destage is behind")"
+    }
+
+    /// The lowest of all targets' marks; everything when there is no target.
+    func readReplicatedThrough() -> UInt64 {
+        let state = currentState
+        var through = UInt64.max
+        for target in state.targets {
+            let mark = try? folder.readMark(target: target)
+            through = min(through, mark?.sequence(in: state.lineages) ?? 0)
+        }
+        return through
+    }
+
+    // MARK: - destage's side
+
+    /// Closes the active segment and waits until it is sealed: everything reserved before the call can be destaged.
+    package func sealAll() throws(SystemError) {
+        monitor.lock()
+        defer { monitor.unlock() }
+        let last = nextIndex
+        if let active, active.nextSlot > 0 { closeActive() }
+        while live.contains(where: { $0.phase == .closing && $0.currentIndex < last }) {
+            if let failure { throw SystemError(errno: EIO, operation: "seal: \(failure)", path: folder.path) }
+            if isStopping { throw SystemError(errno: ESHUTDOWN, operation: "seal", path: folder.path) }
+            sleep()
+        }
+    }
+
+    /// Sealed segments above the destaged ones, oldest first, at most `limit`.
+    package func sealedSegments(limit: Int) -> [SealedSegment] {
+        monitor.lock()
+        defer { monitor.unlock() }
+        return live.filter { $0.phase == .sealed && $0.currentIndex > destagedSegment }.prefix(limit).map {
+            SealedSegment(segment: $0, index: $0.currentIndex, recordCount: $0.nextSlot, lastSequence: $0.lastSequence)
+        }
+    }
+
+    /// The image holds all up to `segment`, durably: note it durably. Call before map entries are cleared.
+    package func noteDestaged(_ segment: SealedSegment) throws(SystemError) {
+        try updateState {
+            $0.destagedSegment = segment.index
+            $0.destagedSequence = segment.lastSequence
+        }
+    }
+
+    /// The map names none of the segments up to `segment` any more: they may be recycled.
+    package func releaseDestaged(_ segment: SealedSegment) {
+        monitor.lock()
+        destagedSegment = max(destagedSegment, segment.index)
+        monitor.wakeAll()
+        monitor.unlock()
+    }
+
+    package func setDestageObstacle(_ reason: String?) {
+        monitor.lock()
+        destageObstacle = reason
+        monitor.wakeAll()
+        monitor.unlock()
+    }
+}

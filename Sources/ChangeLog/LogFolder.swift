@@ -1,0 +1,119 @@
+// Names in a log's folder, and the small durable files that other processes write or read there:
+// `replicated-<target>` (the uploader's mark) and `freeze` (the image stands still at a sequence).
+// Mirrors docs/formats/change-log.md, "Folder".
+
+package import BlockIO
+import Glibc
+
+package struct LogFolder: Equatable, Sendable {
+    package let path: String
+
+    package init(_ path: String) { self.path = path }
+
+    package var stateFile: String { path + "/log.state" }
+    package var lockFile: String { path + "/owner.lock" }
+    package var freezeFile: String { path + "/freeze" }
+    package func markFile(target: String) -> String { path + "/replicated-" + target }
+
+    func segmentFile(_ number: Int) -> String {
+        let digits = String(number)
+        return path + "/segment-" + String(repeating: "0", count: max(0, 6 - digits.count)) + digits
+    }
+
+    static func segmentNumber(_ name: String) -> Int? {
+        guard name.hasPrefix("segment-"), name.utf8.count >= 14, !name.hasSuffix(".new") else { return nil }
+        return Int(name.dropFirst(8))
+    }
+
+    /// The log's state, without owning it.
+    package func readState() throws(LogError) -> LogState {
+        guard let state = try LogState.load(stateFile) else { throw .notALog(folder: path) }
+        return state
+    }
+
+    /// A target's name is part of a file name: letters, digits, `-`, `_` and `.`, at most 64.
+    package static func isValidTarget(_ name: String) -> Bool {
+        !name.isEmpty && name.utf8.count <= 64 && name.utf8.first != 46
+            && name.utf8.allSatisfy { (48...57).contains($0) || (65...90).contains($0) || (97...122).contains($0) || [45, 46, 95].contains($0) }
+    }
+
+    /// Marks that all of the log up to `mark.sequence` is verified at the target. Called by the uploader.
+    package func storeMark(_ mark: ReplicatedMark, target: String) throws(SystemError) {
+        try DurableFile.replace(markFile(target: target), with: Array(mark.encoded().utf8))
+    }
+
+    /// Nil when the uploader never marked anything for this target.
+    package func readMark(target: String) throws(LogError) -> ReplicatedMark? {
+        let path = markFile(target: target)
+        guard let text = try text(of: path) else { return nil }
+        guard let mark = ReplicatedMark(text) else { throw .invalidFile(path: path, reason: "not a replicated mark") }
+        return mark
+    }
+
+    /// The sequence the image is frozen at, or nil.
+    package func readFreeze() throws(LogError) -> UInt64? {
+        guard let text = try text(of: freezeFile) else { return nil }
+        var lines = StateLines(text.split(separator: "\n").map(String.init)[...])
+        guard lines.value("farshore freeze") == "1", let sequence = lines.number("sequence"), lines.isAtEnd else {
+            throw .invalidFile(path: freezeFile, reason: "not a freeze")
+        }
+        return sequence
+    }
+
+    package func storeFreeze(sequence: UInt64) throws(SystemError) {
+        try DurableFile.replace(freezeFile, with: Array("farshore freeze 1\nsequence \(sequence)\n".utf8))
+    }
+
+    private func text(of path: String) throws(LogError) -> String? {
+        do { return try DurableFile.read(path, limitBytes: 4096).map { String(decoding: $0, as: UTF8.self) } } catch { throw .system(error) }
+    }
+}
+
+/// How far a target has the log, verified.
+package struct ReplicatedMark: Equatable, Sendable {
+    package var sequence: UInt64
+    package var lineage: LogID
+
+    package init(sequence: UInt64, lineage: LogID) {
+        self.sequence = sequence
+        self.lineage = lineage
+    }
+
+    init?(_ text: String) {
+        var lines = StateLines(text.split(separator: "\n").map(String.init)[...])
+        guard lines.value("farshore replicated") == "1", let sequence = lines.number("sequence"),
+            let lineage = lines.value("lineage").flatMap(LogID.init(hex:)), lines.isAtEnd
+        else { return nil }
+        self.init(sequence: sequence, lineage: lineage)
+    }
+
+    func encoded() -> String { "farshore replicated 1\nsequence \(sequence)\nlineage \(lineage)\n" }
+
+    /// The part of the mark that holds in the newest of `lineages`: an older lineage counts up to where it was left.
+    package func sequence(in lineages: [LogState.Lineage]) -> UInt64 {
+        guard let place = lineages.firstIndex(where: { $0.id == lineage }) else { return 0 }
+        return lineages[(place + 1)...].reduce(sequence) { min($0, $1.branchSequence) }
+    }
+}
+
+/// Whoever holds it owns the log: alone recovers, seals and destages.
+package struct OwnerLock: ~Copyable, Sendable {
+    private let file: Descriptor
+
+    /// Throws `inUse` when another owner holds it.
+    package static func acquire(_ folder: LogFolder) throws(LogError) -> OwnerLock {
+        let file = try asLogError { () throws(SystemError) in try Descriptor.open(folder.lockFile, O_RDWR | O_CREAT) }
+        guard try asLogError({ () throws(SystemError) in try file.tryLock(.exclusive) }) else { throw .inUse(folder: folder.path) }
+        return OwnerLock(file: file)
+    }
+
+    /// A lock that a supervisor took and passed on as an open descriptor.
+    package static func inherited(_ raw: Int32, folder: LogFolder) -> OwnerLock {
+        OwnerLock(file: Descriptor(owning: raw, path: folder.lockFile))
+    }
+
+    private init(file: consuming Descriptor) { self.file = file }
+
+    /// What a supervisor passes on to its worker.
+    package var raw: Int32 { file.raw }
+}

@@ -1,0 +1,176 @@
+// Reads a log by sequence range without owning it, also the segment that is being written: what the uploader and
+// `point list` use while the worker appends. Reads only; every payload is checked; a file that is recycled meanwhile is
+// noticed by its nonce. Give it only sequences that the owner declared durable (`ChangeLog.makeDurable`).
+
+import BlockIO
+import Glibc
+
+package struct LogReader: Sendable {
+    package let folder: LogFolder
+    package let state: LogState
+    private let geometry: SegmentGeometry
+
+    package init(_ folder: LogFolder) throws(LogError) {
+        self.folder = folder
+        state = try folder.readState()
+        guard let geometry = SegmentGeometry(segmentBytes: state.segmentBytes) else {
+            throw .invalidFile(path: folder.stateFile, reason: "a segment cannot have \(state.segmentBytes) bytes")
+        }
+        self.geometry = geometry
+    }
+
+    /// Calls `body` with every record whose sequence is above `after` and at most `through`, in order, and its checked
+    /// payload, which is valid during the call only. Returns the sequence of the last record seen in the range, or `after`.
+    package func records(
+        after: UInt64, through: UInt64, _ body: (RecordHeader, UnsafeRawBufferPointer) throws -> Void
+    ) throws -> UInt64 {
+        try walk(after: after, through: through, withPayload: { $0.payloadBytes > 0 }, body)
+    }
+
+    /// The recovery points that the log still holds, oldest first: durable or not.
+    package func points() throws -> [LocalPoint] {
+        var points: [LocalPoint] = []
+        let oldest = try LogReader.segments(folder, state, geometry).first?.header.afterSequence ?? 0
+        _ = try walk(after: oldest, through: .max, withPayload: { $0.kind == .point && $0.payloadBytes > 0 }) { record, tag in
+            guard record.kind == .point else { return }
+            points.append(LocalPoint(sequence: record.sequence, wallNanoseconds: record.wallNanoseconds, tag: String(decoding: tag, as: UTF8.self)))
+        }
+        return points
+    }
+
+    private func walk(
+        after: UInt64, through: UInt64, withPayload: (RecordHeader) -> Bool, _ body: (RecordHeader, UnsafeRawBufferPointer) throws -> Void
+    ) throws -> UInt64 {
+        var cursor = Cursor(after: after, through: through)
+        let buffer = AlignedBuffer(count: recordPayloadBytesMax)
+        var isOldest = true
+        while true {
+            // Listed anew for each segment: the owner activates and recycles segments meanwhile.
+            let listed = try LogReader.segments(folder, state, geometry)
+            guard let next = listed.first(where: { cursor.wants($0) }) else { return cursor.last }
+            if isOldest, next.header.afterSequence > after, next.header.index > 1 || after > 0 {
+                throw LogError.recycled(folder: folder.path, after: after, oldest: next.header.afterSequence)
+            }
+            isOldest = false
+            try cursor.check(next)
+            try read(next, &cursor, buffer.bytes, withPayload, body)
+            if cursor.isDone || next.header.index == listed.last?.header.index { return cursor.last }
+        }
+    }
+
+    private func read(
+        _ listed: ListedSegment, _ cursor: inout Cursor, _ buffer: UnsafeMutableRawBufferPointer,
+        _ withPayload: (RecordHeader) -> Bool, _ body: (RecordHeader, UnsafeRawBufferPointer) throws -> Void
+    ) throws {
+        let file = try Descriptor.open(listed.path, O_RDONLY)
+        let table = try SegmentTable(file, listed.header, geometry)
+        try listed.checkUnchanged(file, folder)
+        let end = listed.seal.map { Int($0.recordCount) } ?? table.endSlot
+        for slot in 0..<end {
+            guard let record = table.record(slot) else {
+                if cursor.takesEverything, listed.seal == nil { continue }
+                // A place that is reserved and not yet filled lies above all that is durable; anything else is damage.
+                let isGap = listed.seal != nil || (slot..<end).contains { table.record($0).map { $0.sequence <= cursor.through } ?? false }
+                if isGap { throw listed.damaged(slot, after: cursor.last, "a record is missing") }
+                cursor.isDone = true
+                return
+            }
+            guard record.sequence > cursor.after else { continue }
+            if record.sequence > cursor.through {
+                cursor.isDone = true
+                return
+            }
+            var payload = UnsafeRawBufferPointer(start: nil, count: 0)
+            if withPayload(record) {
+                let bytes = UnsafeMutableRawBufferPointer(rebasing: buffer[..<record.payloadBytes])
+                try file.read(into: bytes, at: SegmentGeometry.pageOffset(Int(record.payloadPage)))
+                try listed.checkUnchanged(file, folder)
+                payload = UnsafeRawBufferPointer(bytes)
+                guard crc32c(payload) == record.payloadChecksum else {
+                    throw listed.damaged(slot, after: record.sequence - 1, "the payload of record \(record.sequence) does not match its checksum")
+                }
+            }
+            try body(record, payload)
+            cursor.last = record.sequence
+            if record.sequence == cursor.through {
+                cursor.isDone = true
+                return
+            }
+        }
+        cursor.segmentEnded(listed, slots: end)
+    }
+
+    /// Live segments by index.
+    private static func segments(_ folder: LogFolder, _ state: LogState, _ geometry: SegmentGeometry) throws -> [ListedSegment] {
+        var found: [ListedSegment] = []
+        let page = AlignedBuffer(count: 2 * SegmentHeader.sectorBytes)
+        for name in try Directory.list(folder.path) where LogFolder.segmentNumber(name) != nil {
+            let path = folder.path + "/" + name
+            let file = try Descriptor.open(path, O_RDONLY)
+            guard try file.readUpTo(page.bytes, at: 0) == page.bytes.count,
+                case .header(let header) = SegmentHeader.decode(UnsafeRawBufferPointer(page.bytes)),
+                header.diskID == state.diskID, Int(header.segmentBytes) == geometry.segmentBytes
+            else { continue }
+            let sector = UnsafeRawBufferPointer(rebasing: page.bytes[SegmentSeal.offset...])
+            found.append(ListedSegment(path: path, header: header, seal: SegmentSeal.decode(sector, for: header)))
+        }
+        return found.sorted { $0.header.index < $1.header.index }
+    }
+}
+
+/// A point as the log has it.
+package struct LocalPoint: Equatable, Sendable {
+    package let sequence: UInt64
+    package let wallNanoseconds: UInt64
+    package let tag: String
+}
+
+private struct ListedSegment {
+    let path: String
+    let header: SegmentHeader
+    let seal: SegmentSeal?
+
+    /// After every read: the bytes came from this use of the file, not from a later one.
+    func checkUnchanged(_ file: borrowing Descriptor, _ folder: LogFolder) throws {
+        let sector = AlignedBuffer(count: SegmentHeader.sectorBytes)
+        try file.read(into: sector.bytes, at: 0)
+        if case .header(let now) = SegmentHeader.decode(UnsafeRawBufferPointer(sector.bytes)), now == header { return }
+        throw LogError.recycled(folder: folder.path, after: header.afterSequence, oldest: header.afterSequence)
+    }
+
+    func damaged(_ slot: Int, after sequence: UInt64, _ reason: String) -> LogError {
+        .damaged(path: path, segment: header.index, offset: SegmentGeometry.slotOffset(slot), afterSequence: sequence, reason: reason)
+    }
+}
+
+/// Where a walk stands. Segments are chained by index, slot count and last sequence: a break is damage.
+private struct Cursor {
+    let after: UInt64
+    let through: UInt64
+    var last: UInt64
+    var isDone = false
+    /// Everything that is there, also above what is durable: places may be empty.
+    var takesEverything: Bool { through == .max }
+    private var ended: (index: UInt64, slots: Int)?
+
+    init(after: UInt64, through: UInt64) {
+        self.after = after
+        self.through = through
+        last = after
+    }
+
+    func wants(_ segment: ListedSegment) -> Bool {
+        if let ended { return segment.header.index > ended.index }
+        if let seal = segment.seal, seal.lastSequence <= after { return false }
+        return true
+    }
+
+    func check(_ segment: ListedSegment) throws {
+        guard let ended, !takesEverything else { return }
+        if segment.header.index != ended.index + 1 || Int(segment.header.previousSlotCount) != ended.slots {
+            throw segment.damaged(0, after: last, "it does not follow segment \(ended.index), of which \(ended.slots) records are there")
+        }
+    }
+
+    mutating func segmentEnded(_ segment: ListedSegment, slots: Int) { ended = (segment.header.index, slots) }
+}

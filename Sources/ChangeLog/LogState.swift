@@ -1,0 +1,127 @@
+// The small durable state of a log beside its segments: file `log.state`, text, replaced as a whole.
+// Mirrors docs/formats/change-log.md, "log.state". Written by the owner of the log only.
+
+import BlockIO
+
+package struct LogState: Equatable, Sendable {
+    /// One history of the disk. A power-loss cut, a restore or a failover begins a new one.
+    package struct Lineage: Equatable, Sendable {
+        package var id: LogID
+        /// The last sequence it shares with the lineage before it; 0 for the first.
+        package var branchSequence: UInt64
+    }
+
+    /// The image as it was left by a clean stop.
+    package struct CleanStop: Equatable, Sendable {
+        package var imageBytes: UInt64
+        package var imageChangeNanoseconds: Int64
+
+        package init(imageBytes: UInt64, imageChangeNanoseconds: Int64) {
+            self.imageBytes = imageBytes
+            self.imageChangeNanoseconds = imageChangeNanoseconds
+        }
+    }
+
+    package var diskID: LogID
+    package var diskBytes: UInt64
+    package var segmentBytes: Int
+    package var budgetBytes: UInt64
+    /// Oldest first; the last is the one written now.
+    package var lineages: [Lineage]
+    /// Names of the targets whose marks must cover a segment before it is recycled.
+    package var targets: [String]
+    /// Segments up to this index are in the image, durably.
+    package var destagedSegment: UInt64
+    package var destagedSequence: UInt64
+    /// The kernel's boot id when the log was last opened by an owner; empty before the first time.
+    package var bootID: String
+    package var cleanStop: CleanStop?
+
+    package var lineage: LogID { lineages[lineages.count - 1].id }
+
+    static let firstLine = "farshore change log 1"
+    static let firstWords = "farshore change log "
+
+    static func load(_ path: String) throws(LogError) -> LogState? {
+        let bytes: [UInt8]?
+        do { bytes = try DurableFile.read(path, limitBytes: 1 << 20) } catch { throw .system(error) }
+        guard let bytes else { return nil }
+        return try decode(String(decoding: bytes, as: UTF8.self), path: path)
+    }
+
+    func store(_ path: String) throws(SystemError) {
+        try DurableFile.replace(path, with: Array(encoded().utf8))
+    }
+
+    func encoded() -> String {
+        var lines = [Self.firstLine, "disk \(diskID)", "disk-bytes \(diskBytes)", "segment-bytes \(segmentBytes)", "budget-bytes \(budgetBytes)"]
+        lines += lineages.map { "lineage \($0.id) \($0.branchSequence)" }
+        lines += targets.map { "target \($0)" }
+        lines += ["destaged-segment \(destagedSegment)", "destaged-sequence \(destagedSequence)", "boot \(bootID)"]
+        if let cleanStop { lines.append("clean-stop \(cleanStop.imageBytes) \(cleanStop.imageChangeNanoseconds)") }
+        let body = lines.map { $0 + "\n" }.joined()
+        return body + "crc32c \(String(crc32c(Array(body.utf8)), radix: 16))\n"
+    }
+
+    static func decode(_ text: String, path: String) throws(LogError) -> LogState {
+        var lines = text.split(separator: "\n", omittingEmptySubsequences: false).map(String.init)
+        guard let first = lines.first, first.hasPrefix(firstWords) else { throw .invalidFile(path: path, reason: "not a change log's state file") }
+        guard first == firstLine else { throw .unsupportedVersion(path: path, found: String(first.dropFirst(firstWords.count))) }
+        guard lines.popLast() == "", let last = lines.popLast(), last == checksumLine(lines) else {
+            throw .invalidFile(path: path, reason: "its checksum is wrong")
+        }
+        guard let state = fields(lines.dropFirst()) else { throw .invalidFile(path: path, reason: "a line is missing or not as specified") }
+        return state
+    }
+
+    private static func checksumLine(_ lines: [String]) -> String {
+        "crc32c " + String(crc32c(Array(lines.map { $0 + "\n" }.joined().utf8)), radix: 16)
+    }
+
+    private static func fields(_ lines: ArraySlice<String>) -> LogState? {
+        var reader = StateLines(lines)
+        guard let disk = reader.value("disk").flatMap(LogID.init(hex:)), let diskBytes = reader.number("disk-bytes"),
+            let segment = reader.number("segment-bytes"), SegmentGeometry(segmentBytes: Int(clamping: segment)) != nil,
+            let budget = reader.number("budget-bytes")
+        else { return nil }
+        var lineages: [Lineage] = []
+        while let line = reader.value("lineage") {
+            let words = line.split(separator: " ")
+            guard words.count == 2, let id = LogID(hex: String(words[0])), let branch = UInt64(words[1]) else { return nil }
+            lineages.append(Lineage(id: id, branchSequence: branch))
+        }
+        var targets: [String] = []
+        while let target = reader.value("target") { targets.append(target) }
+        guard !lineages.isEmpty, let destagedSegment = reader.number("destaged-segment"),
+            let destagedSequence = reader.number("destaged-sequence"), let boot = reader.value("boot")
+        else { return nil }
+        var cleanStop: CleanStop?
+        if let line = reader.value("clean-stop") {
+            let words = line.split(separator: " ")
+            guard words.count == 2, let bytes = UInt64(words[0]), let change = Int64(words[1]) else { return nil }
+            cleanStop = CleanStop(imageBytes: bytes, imageChangeNanoseconds: change)
+        }
+        guard reader.isAtEnd else { return nil }
+        return LogState(
+            diskID: disk, diskBytes: diskBytes, segmentBytes: Int(clamping: segment), budgetBytes: budget, lineages: lineages,
+            targets: targets, destagedSegment: destagedSegment, destagedSequence: destagedSequence, bootID: boot, cleanStop: cleanStop)
+    }
+}
+
+/// `key value` lines taken in their specified order.
+struct StateLines {
+    private var lines: ArraySlice<String>
+
+    init(_ lines: ArraySlice<String>) { self.lines = lines }
+
+    var isAtEnd: Bool { lines.isEmpty }
+
+    /// The value of the next line when its key is `key`; nil leaves the line for the next question.
+    mutating func value(_ key: String) -> String? {
+        guard let line = lines.first, line.hasPrefix(key + " ") else { return nil }
+        lines = lines.dropFirst()
+        return String(line.dropFirst(key.utf8.count + 1))
+    }
+
+    mutating func number(_ key: String) -> UInt64? { value(key).flatMap { UInt64($0) } }
+}

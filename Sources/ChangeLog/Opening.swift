@@ -1,0 +1,56 @@
+// Opening a log as its owner: recovery, then the state that says this boot is now writing it, then the housekeeper.
+
+import BlockIO
+
+extension ChangeLog {
+    /// Opens the log and replays to `replay` every record that the image does not hold yet, in order, with its segment's index.
+    package static func open(
+        _ folder: LogFolder, lock: consuming OwnerLock, sequencer: Sequencer, options: Options,
+        replay: @escaping (RecordHeader, UInt64) -> Void
+    ) throws(LogError) -> (log: ChangeLog, lastStop: LastStop) {
+        var state = try folder.readState()
+        guard let geometry = SegmentGeometry(segmentBytes: state.segmentBytes) else {
+            throw .invalidFile(path: folder.stateFile, reason: "a segment cannot have \(state.segmentBytes) bytes")
+        }
+        let scan = try SegmentScan(folder, state, geometry)
+        let sync = { (segment: Segment) throws(SystemError) in
+            try segment.file.syncData()
+            options.didSync?(segment.file.path)
+        }
+        var recovery = Recovery(state, geometry, spares: scan.spares, sync: sync, replay: replay)
+        var lastStop = LastStop.never
+        if let cleanStop = state.cleanStop { lastStop = .clean(cleanStop) } else if !state.bootID.isEmpty { lastStop = .killed }
+        if lastStop == .killed, state.bootID != options.bootID {
+            try recovery.cutAfterPowerLoss(scan.live)
+            lastStop = .powerLost(lastSequence: recovery.lastSequence)
+            state.lineages.append(LogState.Lineage(id: .random(), branchSequence: recovery.lastSequence))
+        } else {
+            try recovery.keepAll(scan.live)
+        }
+        state.bootID = options.bootID
+        state.cleanStop = nil
+        try asLogError { () throws(SystemError) in
+            try state.store(folder.stateFile)
+            try sequencer.raise(above: recovery.lastSequence)
+        }
+        let log = ChangeLog(
+            folder: folder, lock: lock, state: state, geometry: geometry, sequencer: sequencer, options: options,
+            segments: recovery.kept + recovery.spares)
+        log.adopt(recovery.kept, spares: recovery.spares, lastSequence: recovery.lastSequence)
+        try asLogError { () throws(SystemError) in try log.startHousekeeping() }
+        return (log, lastStop)
+    }
+
+    /// Before any other thread knows the log.
+    private func adopt(_ kept: [Segment], spares: [Segment], lastSequence: UInt64) {
+        live = kept
+        self.spares = spares
+        for segment in kept { directory.enter(segment, index: segment.currentIndex) }
+        active = kept.last.flatMap { $0.phase == .active ? $0 : nil }
+        nextIndex = (kept.last?.currentIndex ?? destagedSegment) + 1
+        previousSlotCount = UInt32(kept.last?.nextSlot ?? 0)
+        lastReserved = lastSequence
+        durableThrough = lastSequence
+        replicatedThrough = readReplicatedThrough()
+    }
+}

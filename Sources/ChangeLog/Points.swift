@@ -1,0 +1,68 @@
+// Recovery points: a number N, one for all disks that share it. Cutting holds no write: it takes N under the logs'
+// monitors, then waits only for records that had their place before.
+
+package import BlockIO
+
+extension ChangeLog {
+    /// Cuts a point over `logs` (of one process) and returns its number. The records are in the logs, not yet durable.
+    /// Everything acknowledged before the call is at or below the number, nothing issued after the return is.
+    package static func cutPoint(_ logs: [ChangeLog], tag: String) throws(SystemError) -> UInt64 {
+        let tagBytes = Array(tag.utf8.prefix(pointTagBytesMax))
+        // One order of locking for all cuts.
+        let ordered = logs.sorted { ($0.diskID.high, $0.diskID.low) < ($1.diskID.high, $1.diskID.low) }
+        let places = try reservePoint(ordered, tagBytes: tagBytes.count)
+        var failure: SystemError?
+        for (log, place) in zip(ordered, places) {
+            log.waitForRecords(before: place.sequence)
+            do throws(SystemError) { try log.writePoint(place, tagBytes) } catch { failure = failure ?? error }
+        }
+        if let failure { throw failure }
+        return places.first?.sequence ?? 0
+    }
+
+    private static func reservePoint(_ logs: [ChangeLog], tagBytes: Int) throws(SystemError) -> [Reservation] {
+        let wallNanoseconds = Clock.wallNanoseconds()
+        let pages = SegmentGeometry.pages(of: tagBytes)
+        // Room first, in every log: a number must not appear in some of them only. Making room may wait, so it is asked
+        // for one log at a time, and seen again with all of them locked.
+        while true {
+            for log in logs { try log.makeRoomForPoint(pages: pages) }
+            for log in logs { log.monitor.lock() }
+            defer { for log in logs.reversed() { log.monitor.unlock() } }
+            guard let first = logs.first else { return [] }
+            let segments = logs.compactMap { $0.active.flatMap { segment in segment.hasRoom(pages: pages) ? segment : nil } }
+            guard segments.count == logs.count else { continue }
+            let sequence = try first.sequencer.next()
+            return zip(logs, segments).map { log, segment in
+                log.take(segment, .point, sequence, 0, UInt64(tagBytes), pages, wallNanoseconds)
+            }
+        }
+    }
+
+    private func makeRoomForPoint(pages: Int) throws(SystemError) {
+        monitor.lock()
+        defer { monitor.unlock() }
+        _ = try segmentWithRoom(pages: pages, keepFree: false)
+    }
+
+    private func waitForRecords(before sequence: UInt64) {
+        monitor.lock()
+        waitForInFlight(through: sequence, except: sequence)
+        monitor.unlock()
+    }
+
+    private func writePoint(_ place: Reservation, _ tag: [UInt8]) throws(SystemError) {
+        var failure: SystemError?
+        tag.withUnsafeBytes { bytes in
+            do throws(SystemError) { try write(place, RecordPayload(bytes)) } catch { failure = error }
+        }
+        if let failure { throw failure }
+        complete(place)
+    }
+}
+
+extension Segment {
+    fileprivate func hasRoom(pages: Int) -> Bool {
+        nextSlot < geometry.slotCount && nextPage + pages <= geometry.pageCount
+    }
+}

@@ -1,0 +1,95 @@
+// After a power loss: everything up to the first record that is not whole is kept, the rest is cut off durably.
+// What a later record or seal says was flushed must be there: if not, the disk lost data it had acknowledged as durable.
+
+import BlockIO
+
+extension Recovery {
+    mutating func cutAfterPowerLoss(_ found: [FoundSegment]) throws(LogError) {
+        try checkStart(found)
+        let flushed = try flushedThrough(found)
+        var place = 0
+        while place < found.count, let seal = found[place].seal, place == 0 || follows(found[place - 1], found[place]) {
+            try keepSealed(found[place], seal)
+            place += 1
+        }
+        var isCut = false
+        while place < found.count, !isCut, place == 0 || follows(found[place - 1], found[place]), found[place].seal == nil {
+            isCut = try !keepWholeRecords(found[place], flushed)
+            place += 1
+        }
+        guard lastSequence >= flushed else {
+            let suspect = found[max(0, place - 1)]
+            throw damage(suspect, suspect.segment.nextSlot, after: lastSequence, "records up to \(flushed) had been flushed and are not there")
+        }
+        try sealKept(found[..<place])
+        for lost in found[place...].reversed() { try wipe(lost) }
+    }
+
+    private func follows(_ lower: FoundSegment, _ upper: FoundSegment) -> Bool {
+        upper.index == lower.index + 1 && Int(upper.header.previousSlotCount) == lower.segment.nextSlot
+            && upper.header.afterSequence == lower.segment.lastSequence
+    }
+
+    /// The highest sequence that anything in the log says was durable.
+    private func flushedThrough(_ found: [FoundSegment]) throws(LogError) -> UInt64 {
+        var flushed = state.destagedSequence
+        for one in found {
+            if let seal = one.seal {
+                flushed = max(flushed, seal.lastSequence)
+                continue
+            }
+            let table = try asLogError { () throws(SystemError) in try SegmentTable(one.segment.file, one.header, geometry) }
+            for slot in 0..<geometry.slotCount {
+                if let record = table.record(slot) { flushed = max(flushed, record.flushedSequence) }
+            }
+        }
+        return flushed
+    }
+
+    /// False when a slot above the kept ones holds a record: then this is where the log is cut.
+    private mutating func keepWholeRecords(_ found: FoundSegment, _ flushed: UInt64) throws(LogError) -> Bool {
+        let segment = found.segment
+        let table = try asLogError { () throws(SystemError) in try SegmentTable(segment.file, found.header, geometry) }
+        let end = table.endSlot
+        let buffer = AlignedBuffer(count: recordPayloadBytesMax)
+        var slot = 0
+        while slot < end, let record = table.record(slot), record.sequence > segment.lastSequence {
+            if record.sequence > flushed {
+                guard try isWhole(record, segment, buffer.bytes) else { break }
+            }
+            try apply(record, found, slot)
+            segment.lastSequence = record.sequence
+            slot += 1
+        }
+        segment.nextSlot = slot
+        kept.append(segment)
+        lastSequence = max(lastSequence, segment.lastSequence)
+        return slot == end
+    }
+
+    private func isWhole(_ record: RecordHeader, _ segment: Segment, _ buffer: UnsafeMutableRawBufferPointer) throws(LogError) -> Bool {
+        guard record.payloadBytes > 0 else { return true }
+        let bytes = UnsafeMutableRawBufferPointer(rebasing: buffer[..<record.payloadBytes])
+        let offset = SegmentGeometry.pageOffset(Int(record.payloadPage))
+        try asLogError { () throws(SystemError) in try segment.file.read(into: bytes, at: offset) }
+        return crc32c(UnsafeRawBufferPointer(bytes)) == record.payloadChecksum
+    }
+
+    /// In index order, so that a seal always vouches for all segments before it.
+    private func sealKept(_ found: ArraySlice<FoundSegment>) throws(LogError) {
+        for one in found where one.seal == nil {
+            try asLogError { () throws(SystemError) in try sync(one.segment) }
+            try seal(one, one.segment.nextSlot)
+        }
+    }
+
+    private mutating func wipe(_ lost: FoundSegment) throws(LogError) {
+        try asLogError { () throws(SystemError) in
+            try lost.segment.wipe()
+            try sync(lost.segment)
+        }
+        lost.segment.leaveIndex()
+        lost.segment.phase = .spare
+        spares.append(lost.segment)
+    }
+}

@@ -1,0 +1,158 @@
+// Opening a log: what a stop of any kind left is made whole and durable before anything is served.
+//  - after a clean stop or a kill in the same boot every valid record is kept; a hole becomes a void record;
+//  - after a power loss the log is cut at the first record that is not whole, and a new lineage begins (PowerLossCut);
+//  - a record that was known to be durable and is not there is damage: a named error, never skipped.
+// Mirrors docs/formats/change-log.md, "Recovery".
+
+import BlockIO
+
+/// How the last run of the log ended, as found at open.
+package enum LastStop: Equatable, Sendable {
+    case never
+    case clean(LogState.CleanStop)
+    /// The process ended without closing the log; the page cache survived.
+    case killed
+    /// The machine went down; `lastSequence` is the last one kept.
+    case powerLost(lastSequence: UInt64)
+}
+
+struct Recovery: ~Copyable {
+    let state: LogState
+    let geometry: SegmentGeometry
+    /// Told of every record above the destaged segments that changes the disk.
+    let replay: (RecordHeader, UInt64) -> Void
+    let sync: (Segment) throws(SystemError) -> Void
+    var kept: [Segment] = []
+    var spares: [Segment]
+    var lastSequence: UInt64
+
+    init(
+        _ state: LogState, _ geometry: SegmentGeometry, spares: [Segment],
+        sync: @escaping (Segment) throws(SystemError) -> Void, replay: @escaping (RecordHeader, UInt64) -> Void
+    ) {
+        self.state = state
+        self.geometry = geometry
+        self.spares = spares
+        self.sync = sync
+        self.replay = replay
+        lastSequence = state.destagedSequence
+    }
+
+    /// After a clean stop or a kill.
+    mutating func keepAll(_ found: [FoundSegment]) throws(LogError) {
+        try checkStart(found)
+        for place in found.indices {
+            let next = place + 1 < found.count ? found[place + 1] : nil
+            if let next { try checkOrder(found[place], next) }
+            if let seal = found[place].seal {
+                try keepSealed(found[place], seal)
+            } else {
+                try keepUnsealed(found[place], next: next)
+            }
+        }
+    }
+
+    /// The segments that the image does not hold must all be there.
+    func checkStart(_ found: [FoundSegment]) throws(LogError) {
+        guard let first = found.first, first.index > state.destagedSegment + 1 else { return }
+        throw .damaged(
+            path: first.segment.file.path, segment: first.index, offset: 0, afterSequence: state.destagedSequence,
+            reason: "segments \(state.destagedSegment + 1) to \(first.index - 1) are missing")
+    }
+
+    private func checkOrder(_ lower: FoundSegment, _ upper: FoundSegment) throws(LogError) {
+        var reason: String?
+        if upper.index != lower.index + 1 { reason = "the segment after \(lower.index) is missing" }
+        if upper.seal != nil, lower.seal == nil { reason = "segment \(lower.index) before it is not sealed" }
+        if let seal = lower.seal, seal.recordCount != upper.header.previousSlotCount || seal.lastSequence != upper.header.afterSequence {
+            reason = "it does not follow segment \(lower.index)"
+        }
+        guard let reason else { return }
+        throw .damaged(
+            path: upper.segment.file.path, segment: upper.index, offset: 0, afterSequence: upper.header.afterSequence, reason: reason)
+    }
+
+    mutating func keepSealed(_ found: FoundSegment, _ seal: SegmentSeal) throws(LogError) {
+        let segment = found.segment
+        segment.phase = .sealed
+        segment.nextSlot = Int(seal.recordCount)
+        segment.nextPage = geometry.pageCount
+        segment.lastSequence = seal.lastSequence
+        kept.append(segment)
+        lastSequence = max(lastSequence, seal.lastSequence)
+        // What the image holds already is read again only by the uploader.
+        guard found.index > state.destagedSegment else { return }
+        let table = try asLogError { () throws(SystemError) in try SegmentTable(segment.file, found.header, geometry) }
+        var last = found.header.afterSequence
+        for slot in 0..<Int(seal.recordCount) {
+            guard let record = table.record(slot), record.sequence > last else {
+                throw damage(found, slot, after: last, "a record of a sealed segment is missing")
+            }
+            try apply(record, found, slot)
+            last = record.sequence
+        }
+        guard last == seal.lastSequence || seal.recordCount == 0 else {
+            throw damage(found, Int(seal.recordCount), after: last, "its seal names another last record")
+        }
+    }
+
+    private mutating func keepUnsealed(_ found: FoundSegment, next: FoundSegment?) throws(LogError) {
+        guard found.index > state.destagedSegment else {
+            throw damage(found, 0, after: found.header.afterSequence, "the image is said to hold it, but it is not sealed")
+        }
+        let segment = found.segment
+        let table = try asLogError { () throws(SystemError) in try SegmentTable(segment.file, found.header, geometry) }
+        let end = table.endSlot
+        let count = next.map { Int($0.header.previousSlotCount) } ?? end
+        guard end <= count, count <= geometry.slotCount else {
+            throw damage(found, end, after: found.header.afterSequence, "it holds more records than were reserved")
+        }
+        for slot in 0..<count {
+            if let record = table.record(slot) {
+                guard record.sequence > segment.lastSequence else { throw damage(found, slot, after: segment.lastSequence, "a record is out of order") }
+                try apply(record, found, slot)
+                segment.lastSequence = record.sequence
+            } else {
+                let isLast = slot == count - 1
+                try fillHole(segment, slot, sequence: isLast ? next?.header.afterSequence ?? segment.lastSequence + 1 : segment.lastSequence + 1)
+            }
+        }
+        segment.nextSlot = count
+        try asLogError { () throws(SystemError) in try sync(segment) }
+        kept.append(segment)
+        lastSequence = max(lastSequence, segment.lastSequence)
+        if next == nil { segment.phase = .active } else { try seal(found, count) }
+    }
+
+    /// A place that a killed writer had reserved. Its own number lies above the one before it, below the one after it.
+    private func fillHole(_ segment: Segment, _ slot: Int, sequence: UInt64) throws(LogError) {
+        let void = RecordHeader(
+            kind: .void, sequence: sequence, diskOffset: 0, length: 0, payloadPage: UInt32(segment.nextPage), payloadChecksum: 0,
+            flushedSequence: 0, wallNanoseconds: 0)
+        try asLogError { () throws(SystemError) in try segment.writeSlot(slot, void) }
+        segment.lastSequence = sequence
+    }
+
+    func seal(_ found: FoundSegment, _ count: Int) throws(LogError) {
+        found.segment.nextSlot = count
+        let seal = SegmentSeal(recordCount: UInt32(count), lastSequence: found.segment.lastSequence)
+        try asLogError { () throws(SystemError) in try found.segment.writeSeal(seal, sync) }
+        found.segment.phase = .sealed
+    }
+
+    func apply(_ record: RecordHeader, _ found: FoundSegment, _ slot: Int) throws(LogError) {
+        let pages = SegmentGeometry.pages(of: record.payloadBytes)
+        found.segment.nextPage = max(found.segment.nextPage, Int(record.payloadPage) + pages)
+        guard record.changesDisk else { return }
+        guard record.diskOffset + record.length <= state.diskBytes else {
+            throw damage(found, slot, after: record.sequence - 1, "a record lies beyond the end of the disk")
+        }
+        replay(record, found.index)
+    }
+
+    func damage(_ found: FoundSegment, _ slot: Int, after sequence: UInt64, _ reason: String) -> LogError {
+        .damaged(
+            path: found.segment.file.path, segment: found.index, offset: SegmentGeometry.slotOffset(slot), afterSequence: sequence,
+            reason: reason)
+    }
+}

@@ -1,0 +1,120 @@
+// One segment file and its place in the log. The file is recycled in place: a Segment object lives as long as the log
+// is open and takes a new index with each use. Which lock guards what is said at each group of fields.
+
+import BlockIO
+import Synchronization
+
+package final class Segment: @unchecked Sendable {
+    // Sendable: `index` and `pins` are atomics; `header`, `seed` change only while the file is spare, when nobody else
+    // uses it; the rest is guarded by the log's monitor.
+    enum Phase { case spare, active, closing, sealed }
+
+    let number: Int
+    let file: Descriptor
+    let geometry: SegmentGeometry
+
+    /// The index of this use; 0 while spare. Readers compare it after pinning.
+    let index = Atomic<UInt64>(0)
+    /// Readers between map lookup and the end of their pread.
+    let pins = Atomic<Int>(0)
+
+    private(set) var header: SegmentHeader?
+    private(set) var seed: UInt32 = 0
+
+    // Guarded by the log's monitor.
+    var phase = Phase.spare
+    var nextSlot = 0
+    var nextPage = 0
+    var lastSequence: UInt64 = 0
+    /// Reserved records that are not complete.
+    var inFlightCount = 0
+    /// Holds complete records that no fdatasync has covered.
+    var isDirty = false
+
+    init(number: Int, file: consuming Descriptor, geometry: SegmentGeometry) {
+        self.number = number
+        self.file = file
+        self.geometry = geometry
+    }
+
+    /// Begins a use: called for a spare file when it becomes active, and at recovery.
+    func begin(_ header: SegmentHeader) {
+        self.header = header
+        seed = RecordHeader.checksumSeed(nonce: header.nonce, index: header.index)
+        nextSlot = 0
+        nextPage = geometry.firstPayloadPage
+        lastSequence = header.afterSequence
+        index.store(header.index, ordering: .sequentiallyConsistent)
+    }
+
+    var currentIndex: UInt64 { index.load(ordering: .relaxed) }
+
+    /// From now on no reader gets a pin; those that have one are still to be waited for.
+    func leaveIndex() { index.store(0, ordering: .sequentiallyConsistent) }
+
+    func writeHeader() throws(SystemError) {
+        guard let header else { return }
+        try writeSector(at: 0) { header.encode(into: $0) }
+    }
+
+    /// Call after everything in the segment is durable; durable itself when it returns.
+    func writeSeal(_ seal: SegmentSeal, _ sync: (Segment) throws(SystemError) -> Void) throws(SystemError) {
+        guard let header else { return }
+        try writeSector(at: UInt64(SegmentSeal.offset)) { seal.encode(for: header, into: $0) }
+        try sync(self)
+    }
+
+    /// Header and seal become zeros: the file is spare. Not durable yet.
+    func wipe() throws(SystemError) {
+        header = nil
+        try file.write([UInt8](repeating: 0, count: 2 * SegmentHeader.sectorBytes), at: 0)
+    }
+
+    private func writeSector(at offset: UInt64, _ encode: (UnsafeMutableRawBufferPointer) -> Void) throws(SystemError) {
+        let sector = AlignedBuffer(count: SegmentHeader.sectorBytes)
+        encode(sector.bytes)
+        try file.write(UnsafeRawBufferPointer(sector.bytes), at: offset)
+    }
+
+    func writeSlot(_ slot: Int, _ record: RecordHeader) throws(SystemError) {
+        var failure: SystemError?
+        withUnsafeTemporaryAllocation(byteCount: SegmentGeometry.headerBytes, alignment: 8) { bytes in
+            record.encode(slot: slot, seed: seed, into: bytes)
+            do throws(SystemError) {
+                try file.write(UnsafeRawBufferPointer(bytes), at: SegmentGeometry.slotOffset(slot))
+            } catch { failure = error }
+        }
+        if let failure { throw failure }
+    }
+
+    /// Pages of payload in use, counted from the start of the file.
+    var usedBytes: UInt64 { UInt64(nextPage) * UInt64(blockBytes) }
+}
+
+/// The record table of one segment, read as a whole. Slots are checked when asked for.
+struct SegmentTable: ~Copyable {
+    private let buffer: AlignedBuffer
+    private let seed: UInt32
+    let geometry: SegmentGeometry
+
+    init(_ file: borrowing Descriptor, _ header: SegmentHeader, _ geometry: SegmentGeometry) throws(SystemError) {
+        buffer = AlignedBuffer(count: geometry.tableBytes)
+        seed = RecordHeader.checksumSeed(nonce: header.nonce, index: header.index)
+        self.geometry = geometry
+        try file.read(into: buffer.bytes, at: SegmentGeometry.tableOffset)
+    }
+
+    /// The record in `slot`, or nil when none was written there in this use of the segment.
+    func record(_ slot: Int) -> RecordHeader? {
+        let start = slot * SegmentGeometry.headerBytes
+        let bytes = UnsafeRawBufferPointer(rebasing: buffer.bytes[start..<start + SegmentGeometry.headerBytes])
+        return RecordHeader.decode(bytes, slot: slot, seed: seed, geometry: geometry)
+    }
+
+    /// One more than the last slot that holds a record; holes may lie below.
+    var endSlot: Int {
+        var end = geometry.slotCount
+        while end > 0, record(end - 1) == nil { end -= 1 }
+        return end
+    }
+}

@@ -1,0 +1,61 @@
+// Finds the segment files of a folder and tells live ones from spare ones by their page 0.
+
+import BlockIO
+import Glibc
+
+struct FoundSegment {
+    let segment: Segment
+    let header: SegmentHeader
+    let seal: SegmentSeal?
+
+    var index: UInt64 { header.index }
+}
+
+struct SegmentScan {
+    /// By index, lowest first.
+    var live: [FoundSegment] = []
+    var spares: [Segment] = []
+
+    init(_ folder: LogFolder, _ state: LogState, _ geometry: SegmentGeometry) throws(LogError) {
+        let names = try asLogError { () throws(SystemError) in try Directory.list(folder.path) }
+        for name in names {
+            guard let number = LogFolder.segmentNumber(name) else { continue }
+            try add(number, folder.path + "/" + name, state, geometry)
+        }
+        live.sort { $0.index < $1.index }
+        for (lower, upper) in zip(live, live.dropFirst()) where lower.index == upper.index {
+            throw .foreignSegment(path: upper.segment.file.path, reason: "it has the same index as \(lower.segment.file.path)")
+        }
+    }
+
+    private mutating func add(_ number: Int, _ path: String, _ state: LogState, _ geometry: SegmentGeometry) throws(LogError) {
+        let file = try asLogError { () throws(SystemError) in try Descriptor.open(path, O_RDWR) }
+        let size = try asLogError { () throws(SystemError) in try file.status().sizeBytes }
+        let page = AlignedBuffer(count: blockBytes)
+        _ = try asLogError { () throws(SystemError) in try file.readUpTo(page.bytes, at: 0) }
+        let bytes = UnsafeRawBufferPointer(page.bytes)
+        switch SegmentHeader.decode(bytes) {
+        case .spare where size == UInt64(geometry.segmentBytes) && !state.bootID.isEmpty:
+            spares.append(Segment(number: number, file: file, geometry: geometry))
+        case .spare:
+            // Its maker was killed before it was complete; nothing was ever written to it.
+            guard unlink(path) == 0 else { throw .system(SystemError(errno: errno, operation: "remove the unfinished segment", path: path)) }
+        case .unsupportedVersion(let version): throw .unsupportedVersion(path: path, found: String(version))
+        case .invalid:
+            throw .damaged(path: path, segment: 0, offset: 0, afterSequence: 0, reason: "the segment's header does not match its checksum")
+        case .header(let header):
+            guard header.diskID == state.diskID else { throw .foreignSegment(path: path, reason: "it belongs to disk \(header.diskID)") }
+            guard Int(header.segmentBytes) == geometry.segmentBytes, size == UInt64(geometry.segmentBytes) else {
+                throw .foreignSegment(path: path, reason: "it has \(size) bytes, the log's segments have \(geometry.segmentBytes)")
+            }
+            let segment = Segment(number: number, file: file, geometry: geometry)
+            segment.begin(header)
+            let sector = UnsafeRawBufferPointer(rebasing: bytes[SegmentSeal.offset..<SegmentSeal.offset + SegmentHeader.sectorBytes])
+            let seal = SegmentSeal.decode(sector, for: header)
+            if let seal, Int(seal.recordCount) > geometry.slotCount {
+                throw .damaged(path: path, segment: header.index, offset: UInt64(SegmentSeal.offset), afterSequence: 0, reason: "its seal counts more records than fit")
+            }
+            live.append(FoundSegment(segment: segment, header: header, seal: seal))
+        }
+    }
+}

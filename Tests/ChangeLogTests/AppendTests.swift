@@ -1,0 +1,100 @@
+import BlockIO
+import ChangeLog
+import Glibc
+import Testing
+
+@Suite struct AppendTests {
+    @Test func acknowledgedRecordsComeBackInOrder() throws {
+        let test = try TestLog()
+        defer { test.remove() }
+        let (log, lastStop, replayed) = try test.open()
+        #expect(lastStop == .never && replayed.isEmpty)
+        var sequences: [UInt64] = []
+        for block in 0..<60 { sequences.append(try log.appendBlock(UInt8(block), at: UInt64(block))) }
+        let zero = try log.reserve(.discard, diskOffset: 0, length: 32 << 20)
+        try log.write(zero, .none)
+        log.complete(zero)
+        let stop = LogState.CleanStop(imageBytes: 7, imageChangeNanoseconds: -8)
+        try log.close(cleanStop: stop)
+
+        let again = try test.open(boot: bootB)
+        defer { again.log.abandon() }
+        #expect(again.lastStop == .clean(stop))
+        #expect(again.replayed.map(\.sequence) == sequences + [zero.sequence])
+        #expect(again.replayed.last?.kind == .discard && again.replayed.last?.length == 32 << 20)
+        #expect(try again.log.appendBlock(1, at: 1) > zero.sequence)
+    }
+
+    @Test func aFullBudgetIsNoSpaceAndReleasedSpaceIsUsed() throws {
+        let test = try TestLog(targets: ["vault"], segments: 4)
+        defer { test.remove() }
+        let (log, _, _) = try test.open()
+        defer { log.abandon() }
+        var written = 0
+        let full = #expect(throws: SystemError.self) { while true { try log.appendBlock(1, at: UInt64(written % 100)); written += 1 } }
+        #expect(full?.errno == ENOSPC && written > 60)
+        // A point still finds room.
+        #expect(try ChangeLog.cutPoint([log], tag: "full") > 0)
+
+        try log.flush()
+        let sealed = log.sealedSegments(limit: 100)
+        #expect(sealed.count == 3)
+        let last = try #require(sealed.last)
+        try log.noteDestaged(last)
+        log.releaseDestaged(last)
+        // In the image, but not at the target: nothing may go.
+        usleep(1_200_000)
+        #expect(throws: SystemError.self) { try log.append([UInt8](repeating: 1, count: 8 * blockBytes), at: 0) }
+        #expect(try test.read().count == written + 1)
+
+        try test.folder.storeMark(ReplicatedMark(sequence: last.lastSequence, lineage: log.lineage), target: "vault")
+        usleep(1_200_000)
+        for block in 0..<40 { try log.appendBlock(2, at: UInt64(block)) }
+        #expect(throws: LogError.self) { try test.read(after: 1) }
+    }
+
+    @Test func aFailedSyncFailsTheLogUntilReopened() throws {
+        let test = try TestLog()
+        defer { test.remove() }
+        let (log, _, _) = try test.open()
+        try log.appendBlock(1, at: 1)
+        try log.flush()
+        try log.appendBlock(2, at: 2)
+        for path in try test.segmentFiles() { try replaceDescriptor(of: path, by: "/dev/null", flags: O_RDWR) }
+        #expect(throws: SystemError.self) { try log.flush() }
+        #expect(throws: SystemError.self) { try log.flush() }
+        #expect(throws: SystemError.self) { try log.appendBlock(3, at: 3) }
+        log.abandon()
+        let again = try test.open()
+        defer { again.log.abandon() }
+        #expect(again.replayed.count == 2)
+        try again.log.appendBlock(4, at: 4)
+        try again.log.flush()
+    }
+
+    @Test func manyThreadsFlushAndAppend() throws {
+        let test = try TestLog(segments: 64)
+        defer { test.remove() }
+        let (log, _, _) = try test.open()
+        let threads = try (0..<4).map { thread in
+            try OwnThread(name: "appender") {
+                for count in 0..<200 {
+                    do {
+                        try log.appendBlock(UInt8(thread), at: UInt64(thread * 1000 + count))
+                        if count % 20 == 0 { try log.flush() }
+                    } catch { Issue.record("\(error)") }
+                }
+            }
+        }
+        for thread in threads { thread.join() }
+        let durable = try log.makeDurable()
+        let records = try test.read(through: durable)
+        #expect(records.count == 800 && records.last?.header.sequence == durable)
+        #expect(zip(records, records.dropFirst()).allSatisfy { $0.header.sequence < $1.header.sequence })
+        for record in records {
+            let thread = UInt8(record.header.diskOffset / UInt64(blockBytes) / 1000)
+            #expect(record.payload == [UInt8](repeating: thread, count: blockBytes))
+        }
+        log.abandon()
+    }
+}

@@ -1,0 +1,144 @@
+import BlockIO
+import ChangeLog
+import Glibc
+import Testing
+
+@Suite struct RecoveryTests {
+    @Test(arguments: [1, 25, 70]) func aHoleIsFilledAndWhatFollowsIsKept(before: Int) throws {
+        let test = try TestLog()
+        defer { test.remove() }
+        let (log, _, _) = try test.open()
+        for block in 0..<before { try log.appendBlock(1, at: UInt64(block)) }
+        let hole = try log.reserve(.write, diskOffset: 0, length: 4096)
+        let second = try log.reserve(.write, diskOffset: 4096, length: 8192)
+        for block in 0..<40 { try log.appendBlock(2, at: UInt64(block)) }
+        log.abandon()
+
+        let again = try test.open()
+        defer { again.log.abandon() }
+        #expect(again.lastStop == .killed)
+        #expect(again.replayed.count == before + 40)
+        #expect(!again.replayed.contains { $0.sequence == hole.sequence || $0.sequence == second.sequence })
+        let newest = try again.log.appendBlock(3, at: 0)
+        let records = try test.read(through: try again.log.makeDurable())
+        #expect(records.filter { $0.header.kind == .void }.count == 2)
+        #expect(records.last?.header.sequence == newest && records.count == before + 43)
+    }
+
+    @Test func powerLossCutsAtTheFirstHole() throws {
+        let test = try TestLog()
+        defer { test.remove() }
+        let (log, _, _) = try test.open()
+        let lineage = log.lineage
+        for block in 0..<30 { try log.appendBlock(1, at: UInt64(block)) }
+        _ = try log.reserve(.write, diskOffset: 0, length: 4096)
+        for block in 0..<40 { try log.appendBlock(2, at: UInt64(block)) }
+        log.abandon()
+
+        let again = try test.open(boot: bootB)
+        #expect(again.replayed.count == 30)
+        #expect(again.lastStop == .powerLost(lastSequence: again.replayed[29].sequence))
+        let state = again.log.currentState
+        #expect(state.lineages.count == 2 && state.lineages[0].id == lineage && again.log.lineage != lineage)
+        #expect(state.lineages[1].branchSequence == again.replayed[29].sequence)
+        let next = try again.log.appendBlock(3, at: 0)
+        again.log.abandon()
+        let third = try test.open(boot: bootB)
+        defer { third.log.abandon() }
+        #expect(third.replayed.count == 31 && third.replayed.last?.sequence == next)
+    }
+
+    @Test func powerLossCutsAtATornPayload() throws {
+        let test = try TestLog()
+        defer { test.remove() }
+        let (log, _, _) = try test.open()
+        for block in 0..<10 { try log.appendBlock(UInt8(block + 1), at: UInt64(block)) }
+        log.abandon()
+        let records = try test.read()
+        let page = UInt64(records[6].header.payloadPage)
+        try overwrite(test.liveFile(), at: page * 4096 + 1024) { $0[5] ^= 1 }
+
+        let again = try test.open(boot: bootB)
+        again.log.abandon()
+        #expect(again.replayed.count == 6)
+    }
+
+    @Test func whatWasFlushedAndIsGoneIsDamage() throws {
+        let test = try TestLog()
+        defer { test.remove() }
+        let (log, _, _) = try test.open()
+        for block in 0..<10 { try log.appendBlock(1, at: UInt64(block)) }
+        try log.flush()
+        try log.appendBlock(2, at: 11)
+        log.abandon()
+        try overwrite(test.liveFile(), at: 4096 + 4 * 64) { $0[20] ^= 1 }
+        let error = #expect(throws: LogError.self) { _ = try test.open(boot: bootB) }
+        guard case .damaged(_, 1, _, _, _) = error else { Issue.record("\(String(describing: error))"); return }
+    }
+
+    @Test func damageInASealedSegmentIsNamed() throws {
+        let test = try TestLog()
+        defer { test.remove() }
+        let (log, _, _) = try test.open()
+        for block in 0..<100 { try log.appendBlock(1, at: UInt64(block)) }
+        try log.close(cleanStop: LogState.CleanStop(imageBytes: 0, imageChangeNanoseconds: 0))
+        let path = try test.liveFile()
+        try overwrite(path, at: 4096 + 4 * 64) { $0[20] ^= 1 }
+        let error = #expect(throws: LogError.self) { _ = try test.open() }
+        guard case .damaged(path, 1, UInt64(4096 + 4 * 64), 4, _) = error else { Issue.record("\(String(describing: error))"); return }
+    }
+
+    /// A guest that could read the log writes it back as data: headers in payload are never looked at.
+    @Test func forgedHeadersInGuestDataAreIgnored() throws {
+        let test = try TestLog(segments: 3)
+        defer { test.remove() }
+        var (log, _, _) = try test.open()
+        for round in 0..<12 {
+            // The live segment's own pages, header, seal and table with the live nonce, at every payload page in turn.
+            let path = try test.liveFile()
+            let file = try Descriptor.open(path, O_RDONLY)
+            let forged = try file.read(count: 8192, at: 0)
+            var appended: [UInt64] = []
+            for block in 0..<5 { appended.append(try log.append(forged, at: UInt64(block * 8192))) }
+            _ = try log.reserve(.write, diskOffset: 0, length: 16384)
+            appended.append(try log.append(forged, at: 0))
+            log.abandon()
+            let again = try test.open(boot: round % 3 == 2 ? bootB + String(round) : again(boot: log))
+            let expected = round % 3 == 2 ? Array(appended.dropLast()) : appended
+            #expect(again.replayed.map(\.sequence).suffix(expected.count) == expected[...])
+            #expect(again.replayed.allSatisfy { $0.length == 8192 })
+            log = again.log
+            // Into the image and out of the log, so that the next rounds use recycled files.
+            try log.sealAll()
+            if let last = log.sealedSegments(limit: 100).last {
+                try log.noteDestaged(last)
+                log.releaseDestaged(last)
+            }
+        }
+        log.abandon()
+        #expect(try test.segmentFiles().count <= 3)
+    }
+
+    private func again(boot log: ChangeLog) -> String { log.currentState.bootID }
+
+    @Test func aSecondOwnerIsRefused() throws {
+        let test = try TestLog()
+        defer { test.remove() }
+        let (log, _, _) = try test.open()
+        #expect(throws: LogError.inUse(folder: test.folder.path)) { _ = try test.open() }
+        log.abandon()
+    }
+}
+
+extension TestLog {
+    /// The file of the oldest segment that holds records.
+    func liveFile() throws -> String {
+        var best: (index: UInt64, path: String)?
+        for path in try segmentFiles() {
+            let header = try Descriptor.open(path, O_RDONLY).read(count: 64, at: 0)
+            let index = header.withUnsafeBytes { $0.getLE(UInt64.self, at: 48) }
+            if index > 0, index < best?.index ?? .max { best = (index, path) }
+        }
+        return try #require(best).path
+    }
+}
