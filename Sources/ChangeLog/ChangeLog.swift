@@ -33,7 +33,7 @@ package final class ChangeLog: @unchecked Sendable {
     package let budgetBytes: UInt64
     let sequencer: Sequencer
     let options: Options
-    private let ownerLock: OwnerLock
+    private var ownerLock: OwnerLock?
     let segmentCountMax: Int
 
     let monitor = Monitor()
@@ -80,7 +80,7 @@ package final class ChangeLog: @unchecked Sendable {
         options: Options, segments: [Segment]
     ) {
         self.folder = folder
-        ownerLock = lock
+        ownerLock = consume lock
         self.state = state
         diskID = state.diskID
         lineage = state.lineage
@@ -138,24 +138,25 @@ package final class ChangeLog: @unchecked Sendable {
         housekeeper = try OwnThread(name: "log-housekeeper") { [self] in keepHouse() }
     }
 
-    func stopHousekeeping() {
+    private func stop() {
         monitor.lock()
         isStopping = true
         monitor.wakeAll()
         monitor.unlock()
         housekeeper?.join()
         housekeeper = nil
+        ownerLock = nil
     }
 
     /// Ends a clean run: all is durable, and the image is remembered as it is. Nothing may be in flight.
     package func close(cleanStop: LogState.CleanStop?) throws(SystemError) {
-        defer { stopHousekeeping() }
+        defer { stop() }
         try flush()
         try updateState { $0.cleanStop = cleanStop }
     }
 
     /// Lets go of the log without a flush: what a kill leaves. The next open finds everything acknowledged.
-    package func abandon() { stopHousekeeping() }
+    package func abandon() { stop() }
 
     func sync(_ segment: Segment) throws(SystemError) {
         try segment.file.syncData()

@@ -9,6 +9,11 @@ package struct LogState: Equatable, Sendable {
         package var id: LogID
         /// The last sequence it shares with the lineage before it; 0 for the first.
         package var branchSequence: UInt64
+
+        package init(id: LogID, branchSequence: UInt64) {
+            self.id = id
+            self.branchSequence = branchSequence
+        }
     }
 
     /// The image as it was left by a clean stop.
