@@ -1,0 +1,138 @@
+// Reads the log after what the vault has, and puts the records as segments, verified, a few at a time. Reads only what
+// the owner declared durable, without owning the log. Called by DiskReplication, which publishes what this returns.
+
+import BlockIO
+import ChangeLog
+import Vault
+
+struct DeltaUpload {
+    let vault: Vault
+    let disk: VaultID
+    let lineage: VaultID
+    let reader: LogReader
+    let stop: StopFlag
+
+    private struct BatchIsFull: Error {}
+
+    /// Sends the records after `after`, up to `through` or to the end of a publication; nil when there are none.
+    func send(after: UInt64, through: UInt64) throws -> Publisher.Addition? {
+        var addition = Publisher.Addition(sequence: after)
+        let outgoing = OutgoingSegments(threads: ReplicationLimits.segmentThreads)
+        defer { outgoing.abandon() }
+        var writer = newWriter()
+        var batch = Batch()
+        do {
+            _ = try reader.records(after: after, through: through) { record, payload in
+                guard batch.takes(record) else { throw BatchIsFull() }
+                if !writer.fits(payloadBytes: payload.count) {
+                    if stop.isOver { throw Stopped() }
+                    try outgoing.send(writer)
+                    writer = newWriter()
+                }
+                addition.sequence = record.sequence
+                guard let kind = SegmentRecordKind(record.kind) else { return }
+                try writer.append(SegmentRecord(record, kind), payload: payload)
+                batch.add(record)
+                if kind == .point { addition.points.append(RecoveryPoint(record, tag: payload)) }
+            }
+        } catch is BatchIsFull {
+            // The rest follows in the next publication.
+        }
+        if !writer.isEmpty { try outgoing.send(writer) }
+        addition.segments = try outgoing.finish()
+        return addition.segments.isEmpty ? nil : addition
+    }
+
+    private func newWriter() -> SegmentWriter { SegmentWriter(vault: vault, disk: disk, lineage: lineage) }
+
+    /// Counts what one publication holds.
+    private struct Batch {
+        private var payloadBytes: UInt64 = 0
+        private var records: UInt64 = 0
+
+        func takes(_ record: RecordHeader) -> Bool {
+            records == 0
+                || (records < ReplicationLimits.publicationRecordsMax
+                    && payloadBytes + UInt64(record.payloadBytes) <= ReplicationLimits.publicationPayloadBytesMax)
+        }
+
+        mutating func add(_ record: RecordHeader) {
+            records += 1
+            payloadBytes += UInt64(record.payloadBytes)
+        }
+    }
+}
+
+/// Segments being sealed and put on threads of their own, at most `threads` at a time; results in the order of sending.
+final class OutgoingSegments {
+    /// Sendable: the writer is handed over; until `join` only the thread touches writer and result.
+    private final class Sending: @unchecked Sendable {
+        let writer: SegmentWriter
+        var result: Result<SegmentEntry, any Error>?
+        var thread: OwnThread?
+
+        init(_ writer: SegmentWriter) { self.writer = writer }
+    }
+
+    private let threads: Int
+    private var running: [Sending] = []
+    private var entries: [SegmentEntry] = []
+
+    init(threads: Int) { self.threads = threads }
+
+    /// Begins to put the segment; waits for the oldest one when too many are on their way.
+    func send(_ writer: SegmentWriter) throws {
+        while running.count >= threads { try takeOldest() }
+        let sending = Sending(writer)
+        sending.thread = try OwnThread(name: "segment") {
+            sending.result = Result { try sending.writer.finish() }
+        }
+        running.append(sending)
+    }
+
+    func finish() throws -> [SegmentEntry] {
+        while !running.isEmpty { try takeOldest() }
+        return entries
+    }
+
+    /// Waits for what is on its way; its results are not wanted any more.
+    func abandon() {
+        for sending in running { sending.thread?.join() }
+        running = []
+    }
+
+    private func takeOldest() throws {
+        let sending = running.removeFirst()
+        sending.thread?.join()
+        if let result = sending.result { entries.append(try result.get()) }
+    }
+}
+
+extension SegmentRecordKind {
+    /// Nil for records that change nothing and are not sent.
+    init?(_ kind: RecordKind) {
+        switch kind {
+        case .write: self = .write
+        case .zero: self = .zero
+        case .discard: self = .discard
+        case .point: self = .point
+        case .void: return nil
+        }
+    }
+}
+
+extension SegmentRecord {
+    init(_ record: RecordHeader, _ kind: SegmentRecordKind) {
+        self.init(
+            kind: kind, sequence: record.sequence, diskOffset: record.diskOffset, length: record.length,
+            wallNanoseconds: record.wallNanoseconds, flushedThrough: record.flushedSequence)
+    }
+}
+
+extension RecoveryPoint {
+    init(_ record: RecordHeader, tag: UnsafeRawBufferPointer) {
+        self.init(
+            sequence: record.sequence, timeMicros: record.wallNanoseconds / 1000, kind: .crash,
+            tag: tag.isEmpty ? nil : String(decoding: tag, as: UTF8.self))
+    }
+}

@@ -1,0 +1,12 @@
+// The uploader's limits, as docs/reference/limits.md states them.
+
+enum ReplicationLimits {
+    /// Segment payload after which what was sent so far is published, so that a long backlog becomes durable step by step.
+    static let publicationPayloadBytesMax: UInt64 = 64 << 20
+    /// Records of one publication, for the same reason.
+    static let publicationRecordsMax: UInt64 = 65_536
+    /// Segments sealed and sent at the same time; each holds twice its payload in memory.
+    static let segmentThreads = 2
+    /// Chunks of an initial replication read, sealed and sent at the same time.
+    static let chunkThreads = 4
+}

@@ -1,0 +1,85 @@
+// Why an attempt to replicate a disk failed, sorted by what happens next: retried by the schedule, stopped until an
+// administrator mended it, or fenced. The cause is kept, so the command line can choose its exit status.
+
+import BlockIO
+import ChangeLog
+import DiskImage
+import Glibc
+import ObjectStore
+import Site
+import Vault
+
+package struct AttemptFailure: Error, CustomStringConvertible {
+    package let outcome: UploadCycle.Outcome
+    package let message: String
+    package let remedy: String
+    package let cause: any Error
+
+    package init(_ outcome: UploadCycle.Outcome, _ message: String, remedy: String, cause: any Error) {
+        self.outcome = outcome
+        self.message = message
+        self.remedy = remedy
+        self.cause = cause
+    }
+
+    package var description: String { message }
+
+    /// Sorts an error of any room. What nobody knows is taken for lasting: retrying it would hide it.
+    package init(_ error: any Error) {
+        switch error {
+        case let failure as AttemptFailure: self = failure
+        case let error as VaultError: self = Self.of(error)
+        case let error as StoreError: self = Self.of(error, cause: error)
+        case let error as SiteError: self = Self.of(error)
+        case let error as LogError: self = Self.of(error)
+        case let error as ImageError: self = Self.of(error)
+        case let error as SystemError: self = Self.of(error, cause: error)
+        default: self.init(.forGood, "\(error)", remedy: "farshore doctor", cause: error)
+        }
+    }
+
+    private static func of(_ error: VaultError) -> AttemptFailure {
+        switch error {
+        case .store(let store): return of(store, cause: error)
+        case .fenced:
+            return AttemptFailure(.fenced, "\(error)", remedy: "another uploader took this disk over; stop this one, or start it again to take the disk back", cause: error)
+        case .wrongKey: return AttemptFailure(.forGood, "\(error)", remedy: "give the vault's own key file or passphrase", cause: error)
+        case .damaged, .missing, .rolledBack:
+            return AttemptFailure(.forGood, "\(error)", remedy: "farshore vault check URL names all that is damaged", cause: error)
+        default:
+            return AttemptFailure(error.isRecoverable ? .mayPass : .forGood, "\(error)", remedy: "farshore vault check URL", cause: error)
+        }
+    }
+
+    private static func of(_ error: StoreError, cause: any Error) -> AttemptFailure {
+        AttemptFailure(error.isRecoverable ? .mayPass : .forGood, error.message, remedy: error.remedy, cause: cause)
+    }
+
+    private static func of(_ error: SiteError) -> AttemptFailure {
+        let mayPass: Set<SiteError.Code> = [.mountAway, .controlTimedOut, .diskBusy, .lockHeld, .catalogueFailed, .system]
+        return AttemptFailure(mayPass.contains(error.code) ? .mayPass : .forGood, error.message, remedy: error.remedy, cause: error)
+    }
+
+    private static func of(_ error: LogError) -> AttemptFailure {
+        switch error {
+        case .inUse: return AttemptFailure(.mayPass, "\(error)", remedy: "it is retried when the other process is done", cause: error)
+        case .system(let system): return of(system, cause: error)
+        default: return AttemptFailure(.forGood, "\(error)", remedy: "docs/operating/recovering.md says what a damaged log means", cause: error)
+        }
+    }
+
+    private static func of(_ error: ImageError) -> AttemptFailure {
+        switch error {
+        case .inUse: return AttemptFailure(.mayPass, "\(error)", remedy: "stop the program that uses the image", cause: error)
+        case .system(let system): return of(system, cause: error)
+        case .unsupported(_, _, let remedy): return AttemptFailure(.forGood, "\(error)", remedy: remedy, cause: error)
+        case .damaged: return AttemptFailure(.forGood, "\(error)", remedy: "farshore image info FILE", cause: error)
+        }
+    }
+
+    private static func of(_ error: SystemError, cause: any Error) -> AttemptFailure {
+        let mayPass: Set<Int32> = [ENOSPC, EDQUOT, ENOMEM, EMFILE, ENFILE, EAGAIN, EBUSY, ETIMEDOUT]
+        let remedy = error.errno == ENOSPC || error.errno == EDQUOT ? "make room on that filesystem" : "mend what the message names"
+        return AttemptFailure(mayPass.contains(error.errno) ? .mayPass : .forGood, "\(error)", remedy: remedy, cause: cause)
+    }
+}

@@ -1,0 +1,157 @@
+// One disk's replication in one run of the uploader: each attempt brings the vault up to what is durable in the log.
+// Order within an attempt: initial state if there is none; else a branch if the log began a new lineage; then the
+// records, published in steps; after each step the mark that lets the owner recycle. Used by the disk's thread only.
+
+import BlockIO
+import ChangeLog
+import DiskImage
+import Site
+import Vault
+
+final class DiskReplication {
+    private let replicator: Replicator
+    private var publisher: Publisher?
+
+    init(_ replicator: Replicator) { self.replicator = replicator }
+
+    /// Returns when all that was durable in the log at the beginning is verified in the vault.
+    func attempt(_ disk: ProtectedDisk) throws {
+        let connection = try replicator.connections.connection(for: disk)
+        let publisher = try currentPublisher(disk, connection)
+        let folder = LogFolder(disk.logFolder)
+        switch LineageRelation(local: try folder.readState().lineages, vault: publisher.state?.current) {
+        case .unrelated:
+            try replicateInitially(disk, connection, publisher, folder)
+        case .branches(let sequence):
+            let lineage = try folder.readState().lineage
+            try publisher.branch(to: lineage.vaultID, at: sequence)
+            try replicator.catalogue.record(.warning, disk: disk.name, "the log began a new history at sequence \(sequence); replication follows it")
+            try noteProven(disk, publisher, folder)
+        case .continues:
+            // A mark or a release that a crash came before.
+            if try folder.readMark(target: disk.vaultID)?.sequence != publisher.state?.current?.sequence { try noteProven(disk, publisher, folder) }
+        }
+        if try folder.readFreeze() != nil { try replicator.owner(disk).unfreeze() }
+        try replicateDelta(disk, connection, publisher, folder)
+    }
+
+    /// The publisher of this run, which keeps the writer epoch. After a failed attempt it reads the head again, and stops
+    /// for good when another uploader took over meanwhile.
+    private func currentPublisher(_ disk: ProtectedDisk, _ connection: VaultConnection) throws -> Publisher {
+        if let publisher {
+            try publisher.refreshIfNeeded()
+            return publisher
+        }
+        guard let id = VaultID(disk.id) else {
+            throw SiteError(.catalogueDamaged, "the disk \(disk.name) has the impossible id \(disk.id)", remedy: "protect the disk again")
+        }
+        let made = try Publisher(vault: connection.vault, disk: id, host: replicator.host)
+        publisher = made
+        return made
+    }
+
+    // MARK: Initial replication
+
+    private func replicateInitially(_ disk: ProtectedDisk, _ connection: VaultConnection, _ publisher: Publisher, _ folder: LogFolder) throws {
+        let job = try replicator.catalogue.beginJob(.initialReplication, disk: disk.name, steps: ["freeze", "send", "publish", "release"])
+        do {
+            try setPhase(.initial, disk)
+            try carryOutInitial(job, disk, connection, publisher, folder)
+            try job.succeed()
+            try setPhase(.delta, disk)
+            try replicator.catalogue.record(.information, disk: disk.name, "initial replication finished")
+        } catch {
+            let failure = error is Stopped ? nil : AttemptFailure(error)
+            try job.fail(failure?.message ?? "the uploader was stopped", remedy: failure?.remedy ?? "farshore upload")
+            throw error
+        }
+    }
+
+    private func carryOutInitial(
+        _ job: RunningJob, _ disk: ProtectedDisk, _ connection: VaultConnection, _ publisher: Publisher, _ folder: LogFolder
+    ) throws {
+        var sequence: UInt64 = 0
+        var frozenAt: UInt64 = 0
+        try job.step("freeze") {
+            sequence = try replicator.owner(disk).freeze()
+            frozenAt = Clock.wallNanoseconds()
+            return "image held at sequence \(sequence)"
+        }
+        var root: MapRoot?
+        var sizeBytes: UInt64 = 0
+        try job.step("send") {
+            try connection.settleDoubtsOnce()
+            let image = try openImage(disk.imagePath, access: .readOnly, format: ImageFormat(rawValue: disk.format))
+            sizeBytes = image.sizeBytes
+            root = try InitialReplication(
+                vault: connection.vault, ledger: connection.ledger, image: image, epoch: connection.collectionEpoch,
+                threads: ReplicationLimits.chunkThreads, stop: replicator.stop, progress: throttledProgress(job, disk)
+            ).run()
+            return nil
+        }
+        try job.step("publish") {
+            guard let root else { return nil }
+            // Read while frozen: a power loss before the freeze began a lineage that is the current one now.
+            let lineage = try folder.readState().lineage
+            try publisher.publishInitial(
+                lineage: lineage.vaultID, sequence: sequence, sizeBytes: sizeBytes, root: root, timeMicros: frozenAt / 1000)
+            try noteProven(disk, publisher, folder)
+            return "point #\(sequence)"
+        }
+        try job.step("release") {
+            try replicator.owner(disk).unfreeze()
+            return nil
+        }
+    }
+
+    private func throttledProgress(_ job: RunningJob, _ disk: ProtectedDisk) -> @Sendable (UInt64, UInt64) throws -> Void {
+        let gate = ProgressGate()
+        return { [progress = replicator.progress] done, total in
+            progress(disk.name, done, total)
+            if gate.opens(isLast: done == total) { try job.progress(doneBytes: done, totalBytes: total) }
+        }
+    }
+
+    private func setPhase(_ phase: ReplicationState.Phase, _ disk: ProtectedDisk) throws(SiteError) {
+        var state = try replicator.catalogue.replication(ofDisk: disk.name)
+        guard state.phase != phase else { return }
+        state.phase = phase
+        try replicator.catalogue.setReplication(state, ofDisk: disk.name)
+    }
+
+    // MARK: Delta replication
+
+    private func replicateDelta(_ disk: ProtectedDisk, _ connection: VaultConnection, _ publisher: Publisher, _ folder: LogFolder) throws {
+        let through = try replicator.owner(disk).makeDurable()
+        guard let current = publisher.state?.current else { return }
+        guard through >= current.sequence else {
+            throw AttemptFailure(
+                .forGood, "the log of \(disk.name) ends at sequence \(through), but the vault has it up to \(current.sequence): an older copy of log and image was put back",
+                remedy: "unprotect the disk and protect it under a new name; its points stay in the vault", cause: VaultError.rolledBack(disk.name))
+        }
+        var after = current.sequence
+        while after < through {
+            if replicator.stop.isOver { throw Stopped() }
+            let delta = DeltaUpload(
+                vault: connection.vault, disk: publisher.disk, lineage: current.id, reader: try LogReader(folder), stop: replicator.stop)
+            guard let addition = try delta.send(after: after, through: through) else { return }
+            try publisher.publish(addition)
+            try noteProven(disk, publisher, folder)
+            after = addition.sequence
+        }
+    }
+
+    /// What the head that was just read back proves: noted for `status`, and in the log so that its owner may recycle.
+    private func noteProven(_ disk: ProtectedDisk, _ publisher: Publisher, _ folder: LogFolder) throws {
+        guard let head = publisher.head, let current = publisher.state?.current, let lineage = LogID(hex: current.id.description) else { return }
+        try folder.storeMark(ReplicatedMark(sequence: current.sequence, lineage: lineage), target: disk.vaultID)
+        var state = try replicator.catalogue.replication(ofDisk: disk.name)
+        state.phase = .delta
+        state.lineage = current.id.description
+        state.provenSequence = current.sequence
+        state.provenAtNanoseconds = Clock.wallNanoseconds()
+        state.headNumber = head.document.number
+        state.writerEpoch = head.document.writer.epoch
+        try replicator.catalogue.setReplication(state, ofDisk: disk.name)
+    }
+}

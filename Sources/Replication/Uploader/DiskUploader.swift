@@ -1,0 +1,120 @@
+// The thread of one disk: attempts when its cycle says so, and keeps state, health and events in the catalogue. Nothing
+// here touches the vault; the attempt itself is Replicator's.
+
+import BlockIO
+import Logging
+import Site
+import Synchronization
+
+final class DiskUploader: Sendable {
+    /// How often a waiting thread looks whether its disk was paused, resumed or removed.
+    private static let pollMilliseconds = 1000
+
+    private let name: String
+    private let catalogue: Catalogue
+    private let stop: StopFlag
+    private let log: Logger
+    private let replicator: Replicator
+
+    init(name: String, replicator: Replicator, log: Logger) {
+        self.name = name
+        self.replicator = replicator
+        self.log = log
+        catalogue = replicator.catalogue
+        stop = replicator.stop
+    }
+
+    /// Returns when the uploader stops or the disk is no longer protected.
+    func run() {
+        var cycle = UploadCycle(intervalSeconds: 1, now: Clock.monotonicNanoseconds())
+        var wasPaused = false
+        let replication = DiskReplication(replicator)
+        while !stop.isStopping {
+            do throws(SiteError) {
+                guard let disk = try catalogue.disks().first(where: { $0.name == name }), disk.state == .protected else { return }
+                cycle.setInterval(seconds: disk.intervalSeconds)
+                if wasPaused, !disk.isPaused { cycle.resume(now: Clock.monotonicNanoseconds()) }
+                wasPaused = disk.isPaused
+                if !disk.isPaused, cycle.begin(now: Clock.monotonicNanoseconds()) { try carryOut(&cycle, disk, replication) }
+            } catch {
+                // The catalogue itself fails (full disk, lock): nothing can be recorded there now.
+                log.error("\(name): \(error)")
+                stop.sleep(milliseconds: Self.pollMilliseconds)
+            }
+            // A fenced thread stays and does nothing: ended, it would be started again and take the disk back.
+            sleep(until: cycle.wakeAt)
+        }
+    }
+
+    /// One attempt now, whatever the schedule says; its failure, when it failed.
+    func runOnce(_ disk: ProtectedDisk) throws -> AttemptFailure? {
+        do {
+            try DiskReplication(replicator).attempt(disk)
+            try recordSuccess()
+            return nil
+        } catch let stopped as Stopped {
+            throw stopped
+        } catch {
+            let failure = AttemptFailure(error)
+            try recordFailure(failure, nextAttemptIn: nil)
+            return failure
+        }
+    }
+
+    private func carryOut(_ cycle: inout UploadCycle, _ disk: ProtectedDisk, _ replication: DiskReplication) throws(SiteError) {
+        do {
+            try replication.attempt(disk)
+            cycle.ended(.succeeded, now: Clock.monotonicNanoseconds())
+            try recordSuccess()
+        } catch is Stopped {
+            cycle.ended(.succeeded, now: Clock.monotonicNanoseconds())
+        } catch {
+            let failure = AttemptFailure(error)
+            cycle.ended(failure.outcome, now: Clock.monotonicNanoseconds())
+            let now = Clock.monotonicNanoseconds()
+            try recordFailure(failure, nextAttemptIn: cycle.wakeAt.map { $0 - min($0, now) })
+        }
+    }
+
+    private func sleep(until wakeAt: UInt64?) {
+        let now = Clock.monotonicNanoseconds()
+        let left = wakeAt.map { $0 > now ? Int(($0 - now + 999_999) / 1_000_000) : 0 } ?? Self.pollMilliseconds
+        if left > 0 { stop.sleep(milliseconds: min(left, Self.pollMilliseconds)) }
+    }
+
+    private func recordSuccess() throws(SiteError) {
+        var state = try catalogue.replication(ofDisk: name)
+        guard state.health != .normal || state.failures > 0 else { return }
+        state.recover()
+        try catalogue.setReplication(state, ofDisk: name)
+        try catalogue.record(.information, disk: name, "replication goes on")
+        log.info("\(name): replication goes on")
+    }
+
+    private func recordFailure(_ failure: AttemptFailure, nextAttemptIn wait: UInt64?) throws(SiteError) {
+        var state = try catalogue.replication(ofDisk: name)
+        state.fail(failure, nextAttemptNanoseconds: wait.map { Clock.wallNanoseconds() + $0 })
+        try catalogue.setReplication(state, ofDisk: name)
+        let next = wait.map { "next attempt in \(($0 + 500_000_000) / 1_000_000_000) s" } ?? "not retried by itself; \(failure.remedy)"
+        try catalogue.record(failure.outcome == .mayPass ? .warning : .critical, disk: name, "replication failed: \(failure.message); \(next)")
+        log.error("\(name): replication failed: \(failure.message); \(next)")
+    }
+}
+
+extension ReplicationState {
+    mutating func recover() {
+        failures = 0
+        nextAttemptNanoseconds = nil
+        health = .normal
+        error = nil
+        remedy = nil
+    }
+
+    mutating func fail(_ failure: AttemptFailure, nextAttemptNanoseconds: UInt64?) {
+        failures += 1
+        self.nextAttemptNanoseconds = nextAttemptNanoseconds
+        health = failure.outcome == .mayPass ? .warning : .critical
+        error = failure.message
+        remedy = failure.remedy
+    }
+}

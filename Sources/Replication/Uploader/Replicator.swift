@@ -1,0 +1,29 @@
+// What all disks of an uploader share: the catalogue, the open vaults, and how to reach the owner of a disk's log.
+
+package import Site
+import Vault
+
+package struct Replicator: Sendable {
+    package typealias Progress = @Sendable (_ disk: String, _ doneBytes: UInt64, _ totalBytes: UInt64) -> Void
+
+    let catalogue: Catalogue
+    let connections: VaultConnections
+    /// Who owns the disk's log at this moment; asked anew for every step, for mounts come and go.
+    let owner: @Sendable (ProtectedDisk) throws -> any DiskOwner
+    /// Named in the vault's heads.
+    let host: String
+    let stop: StopFlag
+    let progress: Progress
+
+    package init(
+        catalogue: Catalogue, host: String, stop: StopFlag, openVault: @escaping VaultConnections.Open,
+        owner: @escaping @Sendable (ProtectedDisk) throws -> any DiskOwner, progress: @escaping Progress
+    ) {
+        self.catalogue = catalogue
+        self.host = host
+        self.stop = stop
+        self.owner = owner
+        self.progress = progress
+        connections = VaultConnections(catalogue: catalogue, open: openVault)
+    }
+}

@@ -1,0 +1,59 @@
+// The uploader of a site: one thread a protected disk, started when the disk appears in the catalogue. Whoever makes
+// one holds the site's upload lock, so a site has one uploader; other hosts are fenced by the vault's writer epochs.
+
+import BlockIO
+package import Logging
+import Site
+import Synchronization
+
+package final class UploadService: Sendable {
+    private static let pollMilliseconds = 1000
+
+    private let catalogue: Catalogue
+    private let replicator: Replicator
+    private let stop: StopFlag
+    private let log: Logger
+    /// Disks whose thread has ended because they are no longer protected here.
+    private let endedNames = Mutex<Set<String>>([])
+
+    package init(replicator: Replicator, log: Logger) {
+        self.replicator = replicator
+        self.log = log
+        catalogue = replicator.catalogue
+        stop = replicator.stop
+    }
+
+    /// Uploads until `stop`; returns when all threads have ended.
+    package func run() throws {
+        var threads: [String: OwnThread] = [:]
+        defer { for thread in threads.values { thread.join() } }
+        while !stop.isStopping {
+            for name in endedNames.withLock({ names in defer { names = [] }; return names }) {
+                threads.removeValue(forKey: name)?.join()
+            }
+            for disk in try catalogue.disks() where disk.state == .protected && threads[disk.name] == nil {
+                threads[disk.name] = try start(disk.name)
+            }
+            stop.sleep(milliseconds: Self.pollMilliseconds)
+        }
+    }
+
+    private func start(_ name: String) throws(SystemError) -> OwnThread {
+        let uploader = DiskUploader(name: name, replicator: replicator, log: log)
+        return try OwnThread(name: "upload") { [self] in
+            uploader.run()
+            endedNames.withLock { _ = $0.insert(name) }
+        }
+    }
+
+    /// One attempt for every disk, one after another; what failed, by disk. For `upload --once`.
+    package func runOnce() throws -> [(disk: String, failure: AttemptFailure)] {
+        var failures: [(disk: String, failure: AttemptFailure)] = []
+        for disk in try catalogue.disks() where disk.state == .protected && !disk.isPaused {
+            if stop.isStopping { throw Stopped() }
+            let uploader = DiskUploader(name: disk.name, replicator: replicator, log: log)
+            if let failure = try uploader.runOnce(disk) { failures.append((disk.name, failure)) }
+        }
+        return failures
+    }
+}

@@ -1,0 +1,77 @@
+// Schedules run on a simulated clock: no test here waits.
+
+import Replication
+import Testing
+
+@Suite struct ScheduleTests {
+    private let second: UInt64 = 1_000_000_000
+
+    /// Outside of the macro, which takes its values as constants.
+    private func begins(_ cycle: inout UploadCycle, _ now: UInt64) -> Bool { cycle.begin(now: now) }
+
+    @Test func waitsAreThoseOfTheContract() {
+        var schedule = RetrySchedule()
+        let minutes = (0..<8).map { _ in schedule.failed() / 60 }
+        #expect(minutes == [1, 2, 4, 8, 10, 30, 30, 30])
+        #expect(schedule.failures == 8)
+        schedule.succeeded()
+        let again = schedule.failed()
+        #expect(again == 60)
+    }
+
+    @Test func theIntervalCountsFromTheBeginning() {
+        var cycle = UploadCycle(intervalSeconds: 30, now: 0)
+        #expect(begins(&cycle, 0))
+        #expect(!begins(&cycle, 5 * second))
+        cycle.ended(.succeeded, now: 10 * second)
+        #expect(cycle.wakeAt == 30 * second)
+        #expect(!begins(&cycle, 29 * second))
+        #expect(begins(&cycle, 30 * second))
+        // An attempt longer than the interval is followed at once.
+        cycle.ended(.succeeded, now: 100 * second)
+        #expect(cycle.wakeAt == 100 * second)
+    }
+
+    @Test func failuresThatMayPassAreRetriedByTheSchedule() {
+        var cycle = UploadCycle(intervalSeconds: 30, now: 0)
+        var now: UInt64 = 0
+        var waits: [UInt64] = []
+        for _ in 0..<7 {
+            #expect(begins(&cycle, now))
+            cycle.ended(.mayPass, now: now)
+            waits.append((cycle.wakeAt! - now) / second / 60)
+            #expect(!begins(&cycle, cycle.wakeAt! - 1))
+            now = cycle.wakeAt!
+        }
+        #expect(waits == [1, 2, 4, 8, 10, 30, 30])
+        #expect(begins(&cycle, now))
+        cycle.ended(.succeeded, now: now)
+        #expect(cycle.retry.failures == 0)
+        #expect(cycle.wakeAt == now + 30 * second)
+    }
+
+    @Test func failuresForGoodWaitForTheAdministrator() {
+        var cycle = UploadCycle(intervalSeconds: 30, now: 0)
+        #expect(begins(&cycle, 0))
+        cycle.ended(.forGood, now: second)
+        #expect(cycle.wakeAt == nil)
+        #expect(!begins(&cycle, UInt64.max))
+        cycle.resume(now: 50 * second)
+        #expect(begins(&cycle, 50 * second))
+    }
+
+    @Test func aFencedUploaderIsNotResumed() {
+        var cycle = UploadCycle(intervalSeconds: 30, now: 0)
+        #expect(begins(&cycle, 0))
+        cycle.ended(.fenced, now: second)
+        cycle.resume(now: 2 * second)
+        #expect(!begins(&cycle, UInt64.max))
+        #expect(cycle.state == .fenced)
+    }
+
+    @Test func anEndWithoutABeginningChangesNothing() {
+        var cycle = UploadCycle(intervalSeconds: 30, now: 7)
+        cycle.ended(.forGood, now: 8)
+        #expect(cycle.state == .due(at: 7))
+    }
+}
