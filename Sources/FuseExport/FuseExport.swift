@@ -1,1 +1,0 @@
-// FuseExport: see docs/ARCHITECTURE.md.

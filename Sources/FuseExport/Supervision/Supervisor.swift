@@ -1,0 +1,242 @@
+// Holds a mount for as long as it shall last, whatever happens to the worker that serves it: owns the descriptor of
+// /dev/fuse, the request slots and the locks of the disks, starts the worker and, when it dies, its successor. It
+// serves no request itself and uses no path below the mount, so nothing it does can wait for its own worker.
+//
+// Invariants: there is never more than one worker (the next is started after waitpid returned the last); what is to be
+// unmounted is unmounted by a child process, because the unmount may need the worker, and the worker a successor.
+
+package import BlockIO
+import CFuse
+import Glibc
+
+package struct SupervisorPlan: Sendable {
+    /// Arguments of this same executable that make it the worker; it inherits device, slots, link and `locks` as
+    /// descriptors 3, 4, 5 and from 6 on.
+    package var workerArguments: [String]
+    /// Descriptors whose locks must not be free between two workers.
+    package var locks: [Int32]
+    /// Where the worker's standard error goes; ours when nil.
+    package var workerStandardError: Int32?
+    package var log: @Sendable (String) -> Void
+    /// Called once, when the first worker serves.
+    package var onReady: @Sendable () -> Void
+
+    package init(
+        workerArguments: [String], locks: [Int32], workerStandardError: Int32?, log: @escaping @Sendable (String) -> Void,
+        onReady: @escaping @Sendable () -> Void
+    ) {
+        self.workerArguments = workerArguments
+        self.locks = locks
+        self.workerStandardError = workerStandardError
+        self.log = log
+        self.onReady = onReady
+    }
+}
+
+package final class Supervisor {
+    /// After a stop was asked for, how long users of the mount have before it is detached under them.
+    package static let busySecondsMax: UInt64 = 10
+    /// How often the log says that a worker has not ended yet.
+    private static let drainNoticeSeconds: UInt64 = 60
+
+    private enum Phase: Equatable {
+        case serving
+        /// An unmount is tried again and again until the deadline.
+        case unmounting(deadline: UInt64)
+        /// The mount is gone; the worker finishes, flushes and ends.
+        case draining(nextNotice: UInt64)
+    }
+
+    private final class Worker {
+        let process: ChildProcess
+        let link: Descriptor
+        let started = Clock.monotonicNanoseconds()
+
+        init(process: ChildProcess, link: consuming Descriptor) {
+            self.process = process
+            self.link = link
+        }
+    }
+
+    private let mount: FuseMount
+    private let plan: SupervisorPlan
+    private let signals: Descriptor
+    private var phase = Phase.serving
+    private var schedule = RestartSchedule()
+    private var worker: Worker?
+    private var nextStart: UInt64? = 0
+    private var unmounting: ChildProcess?
+    private var refusal: WorkerRefusal?
+    private var wasReady = false
+    private var outcome: Result<Void, WorkerRefusal>?
+
+    /// Blocks SIGTERM, SIGINT, SIGHUP and SIGCHLD in this thread: make it before any other thread exists.
+    package init(mount: consuming FuseMount, plan: SupervisorPlan) throws(SystemError) {
+        let raw = farshore_supervisor_signals()
+        guard raw >= 0 else { throw SystemError(errno: errno, operation: "watch signals", path: "signalfd") }
+        signals = Descriptor(owning: raw, path: "signalfd")
+        self.mount = mount
+        self.plan = plan
+    }
+
+    /// Serves until the mount is gone: asked to by a signal, or unmounted by someone else. Throws when the worker
+    /// cannot start, after the mount was taken away.
+    package func run() throws(WorkerRefusal) {
+        avoidOutOfMemoryKiller()
+        while outcome == nil {
+            startWorkerIfDue()
+            waitForEvents()
+            readSignals()
+            readLink()
+            reapWorker()
+            reapUnmounting()
+            advance()
+        }
+        try outcome!.get()
+    }
+
+    // MARK: The worker
+
+    private func startWorkerIfDue() {
+        guard worker == nil, let due = nextStart, Clock.monotonicNanoseconds() >= due else { return }
+        nextStart = nil
+        do throws(SystemError) {
+            var pair: (Int32, Int32) = (-1, -1)
+            let made = withUnsafeMutableBytes(of: &pair) {
+                socketpair(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0, $0.baseAddress!.assumingMemoryBound(to: Int32.self))
+            }
+            guard made == 0 else { throw SystemError(errno: errno, operation: "make a socket pair", path: "worker") }
+            let ours = Descriptor(owning: pair.0, path: "worker")
+            let theirs = Descriptor(owning: pair.1, path: "supervisor")
+            let process = try ChildProcess.spawn(
+                "/proc/self/exe", plan.workerArguments, descriptors: [mount.device.raw, mount.slots.raw, theirs.raw] + plan.locks,
+                standardError: plan.workerStandardError)
+            worker = Worker(process: process, link: ours)
+        } catch {
+            plan.log("cannot start a worker: \(error); trying again")
+            nextStart = Clock.monotonicNanoseconds() + 1_000_000_000
+        }
+    }
+
+    private func readLink() {
+        guard let worker else { return }
+        switch WorkerMessage.receive(from: worker.link.raw, waiting: false) {
+        case .message(.ready):
+            if !wasReady { plan.onReady() }
+            wasReady = true
+        case .message(.refused(let reason)): refusal = reason
+        case .message(.stop), .nothing, .ended: break
+        }
+    }
+
+    private func reapWorker() {
+        guard let ended = worker, let ending = ended.process.poll() else { return }
+        readLink()
+        let livedMilliseconds = Int(clamping: (Clock.monotonicNanoseconds() - ended.started) / 1_000_000)
+        worker = nil
+        if let refusal {
+            FuseMount.detach(mount.directory)
+            outcome = .failure(refusal)
+        } else if case .draining = phase {
+            if ending != .exited(0) { plan.log("the worker ended by \(describe(ending)) while stopping; the next start recovers") }
+            outcome = .success(())
+        } else if ending == .exited(0), !isMounted {
+            outcome = .success(())
+        } else {
+            let delay = schedule.delayMilliseconds(livedMilliseconds: livedMilliseconds)
+            plan.log("the worker ended by \(describe(ending)) after \(livedMilliseconds) ms; starting its successor" + (delay > 0 ? " in \(delay) ms" : ""))
+            nextStart = Clock.monotonicNanoseconds() + UInt64(delay) * 1_000_000
+        }
+    }
+
+    private func describe(_ ending: ChildProcess.Ending) -> String {
+        switch ending {
+        case .exited(let status): "exit status \(status)"
+        case .killed(let signal): "signal \(signal) (\(String(cString: strsignal(signal))))"
+        }
+    }
+
+    // MARK: Stopping
+
+    private func readSignals() {
+        while true {
+            let signal = farshore_next_signal(signals.raw)
+            if signal == 0 { return }
+            guard signal != SIGCHLD, phase == .serving else { continue }
+            plan.log("stopping: unmounting \(mount.directory)")
+            phase = .unmounting(deadline: Clock.monotonicNanoseconds() + Supervisor.busySecondsMax * 1_000_000_000)
+        }
+    }
+
+    private func reapUnmounting() {
+        guard let child = unmounting, let ending = child.poll() else { return }
+        unmounting = nil
+        guard case .unmounting = phase, FuseMount.result(of: ending, mount.directory) == .done else { return }
+        phase = .draining(nextNotice: Clock.monotonicNanoseconds() + Supervisor.drainNoticeSeconds * 1_000_000_000)
+    }
+
+    private func advance() {
+        let now = Clock.monotonicNanoseconds()
+        switch phase {
+        case .serving: break
+        case .unmounting(let deadline):
+            guard unmounting == nil else { break }
+            if now < deadline {
+                unmounting = try? FuseMount.startUnmount(mount.directory, lazily: false)
+            } else {
+                detachUnderUsers()
+                phase = .draining(nextNotice: now + Supervisor.drainNoticeSeconds * 1_000_000_000)
+            }
+        case .draining(let nextNotice):
+            guard now >= nextNotice, let worker else { break }
+            plan.log("still waiting for worker \(worker.process.pid) to flush and end; in D state it waits for storage")
+            phase = .draining(nextNotice: now + Supervisor.drainNoticeSeconds * 1_000_000_000)
+        }
+        if case .draining = phase, worker == nil, outcome == nil { outcome = .success(()) }
+    }
+
+    private func detachUnderUsers() {
+        let holders = MountHolders.of(mount.directory)
+        plan.log("\(mount.directory) is still in use after \(Supervisor.busySecondsMax) s"
+            + (holders.isEmpty ? "" : " by " + holders.joined(separator: ", ")) + "; detaching it, they will see I/O errors")
+        FuseMount.detach(mount.directory)
+        if let worker { _ = WorkerMessage.stop.send(to: worker.link.raw) }
+    }
+
+    private var isMounted: Bool {
+        guard let found = try? MountedExport.at(mount.directory) else { return false }
+        return found.directory == mount.directory && found.pid == getpid()
+    }
+
+    // MARK: Waiting
+
+    private func waitForEvents() {
+        var polled = [pollfd(fd: signals.raw, events: Int16(POLLIN), revents: 0)]
+        if let worker { polled.append(pollfd(fd: worker.link.raw, events: Int16(POLLIN), revents: 0)) }
+        _ = poll(&polled, nfds_t(polled.count), timeoutMilliseconds)
+        // An ended worker's link reads as end of file until SIGCHLD comes: do not spin on it.
+        if polled.count > 1, polled[1].revents & Int16(POLLHUP) != 0, polled[0].revents == 0 { usleep(1_000) }
+    }
+
+    private var timeoutMilliseconds: Int32 {
+        let now = Clock.monotonicNanoseconds()
+        if let nextStart { return nextStart > now ? Int32(clamping: (nextStart - now) / 1_000_000 + 1) : 0 }
+        switch phase {
+        case .serving: return -1
+        case .unmounting: return 100
+        case .draining: return 1_000
+        }
+    }
+
+    /// Without the supervisor a guest's disk is gone; its memory is small, so killing it would gain nothing.
+    private func avoidOutOfMemoryKiller() {
+        do throws(SystemError) {
+            let file = try Descriptor.open("/proc/self/oom_score_adj", O_WRONLY)
+            try file.write(Array("-1000".utf8), at: 0)
+        } catch where error.errno == EACCES || error.errno == EPERM {
+            plan.log("not protected from the out-of-memory killer: CAP_SYS_RESOURCE is missing")
+        } catch {
+            plan.log("not protected from the out-of-memory killer: \(error)")
+        }
+    }
+}

@@ -1,0 +1,120 @@
+// A worker's death is a pause, not an error; a stop is clean; nothing is left mounted.
+
+import BlockIO
+import Foundation
+import FuseExport
+import Glibc
+import Testing
+
+/// Soak runs multiply the campaigns.
+let campaignScale = max(1, Int(ProcessInfo.processInfo.environment["FARSHORE_CAMPAIGN_SCALE"] ?? "1") ?? 1)
+
+@Suite(.enabled(if: canMount(), "needs /dev/fuse and fusermount3"), .serialized)
+struct SupervisionTests {
+    @Test("fio verifies its data while the worker is killed again and again", .enabled(if: canMount("fio"), "needs fio"))
+    func killedUnderLoad() throws {
+        let mount = try RawMount(sizeBytes: 64 << 20)
+        let fio = Process()
+        fio.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+        let seconds = 4 * campaignScale
+        fio.arguments = [
+            "fio", "--name=verify", "--filename=\(mount.raw)", "--rw=randrw", "--bs=4k-64k", "--iodepth=16", "--ioengine=libaio", "--direct=1",
+            "--verify=crc32c", "--verify_backlog=64", "--verify_fatal=1", "--time_based", "--runtime=\(seconds)", "--size=64m", "--output=\(mount.folder)/fio",
+        ]
+        try fio.run()
+        var kills = 0
+        while fio.isRunning {
+            usleep(300_000)
+            guard fio.isRunning, let worker = mount.workerPID else { continue }
+            kill(worker, SIGKILL)
+            kills += 1
+        }
+        let report = (try? String(contentsOfFile: mount.folder + "/fio", encoding: .utf8)) ?? ""
+        #expect(fio.terminationStatus == 0, "\(report)\n\(mount.log)")
+        #expect(kills >= 5)
+        #expect(mount.stop() == .exited(0), "\(mount.log)")
+    }
+
+    @Test("SIGTERM unmounts and exits 0")
+    func cleanStop() throws {
+        let mount = try RawMount()
+        #expect(try MountedExport.at(mount.directory)?.pid == mount.supervisor.pid)
+        #expect(mount.stop() == .exited(0))
+        #expect(try MountedExport.at(mount.directory) == nil)
+    }
+
+    @Test("an unmount by hand ends worker and supervisor cleanly")
+    func unmountedByHand() throws {
+        let mount = try RawMount()
+        #expect(FuseMount.unmount(mount.directory) == .done)
+        #expect(mount.waitForSupervisor() == .exited(0))
+    }
+
+    @Test("a mount in use is not unmounted by hand, its holder is named, and SIGTERM detaches it in the end")
+    func busyStop() throws {
+        let mount = try RawMount()
+        let file = try OpenFile(mount.raw, O_RDWR)
+        #expect(FuseMount.unmount(mount.directory) == .busy)
+        #expect(MountHolders.of(mount.directory).contains { $0.hasSuffix("(pid \(getpid()))") })
+        #expect(file.write([1], at: 0) == 1)
+        #expect(mount.stop() == .exited(0))
+        #expect(mount.log.contains("still in use"))
+        #expect(mount.log.contains("pid \(getpid())"))
+        #expect(errorCode { file.write([1], at: 0) } == ENOTCONN)
+    }
+
+    @Test("a mount whose supervisor and worker were killed is taken over by the next start")
+    func deadMount() throws {
+        let mount = try RawMount()
+        let worker = try #require(mount.workerPID)
+        mount.killSupervisor()
+        kill(worker, SIGKILL)
+        while kill(worker, 0) == 0 { usleep(1_000) }
+        #expect(errorCode { Int(access(mount.directory, F_OK)) } == ENOTCONN)
+        let again = try FuseMount.mount(at: mount.directory, allowOther: false)
+        #expect(try MountedExport.at(mount.directory)?.pid == getpid())
+        FuseMount.detach(again.directory)
+    }
+
+    @Test("a worker that outlives its supervisor serves on and stops at SIGTERM")
+    func orphan() throws {
+        let mount = try RawMount()
+        let worker = try #require(mount.workerPID)
+        mount.killSupervisor()
+        let file = try OpenFile(mount.raw, O_RDWR)
+        #expect(file.write([1, 2, 3], at: 9) == 3)
+        close(dup(file.descriptor))
+        kill(worker, SIGTERM)
+        for _ in 0..<500 where kill(worker, 0) == 0 { usleep(10_000) }
+        #expect(kill(worker, 0) != 0)
+        #expect(try MountedExport.at(mount.directory) == nil)
+    }
+
+    @Test("a second mount at the same place, a full directory and a missing image are refused")
+    func refusedStarts() throws {
+        let mount = try RawMount()
+        let second = try run(RawMount.executable.path, mount.directory, mount.image)
+        #expect(second.status == 1)
+        #expect(second.text.contains("another farshore mount is there"), "\(second.text)")
+        let full = try run(RawMount.executable.path, mount.folder, mount.image)
+        #expect(full.text.contains("Directory not empty"), "\(full.text)")
+        let missing = try run(RawMount.executable.path, mount.folder + "/other", mount.folder + "/none.img")
+        #expect(missing.status == 1)
+        #expect(missing.text.contains("No such file"), "\(missing.text)")
+        #expect(try MountedExport.at(mount.folder + "/other") == nil)
+    }
+
+    @Test("the kernel's features are negotiated as asked")
+    func negotiation() throws {
+        let folder = try RawMount().folder  // the mount itself goes at once: only its free name is wanted
+        mkdir(folder, 0o700)
+        defer { rmdir(folder) }
+        let mount = try FuseMount.mount(at: folder, allowOther: false, plan: .within(lockedBytesMax: 8 << 20))
+        defer { FuseMount.detach(folder) }
+        #expect(mount.kernel.hasParallelDirectWrites)
+        #expect(mount.kernel.hasAsyncDirectIO)
+        #expect(mount.kernel.maxWriteBytes == 256 << 10)
+        let slots = try SlotMemory(descriptor: mount.slots.raw)
+        #expect(slots.kernel == mount.kernel)
+    }
+}

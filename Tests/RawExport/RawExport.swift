@@ -1,0 +1,64 @@
+// `raw-export DIR IMAGE…`: a supervisor with a worker that serves raw files, for the tests of FuseExport and for
+// comparing reader threads with fio. Not installed.
+
+import BlockIO
+import FuseExport
+import Glibc
+
+@main
+struct RawExport {
+    static func main() {
+        let arguments = Array(CommandLine.arguments.dropFirst())
+        guard arguments.count >= 2 else {
+            log("usage: raw-export DIR IMAGE… [--allow-other]")
+            exit(2)
+        }
+        do {
+            if arguments[0] == "--worker" {
+                try work(directory: arguments[1], images: Array(arguments.dropFirst(2)))
+            } else {
+                try supervise(directory: arguments[0], images: arguments.dropFirst().filter { $0 != "--allow-other" }, allowOther: arguments.contains("--allow-other"))
+            }
+        } catch {
+            log("\(error)")
+            exit(1)
+        }
+    }
+
+    @Sendable static func log(_ text: String) {
+        let line = Array("raw-export: \(text)\n".utf8)
+        _ = write(STDERR_FILENO, line, line.count)
+    }
+
+    static func supervise(directory: String, images: [String], allowOther: Bool) throws {
+        let mount = try FuseMount.mount(at: directory, allowOther: allowOther)
+        let plan = SupervisorPlan(
+            workerArguments: ["--worker", mount.directory] + images, locks: [], workerStandardError: nil, log: log,
+            onReady: { print("ready"); fflush(nil) })
+        try Supervisor(mount: mount, plan: plan).run()
+    }
+
+    static func work(directory: String, images: [String]) throws {
+        let process = try WorkerProcess(lockCount: 0, log: log)
+        let tree = ExportTree()
+        for image in images {
+            let isWritable = !image.hasPrefix("ro:")
+            let path = isWritable ? image : String(image.dropFirst(3))
+            let name = String(path.split(separator: "/").last!.split(separator: ".")[0])
+            let disk: RawDisk
+            do throws(SystemError) {
+                disk = try RawDisk(path: path, name: name, isWritable: isWritable)
+            } catch {
+                process.refuse(WorkerRefusal(status: 11, message: "\(error)", remedy: "name a raw image"))
+                exit(11)
+            }
+            let folder = try tree.addDirectory(name)
+            // Not a real footer: the tests look for these bytes behind the disk's.
+            let footer = Array("conectix".utf8) + [UInt8](repeating: 0x5A, count: 504)
+            try tree.addDisk(LazyDisk { disk }, in: folder, sizeBytes: disk.sizeBytes, isWritable: isWritable, vhdFooter: footer)
+            try tree.setSymlink("link-to-\(name)", to: "\(name)/disk.raw", in: ExportTree.root)
+        }
+        let end = try process.serve(tree, directory: directory)
+        if case .failed(let error) = end { throw error }
+    }
+}
