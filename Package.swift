@@ -67,7 +67,9 @@ let package = Package(
         tests("DiskImageTests", ["BlockIO", "DiskImage"]),
         tests("ChangeLogTests", ["BlockIO", "ChangeLog"]),
         tests("VirtualDiskTests", ["BlockIO", "DiskImage", "ChangeLog", "VirtualDisk"]),
-        tests("FuseExportTests", ["BlockIO", "VirtualDisk", "FuseExport"]),
+        // Serves raw files through a mount: what the mount tests run on. Not installed.
+        .executableTarget(name: "raw-export", dependencies: ["BlockIO", "VirtualDisk", "FuseExport"], path: "Tests/RawExport", swiftSettings: house),
+        tests("FuseExportTests", ["BlockIO", "VirtualDisk", "FuseExport", "raw-export"]),
         tests("ObjectStoreTests", ["BlockIO", "ObjectStore"]),
         tests("VaultTests", ["BlockIO", "ObjectStore", "Vault"]),
         tests("SiteTests", ["BlockIO", "Site", .product(name: "GRDB", package: "GRDB.swift")]),
