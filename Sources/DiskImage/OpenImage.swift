@@ -12,7 +12,7 @@ package func openImage(_ path: String, access: ImageAccess, format: ImageFormat?
     switch known {
     case .raw: return try openRaw(container, access: access)
     case .vhdFixed: return try openFixedVHD(container, access: access)
-    case .vhdDynamic: return try openDynamicVHD(container, access: access)
+    case .vhdDynamic: return try openDynamicVHD(container, access: access, listener: nil)
     }
 }
 

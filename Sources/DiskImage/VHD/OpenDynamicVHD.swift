@@ -16,8 +16,13 @@ struct DynamicVHDLayout {
     var isClean: Bool { hasFooterAtEnd && !isCopyDamaged }
 }
 
+/// Opens the dynamic VHD at `path`, announcing each change of its file to `listener` first.
+package func openDynamicVHD(_ path: String, access: ImageAccess, listener: FileChangeListener?) throws(ImageError) -> DynamicVHD {
+    try openDynamicVHD(ContainerFile.open(path, access: access), access: access, listener: listener)
+}
+
 func openDynamicVHD(
-    _ container: consuming ContainerFile, access: ImageAccess, listener: FileChangeListener? = nil
+    _ container: consuming ContainerFile, access: ImageAccess, listener: FileChangeListener?
 ) throws(ImageError) -> DynamicVHD {
     var layout = try readDynamicLayout(container)
     try requireNoSavedState(layout.footer, access: access, path: container.path)

@@ -1,0 +1,168 @@
+// A dynamic VHD survives a crash between any two changes of its file, whatever part of the unsynced ones is lost:
+// flushed data is there, unflushed sectors are old or new, and the image goes on.
+
+import BlockIO
+import DiskImage
+import Foundation
+import Testing
+
+@Suite struct CrashTests {
+    private static let blockBytes = 4096
+    private static let sizeBytes = 24 * 4096 + 1024
+
+    /// What was done to the disk, with the number of file changes before and after.
+    private struct Step {
+        enum What { case put(at: Int, [UInt8]), flush }
+        let what: What
+        let changesBefore: Int
+        var changesAfter = 0
+    }
+
+    @Test(arguments: 0..<(3 * UInt64(campaignScale))) func noCrashLosesWhatWasFlushed(_ seed: UInt64) throws {
+        let folder = try TestFolder()
+        var random = SeededRandom(seed: seed)
+        let (start, model) = try makeImage(folder, seed: seed)
+        let (steps, changes) = try record(folder.file("image.vhd"), steps: 60, &random)
+        var checked = 0
+        for count in 0...changes.count {
+            for loss in Loss.allCases {
+                let file = crashed(start, changes, after: count, losing: loss, &random)
+                try checkSurvivor(folder, file, allowed: allowedSectors(model, steps, crashAfter: count), "seed \(seed), change \(count), \(loss)", &random)
+                checked += 1
+            }
+        }
+        #expect(checked > 400)
+    }
+
+    @Test func aCrashDuringTheRepairIsRepairedToo() throws {
+        let folder = try TestFolder()
+        var random = SeededRandom(seed: 99)
+        let (start, model) = try makeImage(folder, seed: 99)
+        let torn = Array(start.dropLast(512)) + random.bytes(512) + [UInt8](repeating: 0, count: 8192)
+        let damagedCopy = [UInt8](repeating: 0xFF, count: 512) + start.dropFirst(512)
+        let wanted = stride(from: 0, to: model.count, by: 512).map { [Array(model[$0..<$0 + 512])] }
+        for broken in [torn, Array(start.dropLast(512)), Array(start.dropLast(100)), damagedCopy] {
+            let recorder = CrashRecorder()
+            _ = try openDynamicVHD(folder.write("broken.vhd", broken), access: .readWrite, listener: recorder.listener)
+            #expect(recorder.count > 0)
+            for count in 0...recorder.count {
+                for loss in Loss.allCases {
+                    let file = crashed(broken, recorder.changes, after: count, losing: loss, &random)
+                    try checkSurvivor(folder, file, allowed: wanted, "change \(count), \(loss)", &random)
+                }
+            }
+        }
+    }
+
+    @Test func readingNeverChangesABrokenImage() throws {
+        let folder = try TestFolder()
+        let (start, model) = try makeImage(folder, seed: 5)
+        let broken = Array(start.dropLast(512))
+        let path = try folder.write("broken.vhd", broken)
+        #expect(try openImage(path, access: .readOnly).allBytes() == model)
+        #expect(try inspectImage(path).dynamic?.isClean == false)
+        #expect(try [UInt8](Data(contentsOf: URL(filePath: path))) == broken)
+        _ = try openImage(path, access: .readWrite)
+        #expect(try inspectImage(path).dynamic?.isClean == true)
+        _ = try vhdPython(["read", path, folder.file("mended.raw")])
+    }
+
+    /// A guest's last sector that looks like this disk's footer is data after a crash, not a footer.
+    @Test func aForgedFooterBehindTheLastBlockIsIgnored() throws {
+        let folder = try TestFolder()
+        let (start, model) = try makeImage(folder, seed: 6)
+        var forged = Array(start.suffix(512))
+        forged[48...55] = [0, 0, 0, 0, 0, 0, 16, 0]
+        let sum = forged.enumerated().reduce(UInt32(0)) { $1.offset / 4 == 16 ? $0 : $0 &+ UInt32($1.element) }
+        forged.replaceSubrange(64..<68, with: withUnsafeBytes(of: (~sum).bigEndian) { Array($0) })
+        let unfinished = Array(start.dropLast(512)) + [UInt8](repeating: 0xFF, count: 512) + [UInt8](repeating: 7, count: Self.blockBytes - 512) + forged
+        let image = try openImage(folder.write("forged.vhd", unfinished + forged), access: .readWrite, format: .vhdDynamic)
+        #expect(try image.allBytes() == model)
+        try fillUnallocated(image, model)
+    }
+
+    // MARK: one survivor
+
+    private func checkSurvivor(_ folder: TestFolder, _ file: [UInt8], allowed: [[[UInt8]]], _ which: String, _ random: inout SeededRandom) throws {
+        let path = try folder.write("survivor.vhd", file)
+        let found = try openImage(path, access: .readOnly, format: .vhdDynamic).allBytes()
+        for (sector, values) in allowed.enumerated() {
+            let there = Array(found[sector * 512..<sector * 512 + 512])
+            guard values.contains(there) else {
+                Issue.record("\(which): sector \(sector) holds \(there.prefix(4)), none of \(values.count) legal values")
+                return
+            }
+        }
+        let image = try openImage(path, access: .readWrite, format: .vhdDynamic)
+        #expect(try image.allBytes() == found, "\(which): the repair changed the disk")
+        try fillUnallocated(image, found)
+        if Int.random(in: 0..<40, using: &random) == 0 { _ = try vhdPython(["read", path, folder.file("python.raw")]) }
+    }
+
+    /// One sector written into every block must leave all others as they were: new blocks begin as zeros.
+    private func fillUnallocated(_ image: any ImageFile, _ before: [UInt8]) throws {
+        var model = before
+        for block in stride(from: 0, to: model.count, by: Self.blockBytes) {
+            try image.put([UInt8](repeating: 0xC3, count: 512), at: UInt64(block))
+            model.replaceSubrange(block..<block + 512, with: repeatElement(0xC3, count: 512))
+        }
+        try image.flush()
+        #expect(try image.allBytes() == model)
+        #expect(try openImage(image.path, access: .readOnly, format: .vhdDynamic).allBytes() == model)
+    }
+
+    // MARK: the recording
+
+    private func makeImage(_ folder: TestFolder, seed: UInt64) throws -> (file: [UInt8], model: [UInt8]) {
+        _ = try vhdPython(["make", folder.file("image.vhd"), folder.file("image.raw"), "--size", "\(Self.sizeBytes)",
+            "--block", "\(Self.blockBytes)", "--seed", "\(seed)", "--layout", seed % 2 == 0 ? "plain" : "table-last"])
+        let file = try [UInt8](Data(contentsOf: URL(filePath: folder.file("image.vhd"))))
+        return (file, try [UInt8](Data(contentsOf: URL(filePath: folder.file("image.raw")))))
+    }
+
+    private func record(_ path: String, steps count: Int, _ random: inout SeededRandom) throws -> ([Step], [FileChange]) {
+        let recorder = CrashRecorder()
+        let image = try openDynamicVHD(path, access: .readWrite, listener: recorder.listener)
+        var steps: [Step] = []
+        for _ in 0..<count {
+            var step = Step(what: randomStep(&random), changesBefore: recorder.count)
+            switch step.what {
+            case .flush: try image.flush()
+            case .put(let offset, let bytes):
+                if bytes.allSatisfy({ $0 == 0 }) {
+                    try image.zero(at: UInt64(offset), length: UInt64(bytes.count))
+                } else {
+                    try image.put(bytes, at: UInt64(offset))
+                }
+            }
+            step.changesAfter = recorder.count
+            steps.append(step)
+        }
+        return (steps, recorder.changes)
+    }
+
+    private func randomStep(_ random: inout SeededRandom) -> Step.What {
+        let kind = Int.random(in: 0..<10, using: &random)
+        if kind < 2 { return .flush }
+        let sector = Int.random(in: 0..<Self.sizeBytes / 512, using: &random)
+        let count = min(Int.random(in: 1...12, using: &random), Self.sizeBytes / 512 - sector) * 512
+        return .put(at: sector * 512, kind == 2 ? [UInt8](repeating: 0, count: count) : random.bytes(count))
+    }
+
+    /// For each sector the value of the last flush that ended before the crash, and every value written since.
+    private func allowedSectors(_ start: [UInt8], _ steps: [Step], crashAfter count: Int) -> [[[UInt8]]] {
+        var allowed = stride(from: 0, to: start.count, by: 512).map { [Array(start[$0..<$0 + 512])] }
+        for step in steps where step.changesBefore <= count {
+            switch step.what {
+            case .flush where step.changesAfter <= count:
+                for index in allowed.indices { allowed[index] = [allowed[index].last!] }
+            case .flush: break
+            case .put(let offset, let bytes):
+                for start in stride(from: 0, to: bytes.count, by: 512) {
+                    allowed[(offset + start) / 512].append(Array(bytes[start..<start + 512]))
+                }
+            }
+        }
+        return allowed
+    }
+}
