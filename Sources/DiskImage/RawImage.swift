@@ -67,14 +67,16 @@ package final class RawImage: ImageFile {
 }
 
 extension Descriptor {
-    /// Punches the range; where the filesystem or device cannot, zeroes it, at worst by writing.
+    /// Punches the range; where the filesystem or device cannot, zeroes it, at worst by writing. EBUSY: a block device
+    /// that another descriptor (our own lock's) holds with O_EXCL can be written, not punched.
     func makeZero(at offset: UInt64, length: UInt64) throws(SystemError) {
+        let cannot: [Int32] = [EOPNOTSUPP, EINVAL, EBUSY]
         do throws(SystemError) {
             return try punchHole(at: offset, length: length)
-        } catch where error.errno == EOPNOTSUPP || error.errno == EINVAL {}
+        } catch where cannot.contains(error.errno) {}
         do throws(SystemError) {
             return try zeroRange(at: offset, length: length)
-        } catch where error.errno == EOPNOTSUPP || error.errno == EINVAL {}
+        } catch where cannot.contains(error.errno) {}
         let zeros = AlignedBuffer(count: Int(min(length, 1 << 20)))
         var done: UInt64 = 0
         while done < length {

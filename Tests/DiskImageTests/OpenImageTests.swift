@@ -1,0 +1,128 @@
+// Which format a file is taken for, who may open it, and what tells that it was changed.
+
+import BlockIO
+import DiskImage
+import Foundation
+import Testing
+
+@Suite struct OpenImageTests {
+    @Test func probingTellsTheFormats() throws {
+        let folder = try TestFolder()
+        for format in ImageFormat.allCases {
+            try OutputImage.makeEmpty(folder.file(format.rawValue), format, 1 << 20)
+            #expect(try inspectImage(folder.file(format.rawValue)).format == format)
+        }
+        for (name, magic) in [("qcow", [0x51, 0x46, 0x49, 0xFB]), ("VHDX", Array("vhdxfile".utf8)), ("VMDK", Array("KDMV".utf8))] as [(String, [UInt8])] {
+            let path = try folder.write(name, magic + [UInt8](repeating: 0, count: 4096 - magic.count))
+            let error = #expect(throws: ImageError.self) { try openImage(path, access: .readOnly) }
+            #expect("\(error!)".contains(name))
+            #expect(try openImage(path, access: .readOnly, format: .raw).sizeBytes == 4096)
+        }
+    }
+
+    /// A guest of a raw or fixed disk that writes VHD structures must not change what its disk is taken for unasked.
+    @Test func contradictionsAreAskedAbout() throws {
+        let folder = try TestFolder()
+        let dynamic = try MalformedVHDTests.soundDynamic()
+        let fixedFooter = VHDFooter.fixed(sizeBytes: UInt64(dynamic.count), uniqueID: [1], timeStamp: 1)
+        let fixedHoldingDynamic = try folder.write("fixed", dynamic + fixedFooter)
+        let rawEndingAsDynamic = try folder.write("raw", [UInt8](repeating: 0, count: 8192) + dynamic.prefix(512))
+        for path in [fixedHoldingDynamic, rawEndingAsDynamic] {
+            let error = #expect(throws: ImageError.self) { try openImage(path, access: .readWrite) }
+            #expect("\(error!)".contains("cannot be told"))
+        }
+        #expect(try openImage(fixedHoldingDynamic, access: .readOnly, format: .vhdFixed).allBytes() == dynamic)
+        #expect(try openImage(rawEndingAsDynamic, access: .readOnly, format: .raw).sizeBytes == 8704)
+    }
+
+    @Test func aRawFileThatEndsInsideASectorIsReadPaddedAndNotWritten() throws {
+        let folder = try TestFolder()
+        let path = try folder.write("odd.raw", [UInt8](repeating: 3, count: 1000))
+        #expect(try openImage(path, access: .readOnly).allBytes() == [UInt8](repeating: 3, count: 1000) + [UInt8](repeating: 0, count: 24))
+        #expect(throws: ImageError.self) { try openImage(path, access: .readWrite) }
+        #expect(throws: ImageError.self) { try openImage(folder.write("empty", []), access: .readOnly) }
+        #expect(throws: ImageError.self) { try openImage(folder.path, access: .readOnly) }
+        #expect(throws: ImageError.self) { try openImage(folder.file("missing"), access: .readOnly) }
+    }
+
+    @Test func aFileThatShrankIsAnErrorAndNotZeros() throws {
+        let folder = try TestFolder()
+        for format in ImageFormat.allCases {
+            let path = folder.file(format.rawValue)
+            try OutputImage.makeEmpty(path, format, 4 << 20)
+            let image = try openImage(path, access: .readWrite)
+            try image.put([UInt8](repeating: 1, count: 4 << 20), at: 0)
+            try image.flush()
+            try Descriptor.open(path, 2).truncate(to: 1 << 20)
+            #expect(throws: SystemError.self) { try image.allBytes() }
+        }
+    }
+
+    @Test func aSavedMachinesDiskIsNotWritten() throws {
+        let folder = try TestFolder()
+        var bytes = [UInt8](repeating: 0, count: 4096) + VHDFooter.fixed(sizeBytes: 4096, uniqueID: [1], timeStamp: 1)
+        bytes[4096 + 84] = 1
+        bytes[4096 + 67] -= 1
+        let path = try folder.write("saved.vhd", bytes)
+        #expect(try openImage(path, access: .readOnly).sizeBytes == 4096)
+        #expect(throws: ImageError.self) { try openImage(path, access: .readWrite) }
+    }
+
+    @Test func identityChangesWithTheImage() throws {
+        let folder = try TestFolder()
+        let path = try folder.write("i.raw", [UInt8](repeating: 0, count: 8192))
+        let before = try ImageIdentity(of: path)
+        #expect(try ImageIdentity(of: path) == before)
+        usleep(20_000)
+        try Descriptor.open(path, 2).write([1], at: 0)
+        #expect(try ImageIdentity(of: path) != before)
+        #expect(ImageIdentity(evidence: before.evidence, sizeBytes: before.sizeBytes, stamp: before.stamp) == before)
+    }
+}
+
+@Suite struct ImageLockTests {
+    @Test func readersShareAndWritersDoNot() throws {
+        let folder = try TestFolder()
+        let path = try folder.write("l.raw", [UInt8](repeating: 0, count: 4096))
+        let first = try ImageLock.take(path, for: .shared)
+        let second = try ImageLock.take(path, for: .shared)
+        #expect(throws: ImageError.inUse(path: path)) { _ = try ImageLock.take(path, for: .exclusive) }
+        try first.release()
+        try second.release()
+        let writer = try ImageLock.take(path, for: .exclusive)
+        #expect(try ImageLock.isHeldByWriter(path))
+        #expect(throws: ImageError.inUse(path: path)) { _ = try ImageLock.take(path, for: .exclusive) }
+        #expect(throws: ImageError.inUse(path: path)) { _ = try ImageLock.take(path, for: .shared) }
+        // A worker that inherits the supervisor's descriptor holds the same lock.
+        let inherited = try ImageLock.take(on: Descriptor(owning: dup(writer.descriptor.raw), path: path), for: .exclusive)
+        try writer.release()
+        #expect(throws: ImageError.inUse(path: path)) { _ = try ImageLock.take(path, for: .shared) }
+        try inherited.release()
+        #expect(try !ImageLock.isHeldByWriter(path))
+    }
+
+    @Test(.enabled(if: requires("qemu-io"))) func QEMUAndWeRespectEachOther() throws {
+        let folder = try TestFolder()
+        let path = folder.file("q.vhd")
+        try OutputImage.makeEmpty(path, .vhdDynamic, 1 << 20)
+        let writer = try ImageLock.take(path, for: .exclusive)
+        #expect(try run("qemu-io", ["-f", "vpc", "-c", "write 0 512", path], expecting: 1).output.contains("lock"))
+        #expect(try run("qemu-img", ["info", path], expecting: 1).output.contains("lock"))
+        try run("qemu-img", ["info", "-U", path])
+        try writer.release()
+
+        let holder = Process()
+        holder.executableURL = URL(filePath: "/usr/bin/env")
+        holder.arguments = ["qemu-io", "-f", "vpc", "-c", "write 0 512", "-c", "sleep 20000", path]
+        holder.standardOutput = Pipe()
+        try holder.run()
+        defer {
+            kill(holder.processIdentifier, SIGKILL)
+            holder.waitUntilExit()
+        }
+        let deadline = Date().addingTimeInterval(10)
+        while try !ImageLock.isHeldByWriter(path), Date() < deadline { usleep(20_000) }
+        #expect(throws: ImageError.inUse(path: path)) { _ = try ImageLock.take(path, for: .exclusive) }
+        #expect(throws: ImageError.inUse(path: path)) { _ = try ImageLock.take(path, for: .shared) }
+    }
+}

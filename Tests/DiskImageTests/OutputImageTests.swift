@@ -1,0 +1,126 @@
+// An image being made: nothing under its name until it is whole; resumable; a full disk breaks nothing. Needs root for
+// the loop device and the small filesystem.
+
+import BlockIO
+import DiskImage
+import Foundation
+import Testing
+
+@Suite struct OutputImageTests {
+    private func begin(_ path: String, _ format: ImageFormat, resume: Bool = false, size: UInt64 = 8 << 20) throws -> OutputImage {
+        try OutputImage.begin(path, format: format, sizeBytes: size, uniqueID: [UInt8](1...16), timeStamp: 3, resume: resume)
+    }
+
+    @Test(arguments: ImageFormat.allCases) func aPartialImageIsContinued(_ format: ImageFormat) throws {
+        let folder = try TestFolder()
+        let path = folder.file("out.img")
+        do {
+            let first = try begin(path, format, resume: true)
+            let firstResumed = first.isResumed
+            #expect(!firstResumed)
+            try first.image.put([7, 7], at: 5 << 20)
+            try first.image.flush()
+        }
+        #expect(!FileManager.default.fileExists(atPath: path))
+        do {
+            let other = try begin(path, format, resume: true, size: 4 << 20)
+            let otherResumed = other.isResumed
+            #expect(!otherResumed, "another size is another image")
+            try other.discard()
+        }
+        do {
+            let again = try begin(path, format)
+            try again.image.put([8, 8], at: 5 << 20)
+            try again.image.flush()
+        }
+        let last = try begin(path, format, resume: true)
+        let lastResumed = last.isResumed
+        #expect(lastResumed)
+        try last.image.put([9], at: 0)
+        try last.finish(replacing: false)
+        let made = try openImage(path, access: .readOnly, format: format)
+        #expect(try made.bytes(at: 5 << 20, count: 2) == [8, 8] && made.bytes(at: 0, count: 1) == [9])
+        #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path) == ["out.img"])
+    }
+
+    @Test func anExistingFileIsReplacedOnlyOnRequest() throws {
+        let folder = try TestFolder()
+        let path = try folder.write("out.raw", [1, 2, 3])
+        #expect(throws: SystemError.self) { try begin(path, .raw).finish(replacing: false) }
+        #expect(try Data(contentsOf: URL(filePath: path)) == Data([1, 2, 3]))
+        try begin(path, .raw).finish(replacing: true)
+        #expect(try openImage(path, access: .readOnly).sizeBytes == 8 << 20)
+    }
+
+    @Test func twoAtOnceAreRefused() throws {
+        let folder = try TestFolder()
+        let one = try begin(folder.file("x"), .raw)
+        #expect(throws: ImageError.self) { _ = try begin(folder.file("x"), .raw, resume: true) }
+        try one.discard()
+        #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path) == [])
+    }
+
+    @Test(.enabled(if: geteuid() == 0)) func aFullDiskLosesNothingOld() throws {
+        let folder = try TestFolder()
+        try run("mount", ["-t", "tmpfs", "-o", "size=6m", "farshore-test", folder.path])
+        defer { _ = try? run("umount", [folder.path]) }
+        let path = folder.file("full.vhd")
+        try OutputImage.makeEmpty(path, .vhdDynamic, 64 << 20)
+        var image = try openImage(path, access: .readWrite)
+        let block = [UInt8](repeating: 5, count: 2 << 20)
+        var written = 0
+        let error = #expect(throws: SystemError.self) {
+            while true {
+                try image.put(block, at: UInt64(written) * (2 << 20))
+                try image.flush()
+                written += 1
+            }
+        }
+        #expect(error?.errno == ENOSPC && written == 2)
+        #expect(throws: SystemError.self) { try image.put(block, at: 40 << 20) }
+        try image.flush()
+        image = try openImage(path, access: .readWrite)
+        #expect(try image.bytes(at: 0, count: 4 << 20) == block + block)
+        try run("mount", ["-o", "remount,size=32m", folder.path])
+        try image.put(block, at: 40 << 20)
+        try image.flush()
+        #expect(try openImage(path, access: .readOnly).bytes(at: 40 << 20, count: 2 << 20) == block)
+        _ = try vhdPython(["read", path, folder.file("python.raw")])
+    }
+
+    @Test(.enabled(if: geteuid() == 0 && requires("losetup"))) func blockDevicesServeAsRawImages() throws {
+        let folder = try TestFolder()
+        let backing = try folder.write("back", [UInt8](repeating: 0, count: 8 << 20))
+        let device = try run("losetup", ["--find", "--show", backing]).output.trimmingCharacters(in: .whitespacesAndNewlines)
+        defer { _ = try? run("losetup", ["-d", device]) }
+        let lock = try ImageLock.take(device, for: .exclusive)
+        #expect(throws: ImageError.inUse(path: device)) { _ = try ImageLock.take(device, for: .shared) }
+        let image = try openImage(device, access: .readWrite)
+        #expect(image.sizeBytes == 8 << 20)
+        let before = try ImageIdentity(of: device)
+        #expect(before.evidence == .sampledBlocks)
+        try image.put([UInt8](repeating: 4, count: 8192), at: 1 << 20)
+        try image.zero(at: 1 << 20, length: 4096)
+        try image.flush()
+        #expect(try image.bytes(at: 1 << 20, count: 8192) == [UInt8](repeating: 0, count: 4096) + [UInt8](repeating: 4, count: 4096))
+        #expect(try image.nextData(from: 0) == 0 && image.nextHole(from: 0) == 8 << 20)
+        #expect(try ImageIdentity(of: device) != before)
+        try lock.release()
+    }
+
+    @Test(arguments: ImageFormat.allCases) func copiesAreSparse(_ format: ImageFormat) throws {
+        let folder = try TestFolder()
+        let source = try begin(folder.file("in.raw"), .raw, size: 1 << 30)
+        try source.image.put([UInt8](repeating: 6, count: 10_000), at: (512 << 20) - 5000)
+        try source.image.put([UInt8](repeating: 0, count: 4 << 20), at: 64 << 20)
+        let target = try begin(folder.file("out.img"), format, size: 1 << 30)
+        var last: UInt64 = 0
+        try copyData(of: source.image, to: target.image) { last = $0 }
+        #expect(last == 1 << 30)
+        try target.finish(replacing: false)
+        #expect(try inspectImage(folder.file("out.img")).allocatedBytes < 128 << 10)
+        let made = try openImage(folder.file("out.img"), access: .readOnly)
+        #expect(try made.bytes(at: (512 << 20) - 5001, count: 10_002) == [0] + [UInt8](repeating: 6, count: 10_000) + [0])
+        try source.discard()
+    }
+}
