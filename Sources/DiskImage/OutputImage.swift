@@ -43,8 +43,7 @@ package struct OutputImage: ~Copyable, Sendable {
     /// Makes the image durable and gives it its name. Without `replacing`, an existing file there is `EEXIST`.
     package consuming func finish(replacing: Bool) throws(SystemError) {
         try image.flush()
-        let renamed = replacing ? rename(partialPath, path) : farshore_rename_noreplace(AT_FDCWD, partialPath, AT_FDCWD, path)
-        guard renamed == 0 else {
+        guard Self.rename(partialPath, to: path, replacing: replacing) else {
             throw SystemError(errno: errno, operation: "rename the finished image from \(partialPath)", path: path)
         }
         try Directory.sync(Directory.parent(of: path) ?? ".")
@@ -55,6 +54,13 @@ package struct OutputImage: ~Copyable, Sendable {
     package consuming func discard() throws(SystemError) {
         try DurableFile.remove(partialPath)
         try lock.release()
+    }
+
+    private static func rename(_ partial: String, to path: String, replacing: Bool) -> Bool {
+        if replacing { return Glibc.rename(partial, path) == 0 }
+        if farshore_rename_noreplace(AT_FDCWD, partial, AT_FDCWD, path) == 0 { return true }
+        // NFS knows no such rename; a hard link refuses an existing name as well.
+        return errno == EINVAL && link(partial, path) == 0 && unlink(partial) == 0
     }
 
     private static func requireFitting(_ sizeBytes: UInt64, _ format: ImageFormat, path: String) throws(ImageError) {
