@@ -14,6 +14,8 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 // Debian 12's header ends at 7.38; these are later, with the values of the kernel's include/uapi/linux/fuse.h.
@@ -63,7 +65,7 @@ static inline const char *farshore_libfuse_version(void) { return fuse_pkgversio
 
 // Lets this thread's allocations under memory pressure make progress without waiting for writeback through itself.
 static inline int farshore_set_io_flusher(void) { return prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0); }
-static inline void farshore_name_thread(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
+static inline void farshore_name_process(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
 static inline int farshore_memfd(const char *name) { return memfd_create(name, MFD_CLOEXEC); }
 static inline int farshore_duplicate_above(int fd, int lowest) { return fcntl(fd, F_DUPFD_CLOEXEC, lowest); }
 static inline void *farshore_map_shared(int fd, size_t length) {
@@ -72,15 +74,24 @@ static inline void *farshore_map_shared(int fd, size_t length) {
 }
 extern char **environ;
 static inline char **farshore_environment(void) { return environ; }
+static inline void farshore_supervisor_signal_set(sigset_t *set) {
+    sigemptyset(set);
+    sigaddset(set, SIGTERM);
+    sigaddset(set, SIGINT);
+    sigaddset(set, SIGHUP);
+    sigaddset(set, SIGCHLD);
+}
+static inline void farshore_block_supervisor_signals(void) {
+    sigset_t set;
+    farshore_supervisor_signal_set(&set);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
 // A descriptor that reads as soon as one of the signals a supervisor cares for is pending; they are blocked from here on.
 static inline int farshore_supervisor_signals(void) {
     sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGHUP);
-    sigaddset(&set, SIGCHLD);
-    if (sigprocmask(SIG_BLOCK, &set, NULL) != 0) return -1;
+    farshore_block_supervisor_signals();
+    farshore_supervisor_signal_set(&set);
     return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 // The number of the next pending signal, 0 when none is.
@@ -105,4 +116,50 @@ static inline void farshore_block_stop_signals(void) {
     sigaddset(&set, SIGHUP);
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
+}
+
+// One datagram with up to 8 descriptors beside it (SCM_RIGHTS).
+#define FARSHORE_DESCRIPTORS_MAX 8
+static inline ssize_t farshore_send_with_descriptors(int socket, const void *bytes, size_t length, const int *descriptors, int count) {
+    union {
+        char space[CMSG_SPACE(sizeof(int) * FARSHORE_DESCRIPTORS_MAX)];
+        struct cmsghdr alignment;
+    } control;
+    struct iovec part = {(void *)bytes, length};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    if (count < 0 || count > FARSHORE_DESCRIPTORS_MAX) return -1;
+    if (count > 0) {
+        memset(&control, 0, sizeof control);
+        message.msg_control = control.space;
+        message.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+        struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+        head->cmsg_level = SOL_SOCKET;
+        head->cmsg_type = SCM_RIGHTS;
+        head->cmsg_len = CMSG_LEN(sizeof(int) * count);
+        memcpy(CMSG_DATA(head), descriptors, sizeof(int) * count);
+    }
+    return sendmsg(socket, &message, MSG_NOSIGNAL);
+}
+// The received descriptors are close-on-exec; their number is stored to *count.
+static inline ssize_t farshore_receive_with_descriptors(int socket, void *bytes, size_t length, int *descriptors, int *count, int flags) {
+    union {
+        char space[CMSG_SPACE(sizeof(int) * FARSHORE_DESCRIPTORS_MAX)];
+        struct cmsghdr alignment;
+    } control;
+    struct iovec part = {bytes, length};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = sizeof control.space};
+    *count = 0;
+    ssize_t result = recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);
+    if (result < 0) return result;
+    for (struct cmsghdr *head = CMSG_FIRSTHDR(&message); head != NULL; head = CMSG_NXTHDR(&message, head)) {
+        if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) continue;
+        int received = (int)((head->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        for (int index = 0; index < received; index++) {
+            int descriptor;
+            memcpy(&descriptor, CMSG_DATA(head) + index * sizeof(int), sizeof(int));
+            if (*count < FARSHORE_DESCRIPTORS_MAX) descriptors[(*count)++] = descriptor;
+            else close(descriptor);
+        }
+    }
+    return result;
 }

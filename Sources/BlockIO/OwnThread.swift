@@ -22,6 +22,9 @@ package final class OwnThread: @unchecked Sendable {
         }
     }
 
+    /// Makes the system call the thread is in return EINTR, given a handler for `signal` without SA_RESTART.
+    package func interrupt(_ signal: Int32) { pthread_kill(thread, signal) }
+
     /// Waits until the body has returned. Call once.
     package func join() { pthread_join(thread, nil) }
 }

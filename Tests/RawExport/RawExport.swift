@@ -33,13 +33,13 @@ struct RawExport {
     static func supervise(directory: String, images: [String], allowOther: Bool) throws {
         let mount = try FuseMount.mount(at: directory, allowOther: allowOther)
         let plan = SupervisorPlan(
-            workerArguments: ["--worker", mount.directory] + images, locks: [], workerStandardError: nil, log: log,
+            workerArguments: ["--worker", mount.directory] + images, workerStandardError: nil, log: log,
             onReady: { print("ready"); fflush(nil) })
-        try Supervisor(mount: mount, plan: plan).run()
+        try Supervisor(mount: mount, locks: HeldLocks(), plan: plan).run()
     }
 
     static func work(directory: String, images: [String]) throws {
-        let process = try WorkerProcess(lockCount: 0, log: log)
+        let process = try WorkerProcess(locks: InheritedLocks([])!, log: log)
         let tree = ExportTree()
         for image in images {
             let isWritable = !image.hasPrefix("ro:")

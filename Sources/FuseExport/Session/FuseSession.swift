@@ -28,7 +28,9 @@ package final class FuseSession: @unchecked Sendable {
     let tree: ExportTree
     private let gate: ReaderGate
     private let end = Mutex<End?>(nil)
-    private var threads: [NativeThread] = []
+    private var threads: [OwnThread] = []
+    /// Reader threads that have not ended.
+    private let running = Atomic<Int>(0)
     let log: @Sendable (String) -> Void
 
     /// `device` stays the caller's and must outlive the session.
@@ -43,10 +45,11 @@ package final class FuseSession: @unchecked Sendable {
     package func start() throws(SystemError) {
         FuseSession.installWakeSignal()
         for index in 0..<slots.slotCount {
-            guard let thread = NativeThread.start("fuse-\(index)", { [self] in readRequests(slots.slot(index)) }) else {
-                throw SystemError(errno: EAGAIN, operation: "start reader thread \(index)", path: "fuse")
-            }
-            threads.append(thread)
+            running.add(1, ordering: .relaxed)
+            threads.append(try OwnThread(name: "fuse-\(index)") { [self] in
+                readRequests(slots.slot(index))
+                running.subtract(1, ordering: .releasing)
+            })
         }
     }
 
@@ -58,16 +61,29 @@ package final class FuseSession: @unchecked Sendable {
 
     /// Waits until all readers have ended and says why. Call once.
     package func wait() -> End {
-        for thread in threads {
-            // A reader may enter read(2) just after it looked at the stop flag: the signal is repeated until it is out.
-            while !thread.hasEnded {
-                if gate.isStopping { thread.interrupt(FuseSession.wakeSignal) }
-                usleep(gate.isStopping ? 1_000 : 20_000)
-            }
-            thread.join()
+        while running.load(ordering: .acquiring) > 0 {
+            // A reader may enter read(2) just after it looked at the stop flag: the signal is repeated until all are out.
+            if gate.isStopping { for thread in threads { thread.interrupt(FuseSession.wakeSignal) } }
+            usleep(gate.isStopping ? 1_000 : 20_000)
         }
+        for thread in threads { thread.join() }
         threads = []
         return end.withLock { $0 ?? .stopped }
+    }
+
+    /// Returns when no request on the removed files is being executed, so that their disk may be closed. Requests that
+    /// come later find the files gone.
+    package func waitUntilUnused(_ files: ExportTree.RemovedFiles) {
+        // A reader looks at the file's mark after the kernel filled its slot. The pause lets a mark or a slot that is on
+        // its way through another core's store buffer arrive before the second look.
+        for _ in 0..<2 {
+            for index in 0..<slots.slotCount {
+                let seen = slots.slot(index).header
+                guard seen.len != 0, files.ids.contains(seen.nodeid) else { continue }
+                while case let header = slots.slot(index).header, header.len != 0, header.unique == seen.unique { usleep(200) }
+            }
+            usleep(1_000)
+        }
     }
 
     private func finish(_ reason: End) {

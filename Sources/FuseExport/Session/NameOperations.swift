@@ -83,21 +83,17 @@ extension RequestExecution {
         reply.body(answer)
     }
 
-    /// Positions: 0 and 1 are `.` and `..`, then the children in the order they came.
     func list(withAttributes: Bool) {
         let request = slot.body(fuse_read_in.self)
         guard let directory = session.tree.node(header.nodeid), let parent = session.tree.node(directory.parent) else { return reply.error(ESTALE) }
         var listing = Listing(memory: slot.payload, bytesMax: min(Int(request.size), slot.payloadBytes), withAttributes: withAttributes)
-        var position = request.offset
-        for (name, node) in [(".", directory), ("..", parent)].dropFirst(Int(min(position, 2))) {
-            position += 1
+        for (position, name, node) in [(UInt64(1), ".", directory), (2, "..", parent)] where position > request.offset {
             guard listing.append(name, type: type(node), inode: node.id, next: position, entry: nil) else { return reply.payload(listing.count) }
         }
-        guard let first = Int(exactly: position - 2),
-            let nodes = session.tree.children(of: directory.id, from: first, limit: listing.bytesMax / 24)
-        else { return reply.error(ENOTDIR) }
-        for node in nodes {
-            position += 1
+        guard let children = session.tree.children(of: directory.id, after: request.offset, limit: listing.bytesMax / 24) else {
+            return reply.error(ENOTDIR)
+        }
+        for (position, node) in children {
             guard listing.append(node.name, type: type(node), inode: node.id, next: position, entry: entry(node)) else { break }
         }
         reply.payload(listing.count)

@@ -4,6 +4,7 @@
 import BlockIO
 import CFuse
 import Glibc
+import Synchronization
 
 struct RequestExecution {
     let session: FuseSession
@@ -61,6 +62,7 @@ struct RequestExecution {
             return reply.error(session.tree.node(header.nodeid) == nil ? ESTALE : EISDIR)
         }
         file._withUnsafeGuaranteedRef { file in
+            guard !file.isGone.load(ordering: .sequentiallyConsistent) else { return reply.error(ESTALE) }
             do throws(SystemError) {
                 try operate(file)
             } catch {

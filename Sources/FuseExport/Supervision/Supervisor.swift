@@ -10,11 +10,9 @@ import CFuse
 import Glibc
 
 package struct SupervisorPlan: Sendable {
-    /// Arguments of this same executable that make it the worker; it inherits device, slots, link and `locks` as
-    /// descriptors 3, 4, 5 and from 6 on.
+    /// Arguments of this same executable that make it the worker; the held locks follow, each as `NAME:COUNT`. It
+    /// inherits device, slots and link as descriptors 3, 4 and 5, and the locks from 6 on.
     package var workerArguments: [String]
-    /// Descriptors whose locks must not be free between two workers.
-    package var locks: [Int32]
     /// Where the worker's standard error goes; ours when nil.
     package var workerStandardError: Int32?
     package var log: @Sendable (String) -> Void
@@ -22,11 +20,10 @@ package struct SupervisorPlan: Sendable {
     package var onReady: @Sendable () -> Void
 
     package init(
-        workerArguments: [String], locks: [Int32], workerStandardError: Int32?, log: @escaping @Sendable (String) -> Void,
+        workerArguments: [String], workerStandardError: Int32?, log: @escaping @Sendable (String) -> Void,
         onReady: @escaping @Sendable () -> Void
     ) {
         self.workerArguments = workerArguments
-        self.locks = locks
         self.workerStandardError = workerStandardError
         self.log = log
         self.onReady = onReady
@@ -61,6 +58,7 @@ package final class Supervisor {
     private let mount: FuseMount
     private let plan: SupervisorPlan
     private let signals: Descriptor
+    private var locks: HeldLocks
     private var phase = Phase.serving
     private var schedule = RestartSchedule()
     private var worker: Worker?
@@ -70,12 +68,16 @@ package final class Supervisor {
     private var wasReady = false
     private var outcome: Result<Void, WorkerRefusal>?
 
-    /// Blocks SIGTERM, SIGINT, SIGHUP and SIGCHLD in this thread: make it before any other thread exists.
-    package init(mount: consuming FuseMount, plan: SupervisorPlan) throws(SystemError) {
+    /// Blocks SIGTERM, SIGINT, SIGHUP and SIGCHLD in this thread and those it starts: call it before any other thread
+    /// exists, so that the signals wait for the supervisor.
+    package static func blockSignals() { farshore_block_supervisor_signals() }
+
+    package init(mount: consuming FuseMount, locks: consuming HeldLocks, plan: SupervisorPlan) throws(SystemError) {
         let raw = farshore_supervisor_signals()
         guard raw >= 0 else { throw SystemError(errno: errno, operation: "watch signals", path: "signalfd") }
         signals = Descriptor(owning: raw, path: "signalfd")
         self.mount = mount
+        self.locks = locks
         self.plan = plan
     }
 
@@ -109,7 +111,8 @@ package final class Supervisor {
             let ours = Descriptor(owning: pair.0, path: "worker")
             let theirs = Descriptor(owning: pair.1, path: "supervisor")
             let process = try ChildProcess.spawn(
-                "/proc/self/exe", plan.workerArguments, descriptors: [mount.device.raw, mount.slots.raw, theirs.raw] + plan.locks,
+                "/proc/self/exe", plan.workerArguments + locks.arguments,
+                descriptors: [mount.device.raw, mount.slots.raw, theirs.raw] + locks.all,
                 standardError: plan.workerStandardError)
             worker = Worker(process: process, link: ours)
         } catch {
@@ -119,13 +122,22 @@ package final class Supervisor {
     }
 
     private func readLink() {
-        guard let worker else { return }
-        switch WorkerMessage.receive(from: worker.link.raw, waiting: false) {
-        case .message(.ready):
-            if !wasReady { plan.onReady() }
-            wasReady = true
-        case .message(.refused(let reason)): refusal = reason
-        case .message(.stop), .nothing, .ended: break
+        while let worker {
+            let received = WorkerLink.receive(from: worker.link.raw, waiting: false)
+            guard case .message(let message) = received.content else { return }
+            switch message {
+            case .ready:
+                if !wasReady { plan.onReady() }
+                wasReady = true
+            case .refused(let reason): refusal = reason
+            case .hold(let name):
+                locks.adopt(name, received.descriptors)
+                _ = WorkerLink.send(.done, to: worker.link.raw)
+            case .release(let name):
+                locks.release(name)
+                _ = WorkerLink.send(.done, to: worker.link.raw)
+            case .done, .stop: break
+            }
         }
     }
 
@@ -200,7 +212,7 @@ package final class Supervisor {
         plan.log("\(mount.directory) is still in use after \(Supervisor.busySecondsMax) s"
             + (holders.isEmpty ? "" : " by " + holders.joined(separator: ", ")) + "; detaching it, they will see I/O errors")
         FuseMount.detach(mount.directory)
-        if let worker { _ = WorkerMessage.stop.send(to: worker.link.raw) }
+        if let worker { _ = WorkerLink.send(.stop, to: worker.link.raw) }
     }
 
     private var isMounted: Bool {

@@ -7,25 +7,31 @@
 package import BlockIO
 import CFuse
 import Glibc
-import Synchronization
 
-package final class WorkerProcess: Sendable {
+package final class WorkerProcess: @unchecked Sendable {
+    // Sendable: the `var`s are guarded by `monitor`.
     private static let deviceDescriptor: Int32 = 3
     private static let slotsDescriptor: Int32 = 4
     private static let linkDescriptor: Int32 = 5
-    private static let firstLockDescriptor: Int32 = 6
+    static let firstLockDescriptor: Int32 = 6
 
     package let slots: SlotMemory
     private let log: @Sendable (String) -> Void
-    private let isOrphan = Atomic<Bool>(false)
 
-    /// Takes over descriptors 3, 4 and 5 and `lockCount` more; throws when a person ran the command by hand. Call
-    /// before other threads exist: it blocks signals.
-    package init(lockCount: Int, log: @escaping @Sendable (String) -> Void) throws(SystemError) {
+    private let monitor = Monitor()
+    private var session: FuseSession?
+    private var isStopOrdered = false
+    private var isOrphan = false
+    /// The supervisor's answers to `hold` and `release` that nobody has taken yet.
+    private var answerCount = 0
+
+    /// Takes over descriptors 3, 4 and 5 and those of `locks`; throws when a person ran the command by hand. Call before
+    /// other threads exist: it blocks signals.
+    package init(locks: InheritedLocks, log: @escaping @Sendable (String) -> Void) throws(SystemError) {
         farshore_block_stop_signals()
         // Started by way of /proc/self/exe, it would show as "exe".
-        farshore_name_thread("farshore-worker")
-        for descriptor in WorkerProcess.deviceDescriptor..<WorkerProcess.firstLockDescriptor + Int32(lockCount) {
+        farshore_name_process("farshore-worker")
+        for descriptor in WorkerProcess.deviceDescriptor..<WorkerProcess.firstLockDescriptor + Int32(locks.count) {
             guard fcntl(descriptor, F_SETFD, FD_CLOEXEC) == 0 else {
                 throw SystemError(errno: errno, operation: "take over an inherited descriptor", path: "descriptor \(descriptor)")
             }
@@ -33,38 +39,74 @@ package final class WorkerProcess: Sendable {
         slots = try SlotMemory(descriptor: WorkerProcess.slotsDescriptor)
         self.log = log
         WorkerProcess.prepareForWriteback(log)
+        _ = try OwnThread(name: "link") { [self] in watchLink() }
     }
 
     /// Tells the person who mounts why this worker cannot start.
     package func refuse(_ refusal: WorkerRefusal) {
-        if !WorkerMessage.refused(refusal).send(to: WorkerProcess.linkDescriptor) { log("cannot start: \(refusal.message)") }
+        if !WorkerLink.send(.refused(refusal), to: WorkerProcess.linkDescriptor) { log("cannot start: \(refusal.message)") }
+    }
+
+    /// Hands the supervisor locks that were taken after the mount, so that they outlive this worker; returns when it
+    /// holds them, false when there is no supervisor.
+    package func hold(_ name: String, _ descriptors: [Int32]) -> Bool { ask(.hold(name), descriptors) }
+
+    /// Has the supervisor give up the locks of that name.
+    package func release(_ name: String) -> Bool { ask(.release(name), []) }
+
+    private func ask(_ message: WorkerMessage, _ descriptors: [Int32]) -> Bool {
+        monitor.lock()
+        defer { monitor.unlock() }
+        guard !isOrphan, WorkerLink.send(message, descriptors: descriptors, to: WorkerProcess.linkDescriptor) else { return false }
+        while answerCount == 0, !isOrphan { monitor.wait() }
+        guard answerCount > 0 else { return false }
+        answerCount -= 1
+        return true
     }
 
     /// Serves `tree` until the mount is gone or a stop was ordered; then no request is in hand any more.
     package func serve(_ tree: ExportTree, directory: String) throws(SystemError) -> FuseSession.End {
         let session = FuseSession(device: WorkerProcess.deviceDescriptor, slots: slots, tree: tree, log: log)
         try session.start()
-        guard NativeThread.start("link", { [self] in watchLink(session) }) != nil else {
-            throw SystemError(errno: EAGAIN, operation: "start a thread", path: "worker")
-        }
-        _ = WorkerMessage.ready.send(to: WorkerProcess.linkDescriptor)
+        monitor.lock()
+        self.session = session
+        if isStopOrdered { session.requestStop() }
+        monitor.unlock()
+        _ = WorkerLink.send(.ready, to: WorkerProcess.linkDescriptor)
         let end = session.wait()
-        if isOrphan.load(ordering: .acquiring), end == .stopped { FuseMount.detach(directory) }
+        monitor.lock()
+        let ownsMount = isOrphan
+        monitor.unlock()
+        if ownsMount, end == .stopped { FuseMount.detach(directory) }
         return end
     }
 
-    private func watchLink(_ session: FuseSession) {
+    private func watchLink() {
         while true {
-            switch WorkerMessage.receive(from: WorkerProcess.linkDescriptor, waiting: true) {
-            case .message(.stop): return session.requestStop()
+            switch WorkerLink.receive(from: WorkerProcess.linkDescriptor, waiting: true).content {
+            case .message(.stop): change { orderStop() }
+            case .message(.done): change { answerCount += 1 }
             case .message, .nothing: continue
             case .ended:
-                isOrphan.store(true, ordering: .releasing)
+                change { isOrphan = true }
                 log("the supervisor is gone; serving on until SIGTERM (pid \(getpid()))")
                 farshore_wait_for_stop_signal()
-                return session.requestStop()
+                return change { orderStop() }
             }
         }
+    }
+
+    private func change(_ body: () -> Void) {
+        monitor.lock()
+        body()
+        monitor.wakeAll()
+        monitor.unlock()
+    }
+
+    /// Under the monitor.
+    private func orderStop() {
+        isStopOrdered = true
+        session?.requestStop()
     }
 
     /// A guest's memory pressure may wait for writes through this very process.

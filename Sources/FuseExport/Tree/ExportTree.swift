@@ -43,6 +43,7 @@ package struct FilePermissions: Equatable, Sendable {
 
 package final class ExportTree: Sendable {
     package struct Directory: Equatable, Sendable { let id: UInt64 }
+    package struct RemovedFiles: Equatable, Sendable { let ids: Set<UInt64> }
 
     package static let root = Directory(id: 1)
     static let nameBytesMax = 255
@@ -61,10 +62,17 @@ package final class ExportTree: Sendable {
         var permissions: FilePermissions
     }
 
+    struct Child: Sendable {
+        let position: UInt64
+        let id: UInt64
+    }
+
     private struct State {
         var nodes: [UInt64: Node] = [:]
-        /// Children in the order of their arrival, so that a listing in progress never skips or repeats one.
-        var children: [UInt64: [UInt64]] = [:]
+        /// Children in the order of their arrival, each with a position that stays its own, so that a listing in
+        /// progress never skips or repeats one. Positions 1 and 2 are `.` and `..`.
+        var children: [UInt64: [Child]] = [:]
+        var lastPosition: UInt64 = 2
     }
 
     let files = FileTable()
@@ -125,6 +133,23 @@ package final class ExportTree: Sendable {
         }
     }
 
+    /// Takes a directory and all below it out of the tree. Files that are open answer ESTALE from now on; a request
+    /// that had begun may still run: see `FuseSession.waitUntilUnused`.
+    package func remove(_ directory: Directory) -> RemovedFiles {
+        state.withLock { state in
+            var ids: Set<UInt64> = []
+            var pending = [directory.id]
+            if let node = state.nodes[directory.id] { state.children[node.parent]?.removeAll { $0.id == directory.id } }
+            while let id = pending.popLast() {
+                pending += state.children.removeValue(forKey: id)?.map(\.id) ?? []
+                guard let node = state.nodes.removeValue(forKey: id), case .file(let file) = node.kind else { continue }
+                file.isGone.store(true, ordering: .sequentiallyConsistent)
+                ids.insert(id)
+            }
+            return RemovedFiles(ids: ids)
+        }
+    }
+
     private static func add(
         _ name: String, in parent: Directory, _ kind: Node.Kind, _ permissions: FilePermissions, _ state: inout State
     ) throws(ExportTreeError) -> UInt64 {
@@ -137,7 +162,8 @@ package final class ExportTree: Sendable {
             throw existing.path == path ? .nameTaken(name) : .identifierCollision(path)
         }
         state.nodes[id] = Node(id: id, parent: parent.id, name: name, path: path, kind: kind, permissions: permissions)
-        state.children[parent.id, default: []].append(id)
+        state.lastPosition += 1
+        state.children[parent.id, default: []].append(Child(position: state.lastPosition, id: id))
         return id
     }
 
@@ -149,11 +175,12 @@ package final class ExportTree: Sendable {
 
     var nodeCount: Int { state.withLock { $0.nodes.count } }
 
-    /// The children from position `first` on, at most `limit`; nil when `id` is no directory.
-    func children(of id: UInt64, from first: Int, limit: Int) -> [Node]? {
+    /// The children behind `position`, at most `limit`, each with its own position; nil when `id` is no directory.
+    func children(of id: UInt64, after position: UInt64, limit: Int) -> [(position: UInt64, node: Node)]? {
         state.withLock { state in
-            guard let ids = state.children[id] else { return nil }
-            return ids.dropFirst(first).prefix(limit).compactMap { state.nodes[$0] }
+            guard let children = state.children[id] else { return nil }
+            let rest = children.drop { $0.position <= position }.prefix(limit)
+            return rest.compactMap { child in state.nodes[child.id].map { (child.position, $0) } }
         }
     }
 

@@ -1,6 +1,6 @@
-// Node id → file for the reader threads: an open-addressed table read without a lock. Entries are only added. When it
-// is half full a table of twice the size takes its place; the old ones are kept until the mount ends, because a reader
-// may still be in them (together they are smaller than the newest).
+// Node id → file for the reader threads: an open-addressed table read without a lock. Entries are added or replaced,
+// never removed. When it is half full a table of twice the size takes its place; the old ones and all files are kept
+// until the mount ends, because a reader may still be in them (the old tables together are smaller than the newest).
 
 import CLinux
 import Synchronization
@@ -29,7 +29,10 @@ final class FileTable: @unchecked Sendable {
         while true {
             let entry = page + 16 &* (1 &+ Int(truncatingIfNeeded: index))
             let key = farshore_load_acquire(entry.assumingMemoryBound(to: UInt64.self))
-            if key == id { return .fromOpaque((entry + 8).load(as: UnsafeRawPointer.self)) }
+            if key == id {
+                let file = farshore_load_acquire((entry + 8).assumingMemoryBound(to: UInt64.self))
+                return UnsafeRawPointer(bitPattern: UInt(file)).map(Unmanaged.fromOpaque)
+            }
             if key == 0 { return nil }
             index = (index &+ 1) & mask
         }
@@ -54,9 +57,9 @@ final class FileTable: @unchecked Sendable {
     private static func put(_ id: UInt64, _ file: UnsafeMutableRawPointer, in page: UnsafeMutableRawPointer) {
         let mask = page.load(as: UInt64.self) - 1
         var index = id & mask
-        while (page + 16 * (1 + Int(index))).load(as: UInt64.self) != 0 { index = (index + 1) & mask }
+        while case let key = (page + 16 * (1 + Int(index))).load(as: UInt64.self), key != 0, key != id { index = (index + 1) & mask }
         let entry = page + 16 * (1 + Int(index))
-        (entry + 8).storeBytes(of: file, as: UnsafeMutableRawPointer.self)
+        farshore_store_release((entry + 8).assumingMemoryBound(to: UInt64.self), UInt64(UInt(bitPattern: file)))
         farshore_store_release(entry.assumingMemoryBound(to: UInt64.self), id)
     }
 

@@ -10,6 +10,8 @@ final class ServedFile: Sendable {
     /// What follows the disk's bytes: the VHD footer, or nothing.
     let tail: [UInt8]
     let isWritable: Bool
+    /// Set when the file is taken out of the tree.
+    let isGone = Atomic<Bool>(false)
     /// Time of the last write through this mount, nanoseconds since 1970.
     let modifiedNanoseconds: Atomic<UInt64>
 
