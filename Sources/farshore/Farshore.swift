@@ -9,6 +9,7 @@ struct Farshore: ParsableCommand {
         abstract: "Continuous replication of virtual disks to a vault.",
         version: "0.1.0",
         subcommands: [
+            VaultCommand.self,
             ImageCommand.self,
             PointCommand.self,
             JobCommand.self,

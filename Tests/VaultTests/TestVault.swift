@@ -40,7 +40,7 @@ final class TestVault {
         directory = try temporaryDirectory()
         store = wrap(try DirectoryStore(root: directory, create: true))
         key = encrypted ? .keyFile(Self.keyBytes) : .none
-        (vault, kit) = try Vault.create(store: store, protection: key, memory: HeadMemory(path: nil), settings: Self.settings)
+        (vault, kit) = try Vault.create(store: store, protection: key, memory: HeadMemory(folder: nil), settings: Self.settings)
     }
 
     static var settings: VaultSettings {
@@ -52,7 +52,7 @@ final class TestVault {
     deinit { try? FileManager.default.removeItem(atPath: directory) }
 
     func reopened() throws -> Vault {
-        try Vault.open(store: store, key: key, memory: HeadMemory(path: nil), settings: Self.settings)
+        try Vault.open(store: store, key: key, memory: HeadMemory(folder: nil), settings: Self.settings)
     }
 
     /// Keys of all objects in the vault, by the files.

@@ -34,13 +34,26 @@ struct KeyObjects {
 
     func list() throws(VaultError) -> [KeyDescription] {
         var found: [KeyDescription] = []
-        _ = try visit { number, bytes throws(VaultError) -> Bool? in
-            let key = try KeyObject.decode(bytes, vault: vault, number: number)
+        try visitAll { number, result throws(VaultError) in
+            let key = try result.get()
             found.append(KeyDescription(
                 number: number, kind: key.method == .scrypt ? "passphrase" : "key-file", label: key.label, createdMicros: key.createdMicros))
-            return nil
         }
         return found
+    }
+
+    /// Calls `body` with each key object, opened as far as that needs no key, or why it cannot be.
+    func visitAll(_ body: (Int, Result<KeyObject, VaultError>) throws(VaultError) -> Void) throws(VaultError) {
+        _ = try visit { number, bytes throws(VaultError) -> Bool? in
+            let result: Result<KeyObject, VaultError>
+            do throws(VaultError) {
+                result = .success(try KeyObject.decode(bytes, vault: vault, number: number))
+            } catch {
+                result = .failure(error)
+            }
+            try body(number, result)
+            return nil
+        }
     }
 
     /// Calls `body` with each key object until it returns a value.

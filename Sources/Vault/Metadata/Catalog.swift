@@ -65,7 +65,7 @@ package struct Catalog: ChainDocument, Equatable {
 }
 
 extension Vault {
-    private var catalogChain: Chain<Catalog> { Chain(vault: self, name: "catalog") { .catalog($0) } }
+    var catalogChain: Chain<Catalog> { Chain(vault: self, name: "catalog") { .catalog($0) } }
 
     package func catalog() throws(VaultError) -> Published<Catalog> {
         guard let newest = try catalogChain.newest() else { throw .missing(object: ObjectPlace.catalog(1).key) }

@@ -26,7 +26,7 @@ struct Chain<Document: ChainDocument>: Sendable {
 
     /// The newest document, or nil for a chain that has none.
     func newest() throws(VaultError) -> Published<Document>? {
-        let remembered = vault.memory.newest(memoryName)
+        let remembered = try vault.memory.newest(memoryName)
         let number = try newestNumber(guess: remembered?.number ?? 0)
         guard number > 0 else {
             guard let remembered else { return nil }

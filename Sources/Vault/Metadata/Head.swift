@@ -98,7 +98,7 @@ package struct Head: ChainDocument, Equatable {
 package struct HeadChain: Sendable {
     private let vault: Vault
     package let group: VaultID
-    private let chain: Chain<Head>
+    let chain: Chain<Head>
 
     init(vault: Vault, group: VaultID) {
         self.vault = vault

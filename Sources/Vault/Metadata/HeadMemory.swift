@@ -1,54 +1,34 @@
-// What this client has seen of each chain, so that a target that shows an older state is caught (SEMANTICS: rolled
-// back objects are refused). One small file a client; without a path it lasts as long as the process.
+// What this client has seen of each chain, so that a target that shows an older state is caught. One small file a
+// chain in a folder that several programs may share; without a folder it lasts as long as the process.
 
 import BlockIO
 import Synchronization
 
 package final class HeadMemory: Sendable {
     private struct Seen: Codable {
+        var format = FormatLimits.formatVersion
         let number: UInt64
         let hash: Hash256
     }
 
-    private struct Document: Codable {
-        var format = FormatLimits.formatVersion
-        var chains: [String: Seen] = [:]
+    private let folder: String?
+    /// Guards what was seen and the files. Another process may write the same file: each writes only what it has seen
+    /// itself after reading what is there, so the file is at worst as old as one of them.
+    private let chains = Mutex<[String: Seen]>([:])
+
+    /// `folder` must exist.
+    package init(folder: String?) {
+        self.folder = folder
     }
 
-    private let path: String?
-    /// Guards the document and the file: a write of the file holds what was in memory when it began.
-    private let document: Mutex<Document>
-
-    /// `path` need not exist yet; its folder must.
-    package init(path: String?) throws(VaultError) {
-        self.path = path
-        var loaded = Document()
-        if let path {
-            do throws(SystemError) {
-                if let bytes = try DurableFile.read(path) { loaded = try Self.parse(bytes, path) }
-            } catch {
-                throw .refused("\(error)")
-            }
-        }
-        document = Mutex(loaded)
-    }
-
-    private static func parse(_ bytes: [UInt8], _ path: String) throws(SystemError) -> Document {
-        do {
-            return try CanonicalJSON.decode(Document.self, bytes, object: path)
-        } catch {
-            throw SystemError(errno: 22, operation: "understand what was remembered of the vault (\(error))", path: path)
-        }
-    }
-
-    func newest(_ chain: String) -> (number: UInt64, hash: Hash256)? {
-        document.withLock { document in document.chains[chain].map { ($0.number, $0.hash) } }
+    func newest(_ chain: String) throws(VaultError) -> (number: UInt64, hash: Hash256)? {
+        try chains.withLock { chains throws(VaultError) in try recall(chain, &chains).map { ($0.number, $0.hash) } }
     }
 
     /// Checks what the target shows as newest against what was seen before, then remembers it.
     func accept(_ chain: String, number: UInt64, hash: Hash256, previous: Hash256?) throws(VaultError) {
-        try document.withLock { document throws(VaultError) in
-            if let seen = document.chains[chain] {
+        try chains.withLock { chains throws(VaultError) in
+            if let seen = try recall(chain, &chains) {
                 guard number >= seen.number else {
                     throw VaultError.rolledBack("\(chain) ends at \(number), but this host has seen number \(seen.number): the target was rolled back or lost objects")
                 }
@@ -58,24 +38,42 @@ package final class HeadMemory: Sendable {
                 }
                 if number == seen.number { return }
             }
-            document.chains[chain] = Seen(number: number, hash: hash)
-            try save(document)
+            let seen = Seen(number: number, hash: hash)
+            chains[chain] = seen
+            try save(chain, seen)
         }
     }
 
-    /// Another vault lies at the same place now, or a forgotten disk's chain is gone.
+    /// The chain is gone for good (`vault forget`).
     package func forget(_ chain: String) throws(VaultError) {
-        try document.withLock { document throws(VaultError) in
-            guard document.chains.removeValue(forKey: chain) != nil else { return }
-            try save(document)
+        try chains.withLock { chains throws(VaultError) in
+            chains[chain] = nil
+            guard let path = path(chain) else { return }
+            try onFile { () throws(SystemError) in try DurableFile.remove(path) }
         }
     }
 
-    private func save(_ document: Document) throws(VaultError) {
-        guard let path else { return }
-        let bytes = try CanonicalJSON.encode(document)
+    private func recall(_ chain: String, _ chains: inout [String: Seen]) throws(VaultError) -> Seen? {
+        guard let path = path(chain), let bytes = try onFile({ () throws(SystemError) in try DurableFile.read(path) }) else { return chains[chain] }
+        let stored = try CanonicalJSON.decode(Seen.self, bytes, object: path)
+        if let own = chains[chain], own.number >= stored.number { return own }
+        chains[chain] = stored
+        return stored
+    }
+
+    private func save(_ chain: String, _ seen: Seen) throws(VaultError) {
+        guard let path = path(chain) else { return }
+        let bytes = try CanonicalJSON.encode(seen)
+        try onFile { () throws(SystemError) in try DurableFile.replace(path, with: bytes) }
+    }
+
+    private func path(_ chain: String) -> String? {
+        folder.map { "\($0)/\(chain.split(separator: "/").joined(separator: "-")).json" }
+    }
+
+    private func onFile<Value>(_ call: () throws(SystemError) -> Value) throws(VaultError) -> Value {
         do {
-            try DurableFile.replace(path, with: bytes)
+            return try call()
         } catch {
             throw .refused("cannot remember what was seen of the vault: \(error)")
         }

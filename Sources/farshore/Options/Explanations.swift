@@ -2,7 +2,9 @@
 
 import BlockIO
 import DiskImage
+import ObjectStore
 import Site
+import Vault
 
 extension Failure {
     /// The failure to print for `error`; nil when ArgumentParser or nobody knows it.
@@ -11,6 +13,8 @@ extension Failure {
         case let failure as Failure: failure
         case let error as SiteError: Failure(error)
         case let error as ImageError: Failure(error)
+        case let error as VaultError: Failure(error)
+        case let error as StoreError: Failure(error)
         case let error as SystemError: Failure(error)
         default: nil
         }

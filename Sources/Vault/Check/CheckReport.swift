@@ -1,0 +1,75 @@
+// What a check of a vault found: every damaged or missing object, and which points and bytes of which disk it takes.
+
+package struct ByteRange: Codable, Equatable, Sendable {
+    package var offset: UInt64
+    package var length: UInt64
+
+    package var end: UInt64 { offset + length }
+
+    package init(offset: UInt64, length: UInt64) {
+        self.offset = offset
+        self.length = length
+    }
+
+    /// Sorted, touching ones joined.
+    static func joined(_ ranges: [ByteRange]) -> [ByteRange] {
+        var result: [ByteRange] = []
+        for range in ranges.sorted(by: { $0.offset < $1.offset }) {
+            if let last = result.last, range.offset <= last.end {
+                result[result.count - 1].length = max(last.end, range.end) - last.offset
+            } else {
+                result.append(range)
+            }
+        }
+        return result
+    }
+}
+
+/// One damaged object. Without `disk` it belongs to the vault as a whole.
+package struct CheckFinding: Sendable, Equatable {
+    package let object: String
+    package let reason: String
+    package var disk: String?
+    /// Sequences between which states are affected; nil when no state is.
+    package var firstSequence: UInt64?
+    package var lastSequence: UInt64?
+    /// The listed points among them.
+    package var points: [RecoveryPoint] = []
+    /// Bytes of the disk that cannot be read at these points; empty when the object is metadata that no state needs.
+    package var ranges: [ByteRange] = []
+
+    init(object: String, reason: String, disk: String? = nil) {
+        self.object = object
+        self.reason = reason
+        self.disk = disk
+    }
+
+    /// Takes in another effect of the same object.
+    mutating func widen(from first: UInt64, to last: UInt64, ranges more: [ByteRange]) {
+        firstSequence = min(firstSequence ?? first, first)
+        lastSequence = max(lastSequence ?? last, last)
+        ranges = ByteRange.joined(ranges + more)
+    }
+}
+
+package struct CheckReport: Sendable {
+    package internal(set) var objects: UInt64 = 0
+    package internal(set) var bytesRead: UInt64 = 0
+    package internal(set) var disks: UInt64 = 0
+    package internal(set) var points: UInt64 = 0
+    package internal(set) var findings: [CheckFinding] = []
+
+    package var isClean: Bool { findings.isEmpty }
+}
+
+extension VaultError {
+    /// The object and the reason, when the error is damage; other errors end a check.
+    var damage: (object: String, reason: String)? {
+        switch self {
+        case .damaged(let object, let reason): (object, reason)
+        case .missing(let object): (object, "it is missing")
+        case .unsupportedVersion(let object, let found): (object, "it has \(found), which this version cannot read")
+        default: nil
+        }
+    }
+}

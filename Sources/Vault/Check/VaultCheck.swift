@@ -1,0 +1,75 @@
+// `vault check`: walks from the catalog to every chunk and names what is damaged. Without `readData` chunks and segments
+// are only asked for (there, and of the right size); with it every object the vault leads to is read and opened.
+
+import ObjectStore
+
+package struct VaultCheck {
+    let vault: Vault
+    let readData: Bool
+    let threads: Int
+    private let progress: (_ objects: UInt64) -> Void
+
+    package init(vault: Vault, readData: Bool, threads: Int = 8, progress: @escaping (_ objects: UInt64) -> Void = { _ in }) {
+        self.vault = vault
+        self.readData = readData
+        self.threads = threads
+        self.progress = progress
+    }
+
+    package func run() throws(VaultError) -> CheckReport {
+        var report = CheckReport()
+        try checkKeys(&report)
+        let disks: [Catalog.Disk]
+        do {
+            let newest = try vault.catalog()
+            report.objects += 1
+            disks = newest.document.disks
+            if readData { try checkChain(vault.catalogChain, below: newest, name: nil, &report) }
+        } catch {
+            guard let damage = error.damage else { throw error }
+            report.findings.append(CheckFinding(object: damage.object, reason: damage.reason))
+            return report
+        }
+        for disk in disks {
+            try DiskCheck(check: self, disk: disk).run(&report)
+            report.disks += 1
+            progress(report.objects)
+        }
+        return report
+    }
+
+    private func checkKeys(_ report: inout CheckReport) throws(VaultError) {
+        report.objects += 1
+        guard vault.keys.cipher != .none else { return }
+        try KeyObjects(store: vault.store, vault: vault.id).visitAll { number, result throws(VaultError) in
+            report.objects += 1
+            guard case .failure(let error) = result else { return }
+            guard let damage = error.damage else { throw error }
+            report.findings.append(CheckFinding(object: damage.object, reason: damage.reason))
+        }
+    }
+
+    /// The older objects of a chain: each must open and have the hash that its successor names.
+    func checkChain<Document>(_ chain: Chain<Document>, below newest: Published<Document>, name: String?, _ report: inout CheckReport) throws(VaultError) {
+        var expected = newest.document.previous
+        var number = newest.document.number
+        let newestAnchor = number / FormatLimits.anchorInterval * FormatLimits.anchorInterval
+        while number > 1 {
+            number -= 1
+            do {
+                let found = try chain.read(number)
+                report.objects += 1
+                if let expected, found.hash != expected {
+                    report.findings.append(CheckFinding(object: chain.place(number).key, reason: "it is not what number \(number + 1) names: its hash differs", disk: name))
+                }
+                expected = found.document.previous
+            } catch {
+                expected = nil
+                // Old numbers between anchors may have been collected.
+                if case .missing = error, number % FormatLimits.anchorInterval != 0, number + FormatLimits.anchorInterval <= newestAnchor { continue }
+                guard let damage = error.damage else { throw error }
+                report.findings.append(CheckFinding(object: damage.object, reason: damage.reason, disk: name))
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+// Which vault a command works with and what opens it; and what the vault's errors mean to the person at the terminal.
+
+import ArgumentParser
+import BlockIO
+import Foundation
+import ObjectStore
+import Site
+import Vault
+
+struct KeyOptions: ParsableArguments {
+    @Option(name: .long, help: ArgumentHelp("A key file (32 bytes, hex or base64) or a recovery kit that opens the vault.", valueName: "file"))
+    var keyFile: String?
+
+    @Option(name: .long, help: ArgumentHelp("A file that holds the vault's passphrase.", valueName: "file"))
+    var passphraseFile: String?
+
+    func validate() throws {
+        guard keyFile == nil || passphraseFile == nil else { throw ValidationError("give --key-file or --passphrase-file, not both") }
+    }
+
+    func source() throws -> KeySource {
+        if let keyFile { return try .keyFile(path: keyFile) }
+        if let passphraseFile { return try .passphraseFile(path: passphraseFile) }
+        return .none
+    }
+}
+
+struct VaultOptions: ParsableArguments {
+    @Option(name: .customLong("vault"), help: ArgumentHelp("The vault: file:///dir or s3://bucket/prefix?endpoint=…&region=…", valueName: "url"))
+    var url: String
+
+    @OptionGroup var key: KeyOptions
+
+    func open(_ site: SiteOptions) throws -> Vault {
+        try openVault(url: url, key: try key.source(), site: site)
+    }
+}
+
+/// Opens the vault at `url`, remembering in the site directory what was seen of it.
+func openVault(url: String, key: KeySource, site: SiteOptions) throws -> Vault {
+    try Vault.open(store: openStore(url: url), key: key, memory: headMemory(site))
+}
+
+/// Where a site directory cannot be made (a rescue system), the vault still opens, without protection against rollback.
+func headMemory(_ site: SiteOptions) -> HeadMemory {
+    do {
+        try site.directory.create()
+        return HeadMemory(folder: site.directory.headsFolder)
+    } catch {
+        printError("farshore: warning: an older state of the vault will not be noticed: \(error)")
+        return HeadMemory(folder: nil)
+    }
+}
+
+extension Failure {
+    init(_ error: VaultError) {
+        switch error {
+        case .wrongKey: self.init(.wrongKey, error.description, try: "give the key file or passphrase this vault was made with, or its recovery kit as --key-file")
+        case .damaged, .missing:
+            self.init(.integrityDamage, error.description, try: "run `farshore vault check URL --read-data` to see which points are affected")
+        case .rolledBack:
+            self.init(.integrityDamage, error.description, try: "ask who operates the target; only if the vault was restored on purpose, remove the file for this chain in the site's heads folder")
+        case .fenced: self.init(.fenced, error.description, try: "stop this uploader: another host replicates this disk now")
+        case .conflict: self.init(.failed, error.description, try: "run the command again")
+        case .unsupportedVersion: self.init(.failed, error.description, try: "use a newer version of farshore")
+        case .noVault: self.init(.notFound, error.description, try: "check the URL, or make a vault with `farshore vault create`")
+        case .alreadyExists: self.init(.inUse, error.description, try: "use another name or location")
+        case .notFound: self.init(.notFound, error.description, try: "`farshore point list DISK --vault URL` shows what is there")
+        case .refused: self.init(.failed, error.description, try: "farshore vault --help")
+        case .store(let error): self.init(error)
+        }
+    }
+
+    init(_ error: StoreError) {
+        let status: ExitStatus =
+            switch error.code {
+            case .unreachable, .timedOut, .throttled, .serverFault, .corruptResponse, .redirected, .bucketMissing: .targetUnreachable
+            case .credentialsRefused, .credentialsExpired, .accessDenied, .clockSkew: .credentialsRefused
+            case .notEnoughSpace: .notEnoughSpace
+            case .notFound: .notFound
+            case .badLocation: .usage
+            case .alreadyExists, .outOfRange, .unsupported: .failed
+            }
+        self.init(status, error.message, try: error.remedy)
+    }
+}

@@ -1,0 +1,89 @@
+// `farshore vault check`: can every point of a vault be restored?
+
+import ArgumentParser
+import Vault
+
+struct VaultCheckCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "check",
+        abstract: "Verify that every recovery point can be restored; name what is damaged, and which points and bytes it takes.",
+        discussion: """
+            Without --read-data, metadata is read and opened, and data objects are asked for. With it, everything is read.
+            Exit status 6 when there is damage.
+
+            Example:
+              farshore vault check file:///backup/vault --key-file /etc/farshore/vault.key --read-data
+            """)
+
+    struct Document: Encodable {
+        struct Finding: Encodable {
+            let object: String
+            let reason: String
+            let disk: String?
+            let firstSequence: UInt64?
+            let lastSequence: UInt64?
+            let points: [UInt64]
+            let ranges: [ByteRange]
+        }
+
+        let disks: UInt64
+        let points: UInt64
+        let objects: UInt64
+        let bytesRead: UInt64
+        let readData: Bool
+        let damaged: [Finding]
+    }
+
+    @Argument(help: ArgumentHelp("The vault.", valueName: "url"))
+    var url: String
+
+    @OptionGroup var key: KeyOptions
+
+    @Flag(name: .long, help: "Read and open all data too.")
+    var readData = false
+
+    @OptionGroup var site: SiteOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        let vault = try openVault(url: url, key: try key.source(), site: site)
+        let report = try VaultCheck(vault: vault, readData: readData).run()
+        try output.print(document(report), text: Self.text)
+        guard report.isClean else {
+            throw Failure(
+                .integrityDamage, "\(report.findings.count) damaged object\(report.findings.count == 1 ? "" : "s")",
+                try: "restore these objects from a copy of the vault, or use a point that is not affected; new points are whole after the next initial replication")
+        }
+    }
+
+    private func document(_ report: CheckReport) -> Document {
+        Document(
+            disks: report.disks, points: report.points, objects: report.objects, bytesRead: report.bytesRead, readData: readData,
+            damaged: report.findings.map {
+                Document.Finding(
+                    object: $0.object, reason: $0.reason, disk: $0.disk, firstSequence: $0.firstSequence, lastSequence: $0.lastSequence,
+                    points: $0.points.map(\.sequence), ranges: $0.ranges)
+            })
+    }
+
+    private static func text(_ document: Document) -> String {
+        let summary = "Checked \(document.objects) objects of \(document.disks) disks with \(document.points) points"
+            + (document.readData ? ", all data read (\(bytesText(document.bytesRead)))" : "; data was asked for, not read (--read-data)")
+        guard !document.damaged.isEmpty else { return summary + ": no damage." }
+        return ([summary + "."] + document.damaged.map(describe)).joined(separator: "\n")
+    }
+
+    private static func describe(_ finding: Document.Finding) -> String {
+        var lines = ["DAMAGED \(finding.object): \(finding.reason)"]
+        if let disk = finding.disk {
+            if let first = finding.firstSequence, let last = finding.lastSequence {
+                lines.append("  disk \(disk), sequences \(first) to \(last), \(finding.points.count) points" + (finding.points.first.map { ", first #\($0)" } ?? ""))
+            } else {
+                lines.append("  disk \(disk), no point needs it")
+            }
+        }
+        for range in finding.ranges.prefix(20) { lines.append("  bytes \(range.offset) to \(range.end) (\(bytesText(range.length)))") }
+        if finding.ranges.count > 20 { lines.append("  and \(finding.ranges.count - 20) more ranges") }
+        return lines.joined(separator: "\n")
+    }
+}

@@ -1,0 +1,59 @@
+// `farshore vault create`: makes a vault and prints its recovery kit.
+
+import ArgumentParser
+import BlockIO
+import ObjectStore
+import Vault
+
+struct VaultCreate: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "create",
+        abstract: "Make a vault in an empty directory or bucket prefix, and print its recovery kit.",
+        discussion: """
+            With --key-file a file that does not exist is made (mode 0600). Keep the recovery kit where the vault is not: it opens
+            the vault when key file and passphrase are lost.
+
+            Example:
+              farshore vault create file:///backup/vault --key-file /etc/farshore/vault.key
+            """)
+
+    struct Document: Encodable {
+        let vault: String
+        let url: String
+        let encrypted: Bool
+        /// Absent when the vault is not encrypted.
+        let recoveryKit: String?
+    }
+
+    @Argument(help: ArgumentHelp("file:///dir or s3://bucket/prefix?endpoint=…&region=…", valueName: "url"))
+    var url: String
+
+    @OptionGroup var key: KeyOptions
+
+    @Flag(name: .long, help: "Store everything readable for whoever can read the target.")
+    var noEncryption = false
+
+    @OptionGroup var site: SiteOptions
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        guard [key.keyFile != nil, key.passphraseFile != nil, noEncryption].count(where: { $0 }) == 1 else {
+            throw ValidationError("give one of --key-file, --passphrase-file, --no-encryption")
+        }
+    }
+
+    func run() throws {
+        let store = try openStore(url: url, createDirectory: true)
+        try makeKeyFileIfMissing()
+        let (vault, kit) = try Vault.create(store: store, protection: try key.source(), memory: headMemory(site))
+        let document = Document(vault: vault.id.description, url: url, encrypted: kit.isEncrypted, recoveryKit: kit.isEncrypted ? kit.text : nil)
+        try output.print(document) { document in
+            "Created the vault \(document.vault) at \(document.url)\n\n\(kit.text)"
+        }
+    }
+
+    private func makeKeyFileIfMissing() throws {
+        guard let path = key.keyFile, try DurableFile.read(path, limitBytes: 1 << 16) == nil else { return }
+        try DurableFile.replace(path, with: Array(KeySource.newKeyFileText().utf8), mode: 0o600)
+    }
+}

@@ -1,0 +1,40 @@
+// `farshore vault forget`: removes a disk and its points from a vault.
+
+import ArgumentParser
+import Vault
+
+struct VaultForget: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "forget",
+        abstract: "Remove a disk, all its recovery points and its data from a vault.",
+        discussion: """
+            There is no way back. Chunks and map pages are removed when no other disk is left in the vault that could share them;
+            else they stay until collection. Stop the disk's protection first (`farshore unprotect DISK`).
+
+            Example:
+              farshore vault forget old-db --vault file:///backup/vault --key-file /etc/farshore/vault.key
+            """)
+
+    struct Document: Encodable {
+        let disk: String
+        let id: String
+        let deletedObjects: UInt64
+        let contentDeleted: Bool
+    }
+
+    @Argument(help: "The disk's name, or its id to finish an interrupted run.")
+    var disk: String
+
+    @OptionGroup var vault: VaultOptions
+    @OptionGroup var site: SiteOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        let forgotten = try vault.open(site).forget(disk)
+        let document = Document(
+            disk: forgotten.disk.name, id: forgotten.disk.id.description, deletedObjects: forgotten.deletedObjects, contentDeleted: forgotten.isContentDeleted)
+        try output.print(document) { document in
+            "Forgot \(document.disk): \(document.deletedObjects) objects deleted" + (document.contentDeleted ? "" : "; chunks that other disks may share stay")
+        }
+    }
+}
