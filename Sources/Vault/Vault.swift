@@ -182,3 +182,34 @@ package final class Vault: Sendable {
         }
     }
 }
+
+// MARK: Reading parts of objects
+
+extension Vault {
+    /// A range of an object's stored bytes.
+    package func fetch(_ place: ObjectPlace, range: Range<UInt64>) throws(VaultError) -> [UInt8] {
+        try fromStore(place.key) { () throws(StoreError) in try store.get(place.key, range: range) }
+    }
+
+    /// Header and frame table of a stored object, by a small ranged GET.
+    package func sealedObject(_ place: ObjectPlace) throws(VaultError) -> SealedObject {
+        let frames = ObjectHeader.frameCount(plaintextBytes: place.kind.plaintextBytesMax, frameBytes: FormatLimits.frameBytes)
+        var start: [UInt8]
+        do {
+            start = try store.get(place.key, range: 0..<UInt64(ObjectHeader.byteCount + 4 * frames))
+        } catch where error.code == .outOfRange {
+            // Smaller than the table of a full one: then all of it is small.
+            start = try fetch(place)
+        } catch where error.code == .notFound {
+            throw .missing(object: place.key)
+        } catch {
+            throw .store(error)
+        }
+        let header = try start.withBytes { bytes throws(VaultError) in
+            try ObjectHeader(bytes, key: place.key, expected: place.kind, vaultCipher: keys.cipher)
+        }
+        // Another writer may use smaller frames and so a longer table.
+        if header.tableEnd > start.count { start = try fetch(place, range: 0..<UInt64(header.tableEnd)) }
+        return try start.withBytes { bytes throws(VaultError) in try SealedObject(bytes, place: place, keys: keys) }
+    }
+}

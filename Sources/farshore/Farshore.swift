@@ -12,6 +12,7 @@ struct Farshore: ParsableCommand {
             VaultCommand.self,
             ImageCommand.self,
             PointCommand.self,
+            RestoreCommand.self,
             JobCommand.self,
             EventsCommand.self,
             PauseCommand.self,

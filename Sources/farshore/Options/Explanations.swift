@@ -3,6 +3,7 @@
 import BlockIO
 import DiskImage
 import ObjectStore
+import RecoveryPoints
 import Site
 import Vault
 
@@ -14,6 +15,7 @@ extension Failure {
         case let error as SiteError: Failure(error)
         case let error as ImageError: Failure(error)
         case let error as VaultError: Failure(error)
+        case let error as RestoreError: Failure(error)
         case let error as StoreError: Failure(error)
         case let error as SystemError: Failure(error)
         default: nil

@@ -1,1 +1,0 @@
-// RecoveryPoints: see docs/ARCHITECTURE.md.

@@ -1,0 +1,60 @@
+// What of a restore is done: `OUTPUT.farshore-restore`, beside the partial image. Only regions whose bytes were
+// verified, written and flushed are in it, so a restore that was interrupted in any way goes on behind them.
+
+import BlockIO
+import Foundation
+import Vault
+
+struct RestoreState: Codable, Equatable {
+    static let suffix = ".farshore-restore"
+    private static let format = 1
+
+    /// What is restored; a state of anything else is of no use.
+    struct Job: Codable, Equatable {
+        let vault: String
+        let disk: String
+        let sequence: UInt64
+        let sizeBytes: UInt64
+        let imageFormat: String
+        let regionBytes: UInt64
+    }
+
+    private(set) var format = Self.format
+    let job: Job
+    /// Finished regions as rising, not touching ranges of region numbers: first, count.
+    var done: [[UInt64]] = []
+
+    /// The state of an earlier run of this very job, or nil.
+    static func load(_ path: String, job: Job) throws(SystemError) -> RestoreState? {
+        guard let bytes = try DurableFile.read(path, limitBytes: 64 << 20) else { return nil }
+        guard let state = try? JSONDecoder().decode(RestoreState.self, from: Data(bytes)), state.format == Self.format, state.job == job else { return nil }
+        return state
+    }
+
+    func save(_ path: String) throws(SystemError) {
+        let bytes: [UInt8]
+        do {
+            bytes = Array(try JSONEncoder().encode(self))
+        } catch {
+            throw SystemError(errno: 22, operation: "write the state of the restore as JSON (\(error))", path: path)
+        }
+        try DurableFile.replace(path, with: bytes)
+    }
+
+    mutating func set(_ regions: Set<UInt64>) {
+        done = []
+        for region in regions.sorted() {
+            if let last = done.last, last[0] + last[1] == region { done[done.count - 1][1] += 1 } else { done.append([region, 1]) }
+        }
+    }
+
+    /// The finished regions below `count`; nonsense in the file counts as nothing done.
+    func regions(below count: UInt64) -> Set<UInt64> {
+        var regions: Set<UInt64> = []
+        for range in done {
+            guard range.count == 2, range[0] < count, range[1] <= count - range[0] else { return [] }
+            regions.formUnion(range[0]..<range[0] + range[1])
+        }
+        return regions
+    }
+}
