@@ -3,6 +3,7 @@
 import BlockIO
 import DiskImage
 import Foundation
+import Synchronization
 import Testing
 
 @Suite struct OpenImageTests {
@@ -124,5 +125,35 @@ import Testing
         while try !ImageLock.isHeldByWriter(path), Date() < deadline { usleep(20_000) }
         #expect(throws: ImageError.inUse(path: path)) { _ = try ImageLock.take(path, for: .exclusive) }
         #expect(throws: ImageError.inUse(path: path)) { _ = try ImageLock.take(path, for: .shared) }
+    }
+}
+
+@Suite struct ConcurrentReaderTests {
+    /// `image info`, and the uploader of a frozen image, open what a worker has open: they see a sound image at all times.
+    @Test func aReaderBesideTheWriterNeverFindsDamage() throws {
+        // In memory, where a sync takes no time: the table changes often while a reader is between two of its reads.
+        let folder = try TestFolder(in: "/dev/shm")
+        let path = folder.file("live.vhd")
+        try OutputImage.makeEmpty(path, .vhdDynamic, 32 << 30)
+        let image = try openImage(path, access: .readWrite)
+        let finished = Mutex(false)
+        let writer = Thread {
+            defer { finished.withLock { $0 = true } }
+            for block in 0..<16_000 {
+                do {
+                    try image.put([UInt8](repeating: UInt8(block % 255 + 1), count: 512), at: UInt64(block) << 21)
+                    try image.flush()
+                } catch {
+                    Issue.record(error)
+                }
+            }
+        }
+        writer.start()
+        var opened = 0
+        while !finished.withLock({ $0 }) {
+            #expect(try openImage(path, access: .readOnly, format: .vhdDynamic).sizeBytes == 32 << 30)
+            opened += 1
+        }
+        #expect(opened > 0)
     }
 }

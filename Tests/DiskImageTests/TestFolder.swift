@@ -8,8 +8,8 @@ import Testing
 final class TestFolder: Sendable {
     let path: String
 
-    init() throws {
-        path = NSTemporaryDirectory() + "/farshore-images-\(UUID().uuidString)"
+    init(in parent: String = NSTemporaryDirectory()) throws {
+        path = parent + "/farshore-images-\(UUID().uuidString)"
         try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
     }
 

@@ -18,7 +18,9 @@ struct VHDBlockTable: Sendable {
             (0..<Int(header.tableEntries)).map { raw.getBE(UInt32.self, at: $0 * 4) }
         }
         endOffset = max(headerOffset + UInt64(VHDDynamicHeader.bytesCount), header.tableOffset + header.tableBytes, 512).roundedUp(to: 512)
-        try check(header, headerOffset: headerOffset, fileBytes: container.status.sizeBytes, path: container.path)
+        // The size after the table was read: a writer elsewhere extends the file before it enters a block.
+        let fileBytes = try asImageError { () throws(SystemError) in try container.descriptor.status().sizeBytes }
+        try check(header, headerOffset: headerOffset, fileBytes: fileBytes, path: container.path)
     }
 
     /// Where the block's data begins, or nil when it is not allocated.
