@@ -1,17 +1,46 @@
-// A mutex with a condition: for state whose waiters sleep until another thread changes it (in-flight records, spare
+// A mutex with signals: for state whose waiters sleep until another thread changes it (in-flight records, spare
 // segments). Where nobody ever waits, `Mutex` is enough. The owner's class keeps the state and says what the lock protects.
 
 import Glibc
 
 package final class Monitor: @unchecked Sendable {
-    // Sendable: the two pthread objects are made for use by many threads and never move.
+    // Sendable: a pthread mutex is made for use by many threads and never moves.
     private let mutex: UnsafeMutablePointer<pthread_mutex_t>
-    private let condition: UnsafeMutablePointer<pthread_cond_t>
 
     package init() {
         mutex = .allocate(capacity: 1)
-        condition = .allocate(capacity: 1)
         pthread_mutex_init(mutex, nil)
+    }
+
+    deinit {
+        pthread_mutex_destroy(mutex)
+        mutex.deallocate()
+    }
+
+    package func lock() { pthread_mutex_lock(mutex) }
+    package func unlock() { pthread_mutex_unlock(mutex) }
+
+    /// Lets go of the lock until `signal` wakes, and takes it again. Wake-ups may be spurious: check the condition in a loop.
+    package func wait(for signal: Signal) { pthread_cond_wait(signal.condition, mutex) }
+
+    /// As above, but for at most `milliseconds`.
+    package func wait(for signal: Signal, milliseconds: Int) {
+        var until = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &until)
+        let nanoseconds = until.tv_nsec + (milliseconds % 1000) * 1_000_000
+        until.tv_sec += milliseconds / 1000 + nanoseconds / 1_000_000_000
+        until.tv_nsec = nanoseconds % 1_000_000_000
+        pthread_cond_timedwait(signal.condition, mutex, &until)
+    }
+}
+
+/// What waiters of one kind wait for, so that the others are left asleep.
+package final class Signal: @unchecked Sendable {
+    // Sendable: as the monitor's mutex.
+    fileprivate let condition: UnsafeMutablePointer<pthread_cond_t>
+
+    package init() {
+        condition = .allocate(capacity: 1)
         var attributes = pthread_condattr_t()
         pthread_condattr_init(&attributes)
         pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
@@ -21,25 +50,7 @@ package final class Monitor: @unchecked Sendable {
 
     deinit {
         pthread_cond_destroy(condition)
-        pthread_mutex_destroy(mutex)
         condition.deallocate()
-        mutex.deallocate()
-    }
-
-    package func lock() { pthread_mutex_lock(mutex) }
-    package func unlock() { pthread_mutex_unlock(mutex) }
-
-    /// Lets go of the lock until `wakeAll`, and takes it again. Wake-ups may be spurious: check the condition in a loop.
-    package func wait() { pthread_cond_wait(condition, mutex) }
-
-    /// As `wait`, but for at most `milliseconds`.
-    package func wait(milliseconds: Int) {
-        var until = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &until)
-        let nanoseconds = until.tv_nsec + (milliseconds % 1000) * 1_000_000
-        until.tv_sec += milliseconds / 1000 + nanoseconds / 1_000_000_000
-        until.tv_nsec = nanoseconds % 1_000_000_000
-        pthread_cond_timedwait(condition, mutex, &until)
     }
 
     package func wakeAll() { pthread_cond_broadcast(condition) }

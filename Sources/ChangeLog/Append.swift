@@ -37,13 +37,13 @@ package struct RecordPayload {
 }
 
 extension ChangeLog {
-    /// Reserves a place for a record over whole blocks. `ownsBlocks`: the caller holds its partial blocks itself.
-    package func reserve(_ kind: RecordKind, diskOffset: UInt64, length: UInt64, ownsBlocks: Bool = false) throws(SystemError) -> Reservation {
+    /// Reserves a place for a record over whole blocks. `ownsRange`: the caller holds the range for a partial write.
+    package func reserve(_ kind: RecordKind, diskOffset: UInt64, length: UInt64, ownsRange: Bool = false) throws(SystemError) -> Reservation {
         let wallNanoseconds = Clock.wallNanoseconds()
         let pages = kind == .write ? SegmentGeometry.pages(of: Int(length)) : 0
         monitor.lock()
         defer { monitor.unlock() }
-        if !partialBlocks.isEmpty, !ownsBlocks { waitForPartialBlocks(diskOffset, length) }
+        if !partialRanges.isEmpty, !ownsRange { waitForPartialRanges(diskOffset, length) }
         let segment = try segmentWithRoom(pages: pages, keepFree: true)
         let sequence = try sequencer.next()
         return take(segment, kind, sequence, diskOffset, length, pages, wallNanoseconds)
@@ -105,7 +105,8 @@ extension ChangeLog {
             inFlight.swapAt(position, inFlight.count - 1)
             inFlight.removeLast()
         }
-        if sleeperCount > 0 { monitor.wakeAll() }
+        if sleeperCount > 0 { progress.wakeAll() }
+        if place.segment.phase == .closing, place.segment.inFlightCount == 0 { chores.wakeAll() }
     }
 
     /// A place that will not be filled becomes a void record, so that recovery finds no hole.
@@ -122,30 +123,29 @@ extension ChangeLog {
         monitor.unlock()
     }
 
-    // MARK: - partial blocks
+    // MARK: - partial writes
 
-    /// Takes the first and last block of an unaligned write: until `releasePartialBlocks` nobody else gets a place that
-    /// touches them, and everything that had a place before is complete, so the caller may read, merge and append.
-    package func holdPartialBlocks(_ first: UInt64, _ last: UInt64) {
+    /// Takes the blocks of an unaligned write: until `releasePartialRange` nobody else gets a place that touches them, and
+    /// everything that had a place before is complete, so the caller may read, merge and append. Partial writes exclude
+    /// each other by their whole range, so none ever waits for another while it holds one.
+    package func holdPartialRange(_ blocks: ClosedRange<UInt64>) {
         monitor.lock()
-        while partialBlocks.contains(where: { $0 == first || $0 == last }) { sleep() }
-        partialBlocks.append(first)
-        if last != first { partialBlocks.append(last) }
+        while partialRanges.contains(where: { $0.overlaps(blocks) }) { sleep() }
+        partialRanges.append(blocks)
         waitForInFlight(through: lastReserved)
         monitor.unlock()
     }
 
-    package func releasePartialBlocks(_ first: UInt64, _ last: UInt64) {
+    package func releasePartialRange(_ blocks: ClosedRange<UInt64>) {
         monitor.lock()
-        partialBlocks.removeAll { $0 == first || $0 == last }
-        if sleeperCount > 0 { monitor.wakeAll() }
+        partialRanges.removeAll { $0 == blocks }
+        if sleeperCount > 0 { progress.wakeAll() }
         monitor.unlock()
     }
 
-    private func waitForPartialBlocks(_ diskOffset: UInt64, _ length: UInt64) {
-        let first = diskOffset / UInt64(blockBytes)
-        let last = (diskOffset + max(length, 1) - 1) / UInt64(blockBytes)
-        while partialBlocks.contains(where: { $0 >= first && $0 <= last }) { sleep() }
+    private func waitForPartialRanges(_ diskOffset: UInt64, _ length: UInt64) {
+        let blocks = diskOffset / UInt64(blockBytes)...(diskOffset + max(length, 1) - 1) / UInt64(blockBytes)
+        while partialRanges.contains(where: { $0.overlaps(blocks) }) { sleep() }
     }
 
     /// The monitor is held. Waits only for pwrites: whoever has a place waits for nobody.
@@ -174,7 +174,7 @@ extension ChangeLog {
                 isStarved = true
                 throw SystemError(errno: ENOSPC, operation: "append: \(starvationReason)", path: folder.path)
             }
-            monitor.wakeAll()
+            chores.wakeAll()
             sleep()
         }
     }
@@ -185,7 +185,7 @@ extension ChangeLog {
         segment.phase = .closing
         previousSlotCount = UInt32(segment.nextSlot)
         active = nil
-        monitor.wakeAll()
+        chores.wakeAll()
     }
 
     private func activate(_ segment: Segment) throws(SystemError) {
@@ -205,6 +205,6 @@ extension ChangeLog {
         active = segment
         nextIndex += 1
         isStarved = false
-        monitor.wakeAll()
+        chores.wakeAll()
     }
 }

@@ -37,7 +37,11 @@ package final class ChangeLog: @unchecked Sendable {
     let segmentCountMax: Int
 
     let monitor = Monitor()
-    /// Threads asleep on `monitor`; the hot path wakes nobody when it is 0.
+    /// For guests' threads: records completed, room made, flushes ended.
+    let progress = Signal()
+    /// For the housekeeper and destage.
+    let chores = Signal()
+    /// Threads waiting for `progress`; the hot path wakes nobody when it is 0.
     var sleeperCount = 0
     /// Segments with records, oldest first; the active one is the last.
     var live: [Segment] = []
@@ -54,8 +58,8 @@ package final class ChangeLog: @unchecked Sendable {
     /// All records of this log up to here are durable.
     var durableThrough: UInt64 = 0
     var inFlight: [UInt64] = []
-    /// Blocks that a partial write is completing; reservations that touch them wait.
-    var partialBlocks: [UInt64] = []
+    /// Ranges of blocks whose edges a partial write is completing; reservations that touch them wait.
+    var partialRanges: [ClosedRange<UInt64>] = []
     /// Set once a sync or a repair failed: no append or flush succeeds until the log is opened again.
     var failure: SystemError?
     /// The sequence a running flush makes durable, nil when none runs.
@@ -73,7 +77,7 @@ package final class ChangeLog: @unchecked Sendable {
     let stateLock = Mutex<Void>(())
     private var state: LogState
     private var housekeeper: OwnThread?
-    let directory: SegmentDirectory
+    package let directory: SegmentDirectory
 
     init(
         folder: LogFolder, lock: consuming OwnerLock, state: LogState, geometry: SegmentGeometry, sequencer: Sequencer,
@@ -94,7 +98,7 @@ package final class ChangeLog: @unchecked Sendable {
         directory = SegmentDirectory(capacity: segmentCountMax)
         nextNumber = (segments.map(\.number).max() ?? -1) + 1
         inFlight.reserveCapacity(256)
-        partialBlocks.reserveCapacity(64)
+        partialRanges.reserveCapacity(64)
     }
 
     /// Makes an empty log in `folder`, for a disk whose image holds everything up to `startSequence`.
@@ -141,7 +145,7 @@ package final class ChangeLog: @unchecked Sendable {
     private func stop() {
         monitor.lock()
         isStopping = true
-        monitor.wakeAll()
+        wakeEveryone()
         monitor.unlock()
         housekeeper?.join()
         housekeeper = nil
@@ -163,10 +167,16 @@ package final class ChangeLog: @unchecked Sendable {
         options.didSync?(segment.file.path)
     }
 
-    /// Waits on the monitor (which is held). The count tells the hot path whether anybody has to be woken.
-    func sleep(milliseconds: Int? = nil) {
+    /// Waits for `progress`; the monitor is held. The count tells the hot path whether anybody has to be woken.
+    func sleep() {
         sleeperCount += 1
-        if let milliseconds { monitor.wait(milliseconds: milliseconds) } else { monitor.wait() }
+        monitor.wait(for: progress)
         sleeperCount -= 1
+    }
+
+    /// Something other than a record changed; the monitor is held.
+    func wakeEveryone() {
+        progress.wakeAll()
+        chores.wakeAll()
     }
 }

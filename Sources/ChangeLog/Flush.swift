@@ -45,6 +45,6 @@ extension ChangeLog {
         } else {
             durableThrough = max(durableThrough, target)
         }
-        monitor.wakeAll()
+        wakeEveryone()
     }
 }

@@ -32,7 +32,7 @@ extension ChangeLog {
             return
         }
         guard !isStopping, segmentToSeal == nil, spares.count >= Self.sparesWanted || !isSlotToBeHad || spaceError != nil else { return }
-        sleep(milliseconds: Self.pollMilliseconds)
+        monitor.wait(for: chores, milliseconds: Self.pollMilliseconds)
         spaceError = nil
     }
 
@@ -60,7 +60,7 @@ extension ChangeLog {
             durableThrough = max(durableThrough, segment.lastSequence)
         case .failure(let error): if failure == nil { failure = error }
         }
-        monitor.wakeAll()
+        wakeEveryone()
     }
 
     // MARK: - space
@@ -91,7 +91,7 @@ extension ChangeLog {
             spaceError = error
             orKeep()
         }
-        monitor.wakeAll()
+        wakeEveryone()
     }
 
     /// Out of the live list, with no reader left.
@@ -175,6 +175,38 @@ extension ChangeLog {
 
     // MARK: - destage's side
 
+    /// Waits until a sealed segment is there to destage, at most `milliseconds`.
+    package func waitForSealedSegment(milliseconds: Int) {
+        monitor.lock()
+        defer { monitor.unlock() }
+        guard !isStopping, !live.contains(where: { $0.phase == .sealed && $0.currentIndex > destagedSegment }) else { return }
+        monitor.wait(for: chores, milliseconds: milliseconds)
+    }
+
+    /// Waits until anything about the log's space changed, at most `milliseconds`.
+    package func waitForChore(milliseconds: Int) {
+        monitor.lock()
+        if !isStopping { monitor.wait(for: chores, milliseconds: milliseconds) }
+        monitor.unlock()
+    }
+
+    /// Wakes whoever waits for a sealed segment.
+    package func wakeDestage() {
+        monitor.lock()
+        chores.wakeAll()
+        monitor.unlock()
+    }
+
+    /// Runs `body` while no record has a place that is not complete, hence no map entry is about to be inserted; false
+    /// (and nothing done) when some record is in flight. Keep it short: it holds up appends.
+    package func whileNothingIsInFlight(_ body: () -> Void) -> Bool {
+        monitor.lock()
+        defer { monitor.unlock() }
+        guard inFlight.isEmpty else { return false }
+        body()
+        return true
+    }
+
     /// Closes the active segment and waits until it is sealed: everything reserved before the call can be destaged.
     package func sealAll() throws(SystemError) {
         monitor.lock()
@@ -209,14 +241,14 @@ extension ChangeLog {
     package func releaseDestaged(_ segment: SealedSegment) {
         monitor.lock()
         destagedSegment = max(destagedSegment, segment.index)
-        monitor.wakeAll()
+        wakeEveryone()
         monitor.unlock()
     }
 
     package func setDestageObstacle(_ reason: String?) {
         monitor.lock()
         destageObstacle = reason
-        monitor.wakeAll()
+        wakeEveryone()
         monitor.unlock()
     }
 }

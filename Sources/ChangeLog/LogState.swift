@@ -16,14 +16,16 @@ package struct LogState: Equatable, Sendable {
         }
     }
 
-    /// The image as it was left by a clean stop.
+    /// The image as it was left by a clean stop: the identity that DiskImage takes of it.
     package struct CleanStop: Equatable, Sendable {
+        package var evidence: UInt8
         package var imageBytes: UInt64
-        package var imageChangeNanoseconds: Int64
+        package var stamp: UInt64
 
-        package init(imageBytes: UInt64, imageChangeNanoseconds: Int64) {
+        package init(evidence: UInt8, imageBytes: UInt64, stamp: UInt64) {
+            self.evidence = evidence
             self.imageBytes = imageBytes
-            self.imageChangeNanoseconds = imageChangeNanoseconds
+            self.stamp = stamp
         }
     }
 
@@ -63,7 +65,7 @@ package struct LogState: Equatable, Sendable {
         lines += lineages.map { "lineage \($0.id) \($0.branchSequence)" }
         lines += targets.map { "target \($0)" }
         lines += ["destaged-segment \(destagedSegment)", "destaged-sequence \(destagedSequence)", "boot \(bootID)"]
-        if let cleanStop { lines.append("clean-stop \(cleanStop.imageBytes) \(cleanStop.imageChangeNanoseconds)") }
+        if let cleanStop { lines.append("clean-stop \(cleanStop.evidence) \(cleanStop.imageBytes) \(cleanStop.stamp)") }
         let body = lines.map { $0 + "\n" }.joined()
         return body + "crc32c \(String(crc32c(Array(body.utf8)), radix: 16))\n"
     }
@@ -103,8 +105,8 @@ package struct LogState: Equatable, Sendable {
         var cleanStop: CleanStop?
         if let line = reader.value("clean-stop") {
             let words = line.split(separator: " ")
-            guard words.count == 2, let bytes = UInt64(words[0]), let change = Int64(words[1]) else { return nil }
-            cleanStop = CleanStop(imageBytes: bytes, imageChangeNanoseconds: change)
+            guard words.count == 3, let evidence = UInt8(words[0]), let bytes = UInt64(words[1]), let stamp = UInt64(words[2]) else { return nil }
+            cleanStop = CleanStop(evidence: evidence, imageBytes: bytes, stamp: stamp)
         }
         guard reader.isAtEnd else { return nil }
         return LogState(

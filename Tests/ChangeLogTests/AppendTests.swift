@@ -14,7 +14,7 @@ import Testing
         let zero = try log.reserve(.discard, diskOffset: 0, length: 32 << 20)
         try log.write(zero, .none)
         log.complete(zero)
-        let stop = LogState.CleanStop(imageBytes: 7, imageChangeNanoseconds: -8)
+        let stop = LogState.CleanStop(evidence: 1, imageBytes: 7, stamp: 8)
         try log.close(cleanStop: stop)
 
         let again = try test.open(boot: bootB)

@@ -81,7 +81,7 @@ import Testing
         defer { test.remove() }
         let (log, _, _) = try test.open()
         for block in 0..<100 { try log.appendBlock(1, at: UInt64(block)) }
-        try log.close(cleanStop: LogState.CleanStop(imageBytes: 0, imageChangeNanoseconds: 0))
+        try log.close(cleanStop: LogState.CleanStop(evidence: 1, imageBytes: 0, stamp: 0))
         let path = try test.liveFile()
         try overwrite(path, at: 4096 + 4 * 64) { $0[20] ^= 1 }
         let error = #expect(throws: LogError.self) { _ = try test.open() }

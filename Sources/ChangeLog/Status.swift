@@ -1,0 +1,50 @@
+// What a log says of itself, and whether a record reached it.
+
+package import BlockIO
+
+package struct LogStatus: Equatable, Sendable {
+    package var fileBytes: UInt64
+    package var budgetBytes: UInt64
+    package var liveSegments: Int
+    /// Log bytes that the image does not hold yet.
+    package var undestagedBytes: UInt64
+    package var lastSequence: UInt64
+    package var durableSequence: UInt64
+    package var destagedSequence: UInt64
+    /// The lowest of all targets' marks; nil without targets.
+    package var replicatedSequence: UInt64?
+    /// Set when appends fail until the log is opened again.
+    package var failure: SystemError?
+    /// Set while writes get ENOSPC.
+    package var starvation: String?
+}
+
+extension ChangeLog {
+    package var status: LogStatus {
+        let state = currentState
+        monitor.lock()
+        defer { monitor.unlock() }
+        let undestaged = live.filter { $0.currentIndex > destagedSegment }.reduce(0) { $0 + $1.usedBytes }
+        return LogStatus(
+            fileBytes: UInt64(live.count + spares.count + retired.count) * UInt64(geometry.segmentBytes), budgetBytes: budgetBytes,
+            liveSegments: live.count, undestagedBytes: undestaged, lastSequence: lastReserved, durableSequence: durableThrough,
+            destagedSequence: state.destagedSequence, replicatedSequence: state.targets.isEmpty ? nil : replicatedThrough, failure: failure,
+            starvation: isStarved && !isRoomComing ? starvationReason : nil)
+    }
+
+    /// Whether a record with this sequence reached the log. Asked after recovery by whoever finds a request of a killed
+    /// process; what is older than the log's oldest segment was in it.
+    package func holdsRecord(sequence: UInt64) throws(SystemError) -> Bool {
+        monitor.lock()
+        let oldest = live.first?.header?.afterSequence ?? lastReserved
+        let segment = live.last { $0.header.map { $0.afterSequence < sequence } ?? false }
+        let end = lastReserved
+        monitor.unlock()
+        guard sequence > oldest else { return true }
+        guard sequence <= end, let segment, let header = segment.header else { return false }
+        let table = try SegmentTable(segment.file, header, geometry)
+        return (0..<geometry.slotCount).contains { slot in
+            table.record(slot).map { $0.sequence == sequence && $0.kind != .void } ?? false
+        }
+    }
+}

@@ -1,0 +1,167 @@
+// Where each 4 KiB block's newest data is: 0 = the image, else a place in the log. Lock-free: readers and writers use
+// single 64-bit entries, and entries only grow (a lower sequence never replaces a higher one) until destage clears them.
+//
+// Two levels: an entry a block, and a cover a range of 512 blocks for zero records that span it; the higher of the two
+// counts. Both are reserved address space; a range costs memory (4 KiB) only once one of its blocks was written, and
+// `trim` gives it back. Readers load the cover before the entry: destage clears entries before covers, so an entry
+// that a cover had hidden can never be seen again.
+
+import BlockIO
+import CLinux
+import ChangeLog
+import Glibc
+
+/// One block's place in the log. The number's order is the order of sequences within a disk.
+struct MapEntry: Equatable {
+    static let pageShift: UInt64 = 1
+    static let segmentShift: UInt64 = 20
+
+    let raw: UInt64
+
+    init(raw: UInt64) { self.raw = raw }
+
+    init(segment: UInt64, page: Int, isWrite: Bool) {
+        raw = segment << Self.segmentShift | UInt64(page) << Self.pageShift | (isWrite ? 1 : 0)
+    }
+
+    var isImage: Bool { raw == 0 }
+    var isWrite: Bool { raw & 1 == 1 }
+    var segment: UInt64 { raw >> Self.segmentShift }
+    var page: Int { Int(raw >> Self.pageShift & 0x7FFFF) }
+    /// The entry of the next page of the same record.
+    func advanced(by pages: Int) -> MapEntry { MapEntry(raw: raw + UInt64(pages) << Self.pageShift) }
+}
+
+final class BlockMap: @unchecked Sendable {
+    // Sendable: every word of the three tables is only touched by the atomic calls of CLinux.
+    static let rangeBlocks = 512
+
+    let blockCount: Int
+    let rangeCount: Int
+    private let entries: UnsafeMutablePointer<UInt64>
+    private let covers: UnsafeMutablePointer<UInt64>
+    /// Non-zero for ranges whose entries may be non-zero: scans skip the others.
+    private let used: UnsafeMutablePointer<UInt64>
+
+    init(diskBytes: UInt64) throws(SystemError) {
+        blockCount = Int((diskBytes + UInt64(blockBytes) - 1) / UInt64(blockBytes))
+        rangeCount = (blockCount + Self.rangeBlocks - 1) / Self.rangeBlocks
+        entries = try Self.reserve(rangeCount * Self.rangeBlocks)
+        covers = try Self.reserve(rangeCount)
+        used = try Self.reserve(rangeCount)
+    }
+
+    deinit {
+        munmap(entries, rangeCount * Self.rangeBlocks * 8)
+        munmap(covers, rangeCount * 8)
+        munmap(used, rangeCount * 8)
+    }
+
+    /// Zeroed words that take no memory until touched. Huge pages would take 2 MiB for one entry.
+    private static func reserve(_ words: Int) throws(SystemError) -> UnsafeMutablePointer<UInt64> {
+        let bytes = max(words, 1) * 8
+        let memory = mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        guard let memory, memory != MAP_FAILED else {
+            throw SystemError(errno: errno, operation: "reserve \(bytes) bytes of address space", path: "block map")
+        }
+        madvise(memory, bytes, MADV_NOHUGEPAGE)
+        return memory.bindMemory(to: UInt64.self, capacity: words)
+    }
+
+    // MARK: - lookup
+
+    func entry(_ block: Int) -> MapEntry {
+        let cover = farshore_load_acquire(covers + block / Self.rangeBlocks)
+        let own = farshore_load_acquire(entries + block)
+        return MapEntry(raw: max(cover, own))
+    }
+
+    /// Whether no block of the range is in the log.
+    func isImage(range: Int) -> Bool {
+        farshore_load_acquire(covers + range) == 0 && farshore_load_acquire(used + range) == 0
+    }
+
+    func cover(range: Int) -> MapEntry { MapEntry(raw: farshore_load_acquire(covers + range)) }
+
+    /// Whether a block of the range may have an entry of its own.
+    func isUsed(range: Int) -> Bool { farshore_load_acquire(used + range) != 0 }
+
+    // MARK: - insert
+
+    /// The record's blocks now read from the log, unless a newer record has them.
+    func insert(_ record: RecordHeader, segment: UInt64) {
+        guard record.changesDisk else { return }
+        let (first, count) = blocks(of: record)
+        let entry = MapEntry(segment: segment, page: Int(record.payloadPage), isWrite: record.kind == .write)
+        if entry.isWrite {
+            for place in 0..<count { raise(first + place, to: entry.advanced(by: place)) }
+        } else {
+            insertZero(first, count, entry)
+        }
+    }
+
+    func blocks(of record: RecordHeader) -> (first: Int, count: Int) {
+        (Int(record.diskOffset) / blockBytes, (Int(record.length) + blockBytes - 1) / blockBytes)
+    }
+
+    private func insertZero(_ first: Int, _ count: Int, _ entry: MapEntry) {
+        var block = first
+        let end = first + count
+        while block < end {
+            let range = block / Self.rangeBlocks
+            if block % Self.rangeBlocks == 0, end - block >= min(Self.rangeBlocks, blockCount - block) {
+                _ = farshore_fetch_max(covers + range, entry.raw)
+                block += Self.rangeBlocks
+            } else {
+                raise(block, to: entry)
+                block += 1
+            }
+        }
+    }
+
+    private func raise(_ block: Int, to entry: MapEntry) {
+        let mark = used + block / Self.rangeBlocks
+        if farshore_load_acquire(mark) == 0 { farshore_store_release(mark, 1) }
+        _ = farshore_fetch_max(entries + block, entry.raw)
+    }
+
+    // MARK: - clear
+
+    /// The image holds everything up to `segment`: entries of the record's blocks that are not newer become 0.
+    func clearEntries(of record: RecordHeader, through segment: UInt64) {
+        let (first, count) = blocks(of: record)
+        var block = first
+        while block < first + count {
+            if isUsed(range: block / Self.rangeBlocks) {
+                clear(entries + block, through: segment)
+                block += 1
+            } else {
+                block = (block / Self.rangeBlocks + 1) * Self.rangeBlocks
+            }
+        }
+    }
+
+    /// After the entries of all records of the batch.
+    func clearCovers(of record: RecordHeader, through segment: UInt64) {
+        guard record.kind != .write else { return }
+        let (first, count) = blocks(of: record)
+        for range in first / Self.rangeBlocks...(first + count - 1) / Self.rangeBlocks { clear(covers + range, through: segment) }
+    }
+
+    private func clear(_ word: UnsafeMutablePointer<UInt64>, through segment: UInt64) {
+        while true {
+            let seen = farshore_load_acquire(word)
+            if seen == 0 || MapEntry(raw: seen).segment > segment || farshore_compare_exchange(word, seen, 0) { return }
+        }
+    }
+
+    /// Gives back the memory of ranges without entries. Only while no insert can run.
+    func trim(ranges: some Sequence<Int>) {
+        for range in ranges where isUsed(range: range) {
+            let start = entries + range * Self.rangeBlocks
+            guard (0..<Self.rangeBlocks).allSatisfy({ farshore_load_acquire(start + $0) == 0 }) else { continue }
+            madvise(start, Self.rangeBlocks * 8, MADV_DONTNEED)
+            farshore_store_release(used + range, 0)
+        }
+    }
+}

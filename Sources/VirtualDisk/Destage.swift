@@ -1,0 +1,92 @@
+// Destage: merges sealed (hence durable) segments into the image, in batches. Order within a batch, which makes a crash at
+// any step harmless: image writes, log flush, image flush, durable note in the log's state, map cleared, segments released.
+// A block is written only while its newest data lies in the batch; what is newer goes with a later batch.
+
+import BlockIO
+import ChangeLog
+import DiskImage
+import Glibc
+import Synchronization
+
+extension VirtualDisk {
+    private static let batchBytesMax = 128 << 20
+    private static let waitMilliseconds = 1000
+    private static let retryMilliseconds = 2000
+
+    func startDestage() throws(SystemError) {
+        let thread = try OwnThread(name: "destage") { [self] in runDestage() }
+        destage.thread.withLock { $0 = thread }
+    }
+
+    func stopDestage() {
+        destage.state.withLock { $0.isStopping = true }
+        log.wakeDestage()
+        let thread = destage.thread.withLock { thread in
+            defer { thread = nil }
+            return thread
+        }
+        thread?.join()
+    }
+
+    private func runDestage() {
+        while !destage.state.withLock({ $0.isStopping }) {
+            if let frozen = destage.frozenSequence {
+                log.setDestageObstacle("the image is frozen at sequence \(frozen)")
+                usleep(200_000)
+                continue
+            }
+            do {
+                let hasWork = try destage.turn.withLock { _ in try destageBatch() }
+                noteDestage(nil)
+                if !hasWork { log.waitForSealedSegment(milliseconds: Self.waitMilliseconds) }
+            } catch {
+                noteDestage(DiskError(error))
+                log.waitForChore(milliseconds: Self.retryMilliseconds)
+            }
+        }
+    }
+
+    private func noteDestage(_ error: DiskError?) {
+        destage.state.withLock { $0.error = error }
+        log.setDestageObstacle(error.map { "destage fails: \($0)" })
+    }
+
+    /// Everything sealed is in the image when this returns, unless the image is frozen.
+    func destageSealed() throws {
+        while try destageBatch() {}
+    }
+
+    /// One batch; false when there was nothing to do. The caller has the turn.
+    func destageBatch() throws -> Bool {
+        guard destage.frozenSequence == nil else { return false }
+        let limit = max(1, Self.batchBytesMax / log.geometry.segmentBytes)
+        let segments = log.sealedSegments(limit: limit)
+        guard let last = segments.last else { return false }
+        let batch = DestageBatch(disk: self, segments: segments)
+        try batch.writeNewest()
+        // A block was left out because newer data exists: that data must be durable before the older copy is given up,
+        // or a power loss could cut the newer and find neither.
+        try log.flush()
+        try finish(batch, last)
+        return true
+    }
+
+    /// All sealed segments, every record in order, whether newer data exists or not: the image is then exactly the disk at
+    /// the last sequence of the batch. The caller has the turn. Returns that sequence.
+    func destageExactly() throws -> UInt64 {
+        let segments = log.sealedSegments(limit: .max)
+        guard let last = segments.last else { return log.currentState.destagedSequence }
+        let batch = DestageBatch(disk: self, segments: segments)
+        try batch.writeEveryRecord()
+        try finish(batch, last)
+        return last.lastSequence
+    }
+
+    private func finish(_ batch: DestageBatch, _ last: SealedSegment) throws {
+        try image.flush()
+        try log.noteDestaged(last)
+        clearGeneration.add(1, ordering: .sequentiallyConsistent)
+        try batch.clearMap()
+        log.releaseDestaged(last)
+    }
+}

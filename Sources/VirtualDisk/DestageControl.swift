@@ -1,0 +1,24 @@
+// Who may destage and why it stands still: the frozen sequence, the last error, the background thread.
+
+import BlockIO
+import Synchronization
+
+final class DestageControl: Sendable {
+    struct State {
+        var frozenSequence: UInt64?
+        /// Why the last batch failed; nil after one that worked.
+        var error: DiskError?
+        var isStopping = false
+    }
+
+    /// Held for a whole batch: a freeze, a merge and the background thread take turns.
+    let turn = Mutex<Void>(())
+    let state: Mutex<State>
+    let thread = Mutex<OwnThread?>(nil)
+
+    init(frozenSequence: UInt64?) {
+        state = Mutex(State(frozenSequence: frozenSequence))
+    }
+
+    var frozenSequence: UInt64? { state.withLock { $0.frozenSequence } }
+}

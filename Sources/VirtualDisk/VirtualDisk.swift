@@ -1,0 +1,120 @@
+// A protected disk: the image with its change log over it. Writes go to the log only; a map says where each block's
+// newest data is; destage merges sealed segments into the image. Invariants:
+//  - a map entry is inserted before its record counts as complete, and cleared only after the image holds it durably;
+//  - a block read from the image was not being written by destage meanwhile (`clearGeneration`);
+//  - one owner: whoever opened the log holds its lock.
+// Called by the mount's reader threads (ServedDisk), the uploader's and the CLI's control calls.
+
+package import BlockIO
+package import ChangeLog
+package import DiskImage
+import Synchronization
+
+package final class VirtualDisk: ServedDisk, @unchecked Sendable {
+    // Sendable: all stored properties are constants that are themselves safe for many threads.
+    package let name: String
+    package let sizeBytes: UInt64
+    package let isWritable = true
+    package let log: ChangeLog
+    package let image: any ImageFile
+    /// How the log's last run ended.
+    package let lastStop: LastStop
+    let map: BlockMap
+    /// Raised before destage clears map entries: who read the image meanwhile reads again.
+    let clearGeneration = Atomic<UInt64>(0)
+    let destage: DestageControl
+    private let identity: @Sendable () throws -> ImageIdentity
+
+    /// Opens the disk over `image`. `lock`: the caller owns the log. `identity` tells whether the image was changed meanwhile.
+    package static func open(
+        name: String, image: any ImageFile, folder: LogFolder, lock: consuming OwnerLock, sequencer: Sequencer, options: ChangeLog.Options,
+        identity: (@Sendable () throws -> ImageIdentity)? = nil
+    ) throws(DiskError) -> VirtualDisk {
+        let path = image.path
+        let identity = identity ?? { try ImageIdentity(of: path) }
+        do {
+            let state = try folder.readState()
+            guard state.diskBytes == image.sizeBytes else {
+                throw DiskError.sizeMismatch(image: path, imageBytes: image.sizeBytes, logBytes: state.diskBytes)
+            }
+            // Before the log is opened: that ends the clean stop, and the question could not be asked again.
+            try checkUnchanged(state.cleanStop, path, identity)
+            let map = try BlockMap(diskBytes: state.diskBytes)
+            let frozen = try folder.readFreeze()
+            let (log, lastStop) = try ChangeLog.open(folder, lock: lock, sequencer: sequencer, options: options) { record, segment in
+                map.insert(record, segment: segment)
+            }
+            let disk = VirtualDisk(name: name, image: image, log: log, map: map, lastStop: lastStop, frozen: frozen, identity: identity)
+            try disk.startDestage()
+            return disk
+        } catch { throw DiskError(error) }
+    }
+
+    private init(
+        name: String, image: any ImageFile, log: ChangeLog, map: BlockMap, lastStop: LastStop, frozen: UInt64?,
+        identity: @escaping @Sendable () throws -> ImageIdentity
+    ) {
+        self.name = name
+        self.image = image
+        self.log = log
+        self.map = map
+        self.lastStop = lastStop
+        self.identity = identity
+        sizeBytes = image.sizeBytes
+        destage = DestageControl(frozenSequence: frozen)
+    }
+
+    private static func checkUnchanged(
+        _ cleanStop: LogState.CleanStop?, _ path: String, _ identity: @Sendable () throws -> ImageIdentity
+    ) throws {
+        guard let cleanStop else { return }
+        let now = try identity()
+        guard cleanStop == LogState.CleanStop(now) else {
+            throw DiskError.imageChanged(image: path, recordedBytes: cleanStop.imageBytes, foundBytes: now.sizeBytes)
+        }
+    }
+
+    /// Ends a clean run. The caller has ended all requests before.
+    package func close() throws(DiskError) {
+        do {
+            stopDestage()
+            try log.flush()
+            try image.flush()
+            try log.close(cleanStop: LogState.CleanStop(try identity()))
+        } catch {
+            log.abandon()
+            throw DiskError(error)
+        }
+    }
+
+    /// Lets go of log and image without a flush; the next open finds everything acknowledged.
+    package func abandon() {
+        stopDestage()
+        log.abandon()
+    }
+
+    package func flush() throws(SystemError) { try log.flush() }
+
+    /// All records up to the sequence returned are durable: what the uploader may read.
+    package func makeDurable() throws(SystemError) -> UInt64 { try log.makeDurable() }
+
+    package func holdsRecord(sequence: UInt64) -> Bool {
+        // When the log cannot be read the request is executed again, and fails with the reason.
+        (try? log.holdsRecord(sequence: sequence)) ?? false
+    }
+
+    /// Cuts one recovery point over `disks`: its number and its time. It holds no write; not yet durable.
+    package static func cutPoint(_ disks: [VirtualDisk], tag: String) throws(SystemError) -> UInt64 {
+        try ChangeLog.cutPoint(disks.map(\.log), tag: tag)
+    }
+
+    func blockBytesOnDisk(_ block: Int) -> Int {
+        Int(min(UInt64(blockBytes), sizeBytes - UInt64(block) * UInt64(blockBytes)))
+    }
+}
+
+extension LogState.CleanStop {
+    fileprivate init(_ identity: ImageIdentity) {
+        self.init(evidence: identity.evidence.rawValue, imageBytes: identity.sizeBytes, stamp: identity.stamp)
+    }
+}
