@@ -71,9 +71,11 @@ let package = Package(
         .executableTarget(name: "raw-export", dependencies: ["BlockIO", "VirtualDisk", "FuseExport"], path: "Tests/RawExport", swiftSettings: house),
         tests("FuseExportTests", ["BlockIO", "VirtualDisk", "FuseExport", "raw-export"]),
         tests("ObjectStoreTests", ["BlockIO", "ObjectStore"]),
-        tests("VaultTests", ["BlockIO", "ObjectStore", "Vault"]),
+        // A small vault and a disk of known content, for the two test targets below.
+        .target(name: "VaultFixtures", dependencies: ["BlockIO", "ObjectStore", "Vault"], path: "Tests/VaultFixtures", swiftSettings: house),
+        tests("VaultTests", ["BlockIO", "ObjectStore", "Vault", "VaultFixtures"]),
         tests("SiteTests", ["BlockIO", "Site", .product(name: "GRDB", package: "GRDB.swift")]),
         tests("ReplicationTests", ["BlockIO", "DiskImage", "ChangeLog", "Site", "ObjectStore", "Vault", "Replication"]),
-        tests("RecoveryPointsTests", ["BlockIO", "DiskImage", "ObjectStore", "Vault", "RecoveryPoints"]),
+        tests("RecoveryPointsTests", ["BlockIO", "DiskImage", "ObjectStore", "Vault", "RecoveryPoints", "VaultFixtures", log]),
     ]
 )

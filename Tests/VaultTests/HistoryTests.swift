@@ -3,6 +3,7 @@
 import ObjectStore
 import Testing
 import Vault
+import VaultFixtures
 
 /// Reads a whole state the slow and obvious way: every extent of the map, then every record.
 func readState(_ vault: Vault, disk: VaultID, at sequence: UInt64) throws -> [UInt8] {

@@ -63,6 +63,14 @@ package struct Head: ChainDocument, Equatable {
         package let sequence: UInt64
         package let reason: String
         package let untilMicros: UInt64?
+
+        package init(name: String, disk: VaultID, sequence: UInt64, reason: String, untilMicros: UInt64?) {
+            self.name = name
+            self.disk = disk
+            self.sequence = sequence
+            self.reason = reason
+            self.untilMicros = untilMicros
+        }
     }
 
     package struct Verdict: Codable, Equatable, Sendable {

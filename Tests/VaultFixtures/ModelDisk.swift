@@ -1,90 +1,25 @@
-// A vault in a temporary directory, with a disk whose true content is known at every sequence.
+// A disk that is replicated step by step and whose true content is known at every sequence.
 
-import BlockIO
-import Foundation
-import ObjectStore
-import Vault
-
-func temporaryDirectory() throws -> String {
-    var template = Array("/tmp/farshore-vault-XXXXXX".utf8CString)
-    guard mkdtemp(&template) != nil else { throw SystemError(errno: errno, operation: "make a directory", path: "/tmp") }
-    return String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-}
-
-/// Seeded, so that a failing run can be repeated.
-struct SeededNumbers: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
-
-    mutating func bytes(_ count: Int) -> [UInt8] { (0..<count).map { _ in UInt8.random(in: 0...255, using: &self) } }
-}
-
-final class TestVault {
-    let directory: String
-    let store: any ObjectStore
-    let vault: Vault
-    let key: KeySource
-    let kit: RecoveryKit
-    static let keyBytes = [UInt8](repeating: 7, count: 32)
-
-    init(encrypted: Bool = true, wrap: (any ObjectStore) -> any ObjectStore = { $0 }) throws {
-        directory = try temporaryDirectory()
-        store = wrap(try DirectoryStore(root: directory, create: true))
-        key = encrypted ? .keyFile(Self.keyBytes) : .none
-        (vault, kit) = try Vault.create(store: store, protection: key, memory: HeadMemory(folder: nil), settings: Self.settings)
-    }
-
-    static var settings: VaultSettings {
-        var settings = VaultSettings()
-        settings.settleMilliseconds = 1
-        return settings
-    }
-
-    deinit { try? FileManager.default.removeItem(atPath: directory) }
-
-    func reopened() throws -> Vault {
-        try Vault.open(store: store, key: key, memory: HeadMemory(folder: nil), settings: Self.settings)
-    }
-
-    /// Keys of all objects in the vault, by the files.
-    func keys() throws -> [String] { try store.listAll(prefix: "").map(\.key).sorted() }
-
-    func file(_ key: String) -> String { directory + "/" + key }
-
-    func flipBit(_ key: String, at bit: Int) throws {
-        var bytes = [UInt8](try Data(contentsOf: URL(filePath: file(key))))
-        bytes[bit / 8] ^= 1 << UInt8(bit % 8)
-        try Data(bytes).write(to: URL(filePath: file(key)))
-    }
-}
+package import Vault
 
 /// A disk that is written to, replicated step by step, and remembered as it was at every step.
-final class ModelDisk {
-    let vault: Vault
-    let id = VaultID.random()
-    let lineage = VaultID.random()
-    let name: String
-    private(set) var content: [UInt8]
-    private(set) var sequence: UInt64 = 10
+package final class ModelDisk {
+    package let vault: Vault
+    package let id = VaultID.random()
+    package let lineage = VaultID.random()
+    package let name: String
+    package private(set) var content: [UInt8]
+    package private(set) var sequence: UInt64 = 10
     /// What the disk held when it was first replicated, and every write since: whole states would fill the memory.
     private var base: [UInt8] = []
     private var writes: [(sequence: UInt64, range: Range<Int>, data: [UInt8])] = []
-    private(set) var sequences: [UInt64] = []
-    private(set) var points: [RecoveryPoint] = []
-    private(set) var epoch: UInt64 = 0
-    let writer: HistoryWriter
-    var numbers: SeededNumbers
+    package private(set) var sequences: [UInt64] = []
+    package private(set) var points: [RecoveryPoint] = []
+    package private(set) var epoch: UInt64 = 0
+    package let writer: HistoryWriter
+    package var numbers: SeededNumbers
 
-    init(_ vault: Vault, name: String = "disk", sizeBytes: Int, seed: UInt64, limits: HistoryWriter.Limits = HistoryWriter.Limits()) throws {
+    package init(_ vault: Vault, name: String = "disk", sizeBytes: Int, seed: UInt64, limits: HistoryWriter.Limits = HistoryWriter.Limits()) throws {
         self.vault = vault
         self.name = name
         numbers = SeededNumbers(seed: seed)
@@ -105,7 +40,7 @@ final class ModelDisk {
     }
 
     /// Initial replication of what the disk holds.
-    func replicateInitially() throws {
+    package func replicateInitially() throws {
         let epoch = try vault.catalog().document.collectionEpoch
         let map = InitialMap(vault: vault, sizeBytes: UInt64(content.count), epoch: epoch)
         for (number, start) in stride(from: 0, to: content.count, by: 1 << 20).enumerated() {
@@ -127,14 +62,14 @@ final class ModelDisk {
         sequences.append(sequence)
     }
 
-    func content(at sequence: UInt64) -> [UInt8] {
+    package func content(at sequence: UInt64) -> [UInt8] {
         var content = base
         for write in writes where write.sequence <= sequence { content.replaceSubrange(write.range, with: write.data) }
         return content
     }
 
     /// Writes `count` random records, puts them as segments, adds the manifest and the head.
-    func step(records count: Int, segmentBytes: Int = 1 << 20, checkpoint: Bool = false, tag: String? = nil) throws {
+    package func step(records count: Int, segmentBytes: Int = 1 << 20, checkpoint: Bool = false, tag: String? = nil) throws {
         let segments = SegmentWriter(vault: vault, disk: id, lineage: lineage, payloadBytesMax: segmentBytes)
         var entries: [SegmentEntry] = []
         for _ in 0..<count {

@@ -1,0 +1,152 @@
+// Numbered chains: the newest is found over gaps, losers of a race are told, rollback and forks are refused.
+
+import Foundation
+import ObjectStore
+import Testing
+import Vault
+import VaultFixtures
+
+@Suite struct ChainTests {
+    private let group = VaultID.random()
+
+    private func bump(_ heads: HeadChain, _ epoch: UInt64, _ name: String) throws {
+        try heads.update(epoch: epoch) { $0.pins = [Head.Pin(name: name, disk: group, sequence: 1, reason: "", untilMicros: nil)] }
+    }
+
+    @Test func theNewestIsFoundBehindCollectedNumbers() throws {
+        let test = try TestVault(encrypted: false)
+        let heads = test.vault.heads(group: group)
+        let epoch = try heads.claim(host: "a").document.writer.epoch
+        for number in 0..<2_600 { try bump(heads, epoch, "\(number)") }
+        // What collection may leave: anchors, and all from 1,024 below the newest anchor (2,048) on.
+        for number in 1..<1_024 { try FileManager.default.removeItem(atPath: test.file(ObjectPlace.head(group: group, UInt64(number)).key)) }
+        let fresh = try test.reopened().heads(group: group)
+        #expect(try fresh.newest()?.document.number == 2_601)
+        #expect(try heads.newest()?.document.number == 2_601)
+    }
+
+    @Test func aKnownNumberCostsFewRequests() throws {
+        var meddled: MeddledStore!
+        let test = try TestVault(encrypted: true) { inner in
+            meddled = MeddledStore(inner)
+            return meddled
+        }
+        let heads = test.vault.heads(group: group)
+        let epoch = try heads.claim(host: "a").document.writer.epoch
+        for number in 0..<40 { try bump(heads, epoch, "\(number)") }
+        meddled.resetCounts()
+        _ = try heads.newest()
+        let counts = meddled.counts
+        #expect(counts.heads <= 4 && counts.gets == 1 && counts.lists == 0, "\(counts.heads) HEAD, \(counts.gets) GET")
+    }
+
+    @Test(arguments: [true, false]) func theSecondUploaderFencesTheFirst(conditional: Bool) throws {
+        var meddled: MeddledStore!
+        let test = try TestVault { inner in
+            meddled = MeddledStore(inner)
+            return meddled
+        }
+        meddled.meddle { $0.conditionalPut = conditional }
+        let first = test.vault.heads(group: group)
+        let epoch = try first.claim(host: "first").document.writer.epoch
+        try bump(first, epoch, "a")
+        let second = try test.reopened().heads(group: group)
+        let newer = try second.claim(host: "second").document.writer.epoch
+        #expect(newer == epoch + 1)
+        #expect {
+            try bump(first, epoch, "b")
+        } throws: { error in
+            if case VaultError.fenced(let text) = error { text.contains("second") } else { false }
+        }
+        try bump(second, newer, "c")
+        #expect(try first.newest()?.document.pins?.first?.name == "c")
+    }
+
+    /// Between reading the newest head and publishing the next, another client publishes one.
+    @Test(arguments: [true, false]) func aLostRaceIsRepeatedOnTheWinner(conditional: Bool) throws {
+        var meddled: MeddledStore!
+        let test = try TestVault(encrypted: false) { inner in
+            meddled = MeddledStore(inner)
+            return meddled
+        }
+        let vault = test.vault
+        let rival = try Vault.open(store: DirectoryStore(root: test.directory, create: false), key: .none, memory: HeadMemory(folder: nil))
+        meddled.meddle { $0.conditionalPut = conditional }
+        nonisolated(unsafe) var races = 2
+        meddled.meddle { meddling in
+            meddling.beforePut = { key in
+                guard key.hasPrefix("catalog/"), races > 0 else { return }
+                races -= 1
+                _ = try? rival.register(disk: .random(), name: "rival\(races)", sizeBytes: 512)
+            }
+        }
+        _ = try? vault.register(disk: .random(), name: "mine", sizeBytes: 512)
+        if conditional {
+            #expect(Set(try rival.catalog().document.disks.map(\.name)) == ["rival1", "rival0", "mine"])
+        } else {
+            // Without conditional PUT the rival's object, put between our HEAD and our PUT, is lost: it is told so.
+            #expect(throws: VaultError.self) { try rival.catalog() }
+            #expect(try test.reopened().catalog().document.disks.map(\.name) == ["mine"])
+        }
+        #expect(try VaultCheck(vault: test.reopened(), readData: true).run().isClean)
+    }
+
+    @Test func rollbackAndForksAreRefused() throws {
+        let test = try TestVault()
+        let folder = test.directory + "-memory"
+        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        func client() throws -> HeadChain {
+            try Vault.open(store: test.store, key: test.key, memory: HeadMemory(folder: folder), settings: TestVault.settings).heads(group: group)
+        }
+        let epoch = try client().claim(host: "a").document.writer.epoch
+        for name in ["a", "b", "c"] { try bump(client(), epoch, name) }
+        let newest = test.file(ObjectPlace.head(group: group, 4).key)
+        let kept = try Data(contentsOf: URL(filePath: newest))
+        try FileManager.default.removeItem(atPath: newest)
+        func isRefused() -> Bool {
+            do {
+                _ = try client().newest()
+                return false
+            } catch let error as VaultError {
+                if case .rolledBack = error { return true }
+                return false
+            } catch {
+                return false
+            }
+        }
+        #expect(isRefused())
+        // Someone with the key, who has not seen number 4, publishes another one.
+        try bump(test.reopened().heads(group: group), epoch, "forked")
+        #expect(isRefused())
+        try kept.write(to: URL(filePath: newest))
+        #expect(try client().newest()?.document.number == 4)
+        try FileManager.default.removeItem(atPath: test.file("heads/\(group)"))
+        #expect(isRefused())
+    }
+
+    @Test func aTargetThatDropsWhatItAcknowledgedIsCaught() throws {
+        var meddled: MeddledStore!
+        let test = try TestVault { inner in
+            meddled = MeddledStore(inner)
+            return meddled
+        }
+        let disk = try ModelDisk(test.vault, sizeBytes: 4 << 20, seed: 5)
+        try disk.replicateInitially()
+        for part in ["segments/", "manifests/", "heads/", "chunks/", "maps/"] {
+            meddled.meddle { $0.drops = { $0.contains(part) } }
+            #expect(throws: VaultError.self, "\(part) dropped") {
+                try disk.step(records: 5, checkpoint: true)
+                let bytes = [UInt8](repeating: 3, count: 100)
+                _ = try bytes.withUnsafeBytes { try test.vault.putChunk($0, as: test.vault.chunkRef(of: $0, epoch: 1)) }
+            }
+            meddled.meddle { $0.drops = { _ in false } }
+        }
+        // And one that stores other bytes, with a checksum of its own that is believed or not.
+        meddled.meddle { $0.stores = { key, bytes in key.contains("chunks/") ? bytes.dropLast() + [bytes.last! ^ 1] : bytes } }
+        #expect(throws: VaultError.self) {
+            let bytes = [UInt8](repeating: 4, count: 100)
+            _ = try bytes.withUnsafeBytes { try test.vault.putChunk($0, as: test.vault.chunkRef(of: $0, epoch: 1)) }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+// Promise of `vault check`: every damaged, missing or exchanged object of a vault is named, with the points and bytes
+// it takes. One bit is flipped in every object of a small vault, one after the other.
+
+import Foundation
+import ObjectStore
+import Testing
+import Vault
+import VaultFixtures
+
+@Suite struct CheckTests {
+    /// Fulls, roll-ups, deltas, segments in maps and over them, two disks.
+    private func smallVault(encrypted: Bool) throws -> (TestVault, ModelDisk) {
+        let test = try TestVault(encrypted: encrypted)
+        var limits = HistoryWriter.Limits()
+        limits.manifestsPerFull = 6
+        limits.deltasPerRollup = 3
+        let disk = try ModelDisk(test.vault, name: "one", sizeBytes: 6 << 20, seed: 77, limits: limits)
+        try disk.replicateInitially()
+        for _ in 0..<10 { try disk.step(records: 4) }
+        let second = try ModelDisk(test.vault, name: "two", sizeBytes: 2 << 20, seed: 78)
+        try second.replicateInitially()
+        return (test, disk)
+    }
+
+    private func check(_ test: TestVault, readData: Bool) throws -> CheckReport {
+        try VaultCheck(vault: test.reopened(), readData: readData, threads: 2).run()
+    }
+
+    @Test(arguments: [true, false]) func aWholeVaultIsClean(encrypted: Bool) throws {
+        let (test, disk) = try smallVault(encrypted: encrypted)
+        for readData in [false, true] {
+            let report = try check(test, readData: readData)
+            #expect(report.findings == [])
+            #expect(report.disks == 2 && report.points == UInt64(disk.points.count + 1))
+        }
+        // Every object there is was looked at.
+        #expect(try check(test, readData: true).objects == UInt64(test.keys().count))
+    }
+
+    @Test(arguments: [true, false]) func oneFlippedBitInAnyObjectIsNamed(encrypted: Bool) throws {
+        let (test, _) = try smallVault(encrypted: encrypted)
+        var numbers = SeededNumbers(seed: 9)
+        for key in try test.keys() where !key.hasPrefix("farshore.json") && !key.hasPrefix("keys/") {
+            let bits = try Data(contentsOf: URL(filePath: test.file(key))).count * 8
+            let bit = Int.random(in: 0..<bits, using: &numbers)
+            try test.flipBit(key, at: bit)
+            let report = try check(test, readData: true)
+            #expect(report.findings.map(\.object).contains(key), "bit \(bit) of \(key): \(report.findings.map(\.object))")
+            if key.hasPrefix("chunks/") || key.contains("/segments/") {
+                let finding = try #require(report.findings.first { $0.object == key })
+                #expect(finding.disk != nil && !finding.ranges.isEmpty && finding.firstSequence != nil, "\(key)")
+            }
+            try test.flipBit(key, at: bit)
+        }
+        #expect(try check(test, readData: true).isClean)
+    }
+
+    @Test func aMissingObjectIsNamedAlsoWithoutReadingData() throws {
+        let (test, _) = try smallVault(encrypted: true)
+        for key in try test.keys() where key.hasPrefix("chunks/") || key.hasPrefix("maps/") || key.contains("/segments/") {
+            let file = test.file(key)
+            let kept = try Data(contentsOf: URL(filePath: file))
+            try FileManager.default.removeItem(atPath: file)
+            #expect(try check(test, readData: false).findings.map(\.object).contains(key), "\(key)")
+            try kept.write(to: URL(filePath: file))
+        }
+    }
+
+    @Test(arguments: [true, false]) func exchangedObjectsAreNamed(encrypted: Bool) throws {
+        let (test, _) = try smallVault(encrypted: encrypted)
+        let keys = try test.keys()
+        for part in ["chunks/", "maps/", "/segments/", "/manifests/", "heads/"] {
+            let pair = keys.filter { $0.contains(part) }.prefix(2)
+            let (first, second) = (test.file(pair[pair.startIndex]), test.file(pair[pair.startIndex + 1]))
+            func exchange() throws {
+                try FileManager.default.moveItem(atPath: first, toPath: first + "-x")
+                try FileManager.default.moveItem(atPath: second, toPath: first)
+                try FileManager.default.moveItem(atPath: first + "-x", toPath: second)
+            }
+            try exchange()
+            let found = try Set(check(test, readData: true).findings.map(\.object))
+            #expect(found.contains(pair.first!) || found.contains(pair.last!), "\(part): \(found)")
+            try exchange()
+        }
+    }
+
+    @Test func theBytesAndPointsOfADamagedSegmentAreExact() throws {
+        let test = try TestVault()
+        let disk = try ModelDisk(test.vault, sizeBytes: 4 << 20, seed: 12)
+        try disk.replicateInitially()
+        for _ in 0..<3 { try disk.step(records: 3) }
+        let segments = try test.keys().filter { $0.contains("/segments/") }
+        let middle = segments[1]
+        try test.flipBit(middle, at: Data(contentsOf: URL(filePath: test.file(middle))).count * 8 - 1)
+        let finding = try #require(try check(test, readData: true).findings.first)
+        #expect(finding.object == middle)
+        // No full manifest came after it: every later point is laid over it.
+        #expect(finding.points == Array(disk.points.suffix(2)))
+    }
+
+    @Test func aForgottenDiskLeavesNothingAndOthersStay() throws {
+        let (test, disk) = try smallVault(encrypted: true)
+        let forgotten = try test.vault.forget("one")
+        #expect(!forgotten.isContentDeleted)
+        #expect(try test.keys().allSatisfy { !$0.contains(disk.id.description) })
+        #expect(try check(test, readData: true).isClean)
+        #expect(try test.vault.forget("two").isContentDeleted)
+        #expect(try test.keys().allSatisfy { $0.hasPrefix("catalog/") || $0.hasPrefix("keys/") || $0 == "farshore.json" })
+        // The name is free again, under a new id.
+        let again = try ModelDisk(test.vault, name: "one", sizeBytes: 1 << 20, seed: 1)
+        try again.replicateInitially()
+        #expect(try check(test, readData: true).isClean)
+    }
+}

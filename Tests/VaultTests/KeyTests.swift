@@ -1,0 +1,96 @@
+// Opening a vault: the right key, the wrong one, none, a kit; damage is told from a wrong key.
+
+import Foundation
+import ObjectStore
+import Testing
+import Vault
+import VaultFixtures
+
+@Suite struct KeyTests {
+    private func open(_ test: TestVault, _ key: KeySource) throws -> Vault {
+        try Vault.open(store: test.store, key: key, memory: HeadMemory(folder: nil), settings: TestVault.settings)
+    }
+
+    private func code(_ body: () throws -> Void) -> String {
+        do {
+            try body()
+            return "none"
+        } catch let error as VaultError {
+            switch error {
+            case .wrongKey: return "wrongKey"
+            case .damaged(let object, _): return "damaged \(object)"
+            case .noVault: return "noVault"
+            case .alreadyExists: return "alreadyExists"
+            default: return "\(error)"
+            }
+        } catch {
+            return "\(error)"
+        }
+    }
+
+    @Test func theWrongKeyIsTheWrongKey() throws {
+        let test = try TestVault()
+        #expect(code { _ = try open(test, .keyFile([UInt8](repeating: 8, count: 32))) } == "wrongKey")
+        #expect(code { _ = try open(test, .passphrase(Array("x".utf8))) } == "wrongKey")
+        #expect(code { _ = try open(test, .none) } == "wrongKey")
+        let plain = try TestVault(encrypted: false)
+        #expect(code { _ = try open(plain, test.key) } == "wrongKey")
+    }
+
+    @Test func aPassphraseAndAKitOpenTheVault() throws {
+        let directory = try temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let store = try DirectoryStore(root: directory, create: true)
+        let passphrase = KeySource.passphrase(Array("correct horse".utf8))
+        let (vault, kit) = try Vault.create(store: store, protection: passphrase, memory: HeadMemory(folder: nil))
+        _ = try vault.register(disk: .random(), name: "a", sizeBytes: 512)
+        #expect(try Vault.open(store: store, key: passphrase, memory: HeadMemory(folder: nil)).catalog().document.disks.count == 1)
+        let path = directory + "-kit"
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        try kit.text.write(toFile: path, atomically: true, encoding: .utf8)
+        let byKit = try Vault.open(store: store, key: .keyFile(path: path), memory: HeadMemory(folder: nil))
+        #expect(try byKit.catalog().document.disks.count == 1)
+        #expect(byKit.recoveryKit().text == kit.text)
+        // A slip of the pen in a kit is found before anything is tried with it.
+        let digit = try #require(kit.text.range(of: "id-key: ")?.upperBound)
+        var text = kit.text
+        text.replaceSubrange(digit...digit, with: text[digit] == "0" ? "1" : "0")
+        try text.write(toFile: path, atomically: true, encoding: .utf8)
+        #expect(code { _ = try KeySource.keyFile(path: path) } == "wrongKey")
+        #expect(code { _ = try Vault.create(store: store, protection: passphrase, memory: HeadMemory(folder: nil)) } == "alreadyExists")
+    }
+
+    @Test func keyFilesMayBeRawHexOrBase64() throws {
+        let test = try TestVault()
+        let path = test.directory + "-key"
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let key = Data(TestVault.keyBytes)
+        for content in [key, Data((Hex.encode(key) + "\n").utf8), Data((key.base64EncodedString() + " \n").utf8)] {
+            try content.write(to: URL(filePath: path))
+            #expect(code { _ = try open(test, .keyFile(path: path)) } == "none")
+        }
+        try Data("too short".utf8).write(to: URL(filePath: path))
+        #expect(code { _ = try KeySource.keyFile(path: path) } == "wrongKey")
+    }
+
+    @Test func everyFlippedBitOfTheOpeningObjectsIsDamageNotAWrongKey() throws {
+        let test = try TestVault()
+        for object in ["farshore.json", "keys/1"] {
+            let bits = try Data(contentsOf: URL(filePath: test.file(object))).count * 8
+            for bit in 0..<bits {
+                try test.flipBit(object, at: bit)
+                let found = code { _ = try open(test, test.key) }
+                // A bit of the version number may turn it into one that is not known, which is said so.
+                #expect(found == "damaged \(object)" || found.contains("which this version cannot read"), "bit \(bit) of \(object): \(found)")
+                try test.flipBit(object, at: bit)
+            }
+        }
+        #expect(code { _ = try open(test, test.key) } == "none")
+    }
+
+    @Test func anEmptyPlaceIsNoVault() throws {
+        let test = try TestVault()
+        try FileManager.default.removeItem(atPath: test.file("farshore.json"))
+        #expect(code { _ = try open(test, test.key) } == "noVault")
+    }
+}
