@@ -111,6 +111,55 @@ private func be64(_ number: UInt64) -> [UInt8] { withUnsafeBytes(of: number.bigE
         }
     }
 
+    /// Lies nobody thought of: whatever opens is read and written without a trap, and errors are typed.
+    @Test(arguments: 0..<(2 * UInt64(campaignScale))) func randomLiesNeverTrap(_ seed: UInt64) throws {
+        let folder = try TestFolder()
+        let sound = try Self.soundDynamic()
+        var random = SeededRandom(seed: seed)
+        var opened = 0
+        for _ in 0..<400 {
+            var file = sound
+            for _ in 0..<Int.random(in: 1...3, using: &random) { file = apply(randomLie(&random, fileBytes: sound.count), to: file) }
+            let path = try folder.write("random.vhd", file)
+            do throws(ImageError) {
+                let image = try openImage(path, access: Bool.random(using: &random) ? .readWrite : .readOnly, format: .vhdDynamic)
+                opened += 1
+                exercise(image, &random)
+            } catch {
+                #expect(!"\(error)".isEmpty)
+            }
+        }
+        #expect(opened > 0 && opened < 400)
+    }
+
+    private func randomLie(_ random: inout SeededRandom, fileBytes: Int) -> Lie {
+        let numbers: [UInt64] = [0, 1, 511, 512, 1024, 1536, 4096, UInt64(fileBytes), UInt64(fileBytes) - 512, 1 << 31, 1 << 32, 1 << 63, UInt64.max, random.next()]
+        let number = numbers.randomElement(using: &random)!
+        let bytes = Bool.random(using: &random) ? be64(number) : be32(UInt32(truncatingIfNeeded: number))
+        switch Int.random(in: 0..<4, using: &random) {
+        case 0: return Lie(.both, 4 * Int.random(in: 2..<20, using: &random), bytes, "")
+        case 1: return Lie(.footer, 4 * Int.random(in: 0..<20, using: &random), bytes, "")
+        case 2: return Lie(.header, 4 * Int.random(in: 0..<12, using: &random), bytes, "")
+        default: return Lie(.table, 4 * Int.random(in: 0..<30, using: &random), bytes, "")
+        }
+    }
+
+    private func exercise(_ image: any ImageFile, _ random: inout SeededRandom) {
+        for _ in 0..<4 {
+            let offset = UInt64.random(in: 0..<image.sizeBytes, using: &random) & ~4095
+            let count = Int(min(8192, image.sizeBytes - offset))
+            do {
+                _ = try image.bytes(at: offset, count: count)
+                _ = try image.nextData(from: offset)
+                _ = try image.nextHole(from: offset)
+                try image.put([UInt8](repeating: 1, count: count), at: offset)
+                try image.flush()
+            } catch {
+                #expect(error is SystemError)
+            }
+        }
+    }
+
     private func expectRefusal(_ path: String, _ format: ImageFormat, naming field: String) throws {
         let before = residentBytesMax()
         for access in [ImageAccess.readOnly, .readWrite] {
