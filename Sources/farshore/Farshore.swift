@@ -10,6 +10,9 @@ struct Farshore: ParsableCommand {
         version: "0.1.0",
         subcommands: [
             VaultCommand.self,
+            MountCommand.self,
+            UnmountCommand.self,
+            ServeMountCommand.self,
             ImageCommand.self,
             PointCommand.self,
             RestoreCommand.self,

@@ -1,5 +1,5 @@
 // Who keeps a mount busy: processes with open files, mappings or a working directory below it, and loop devices. Only
-// names are compared (readlink), so asking never sends a request to the mount itself.
+// names are compared (readlink), so asking never sends a request to the mount itself. The asking process is left out.
 
 import BlockIO
 import Glibc
@@ -10,7 +10,8 @@ package enum MountHolders {
     /// `qemu-system-x86 (pid 812)`, `/dev/loop3`: at most `namedMax` of them.
     package static func of(_ directory: String) -> [String] {
         var holders = loopDevices(below: directory)
-        for entry in (try? Directory.list("/proc")) ?? [] where pid_t(entry) != nil && holders.count < namedMax {
+        for entry in (try? Directory.list("/proc")) ?? [] where holders.count < namedMax {
+            guard let pid = pid_t(entry), pid != getpid() else { continue }
             guard uses(entry, directory) else { continue }
             let name = (try? MountedExport.readAll("/proc/\(entry)/comm")).map { String(decoding: $0.dropLast(), as: UTF8.self) }
             holders.append("\(name ?? "process") (pid \(entry))")

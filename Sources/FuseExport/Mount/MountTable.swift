@@ -49,7 +49,7 @@ package struct MountedExport: Equatable, Sendable {
     }
 
     /// Files of /proc have no size.
-    static func readAll(_ path: String) throws(SystemError) -> [UInt8] {
+    package static func readAll(_ path: String) throws(SystemError) -> [UInt8] {
         let file = try Descriptor.open(path, O_RDONLY)
         var bytes: [UInt8] = []
         let buffer = AlignedBuffer(count: 64 << 10)

@@ -85,10 +85,7 @@ package final class SlotMemory: @unchecked Sendable {
 
         package static func forThisProcess() -> Plan {
             if geteuid() == 0 { return .full }
-            var limit = rlimit()
-            let lockedMemory = __rlimit_resource_t(8)  // RLIMIT_MEMLOCK, which the overlay does not carry
-            guard getrlimit(lockedMemory, &limit) == 0 else { return .within(lockedBytesMax: 1 << 20) }
-            return .within(lockedBytesMax: UInt64(limit.rlim_cur))
+            return .within(lockedBytesMax: farshore_locked_memory_bytes_max())
         }
     }
 

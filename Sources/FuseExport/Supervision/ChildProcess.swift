@@ -20,18 +20,16 @@ package struct ChildProcess: Sendable {
             posix_spawn_file_actions_destroy(&actions)
             posix_spawnattr_destroy(&attributes)
         }
-        // Sources far above the targets: no duplicate overwrites another's source.
+        var targets = descriptors.enumerated().map { (source: $0.element, target: Int32(3 + $0.offset)) }
+        if let standardError { targets += [(standardError, 1), (standardError, 2)] }
+        // Every source is lifted far above the targets first: no duplicate may overwrite another's source.
         var lifted: [Int32] = []
         defer { for descriptor in lifted { close(descriptor) } }
-        for (index, descriptor) in descriptors.enumerated() {
-            let source = farshore_duplicate_above(descriptor, 256)
-            guard source >= 0 else { throw SystemError(errno: errno, operation: "hand on a descriptor", path: executable) }
-            lifted.append(source)
-            posix_spawn_file_actions_adddup2(&actions, source, Int32(3 + index))
-        }
-        if let standardError {
-            posix_spawn_file_actions_adddup2(&actions, standardError, 1)
-            posix_spawn_file_actions_adddup2(&actions, standardError, 2)
+        for (source, target) in targets {
+            let copy = farshore_duplicate_above(source, 256)
+            guard copy >= 0 else { throw SystemError(errno: errno, operation: "hand on a descriptor", path: executable) }
+            lifted.append(copy)
+            posix_spawn_file_actions_adddup2(&actions, copy, target)
         }
         var none = sigset_t()
         sigemptyset(&none)

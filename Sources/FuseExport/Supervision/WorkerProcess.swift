@@ -19,6 +19,7 @@ package final class WorkerProcess: @unchecked Sendable {
     private let log: @Sendable (String) -> Void
 
     private let monitor = Monitor()
+    private let changed = Signal()
     private var session: FuseSession?
     private var isStopOrdered = false
     private var isOrphan = false
@@ -58,7 +59,7 @@ package final class WorkerProcess: @unchecked Sendable {
         monitor.lock()
         defer { monitor.unlock() }
         guard !isOrphan, WorkerLink.send(message, descriptors: descriptors, to: WorkerProcess.linkDescriptor) else { return false }
-        while answerCount == 0, !isOrphan { monitor.wait() }
+        while answerCount == 0, !isOrphan { monitor.wait(for: changed) }
         guard answerCount > 0 else { return false }
         answerCount -= 1
         return true
@@ -81,6 +82,14 @@ package final class WorkerProcess: @unchecked Sendable {
         return end
     }
 
+    /// Returns when no request on files that were taken out of the tree is being executed.
+    package func waitUntilUnused(_ files: ExportTree.RemovedFiles) {
+        monitor.lock()
+        let session = self.session
+        monitor.unlock()
+        session?.waitUntilUnused(files)
+    }
+
     private func watchLink() {
         while true {
             switch WorkerLink.receive(from: WorkerProcess.linkDescriptor, waiting: true).content {
@@ -99,7 +108,7 @@ package final class WorkerProcess: @unchecked Sendable {
     private func change(_ body: () -> Void) {
         monitor.lock()
         body()
-        monitor.wakeAll()
+        changed.wakeAll()
         monitor.unlock()
     }
 

@@ -1,10 +1,12 @@
 // Every typed error of the rooms as the person at the terminal gets it: one place decides exit statuses.
 
 import BlockIO
+import ChangeLog
 import DiskImage
 import ObjectStore
 import RecoveryPoints
 import Site
+import VirtualDisk
 import Vault
 
 extension Failure {
@@ -14,6 +16,8 @@ extension Failure {
         case let failure as Failure: failure
         case let error as SiteError: Failure(error)
         case let error as ImageError: Failure(error)
+        case let error as DiskError: Failure(error)
+        case let error as LogError: Failure(error)
         case let error as VaultError: Failure(error)
         case let error as RestoreError: Failure(error)
         case let error as StoreError: Failure(error)

@@ -1,0 +1,70 @@
+// The engine's words in the control socket's: disk status, refusals, and the failures a person sees.
+
+import BlockIO
+import ChangeLog
+import DiskImage
+import Glibc
+import Site
+import VirtualDisk
+
+extension ServedDiskStatus {
+    init(_ status: DiskStatus) {
+        let health: Health =
+            switch status.health {
+            case .normal: .normal
+            case .warning: .warning
+            case .critical: .critical
+            }
+        self.init(
+            disk: status.name, sizeBytes: status.sizeBytes, lastSequence: status.log.lastSequence, flushedSequence: status.log.durableSequence,
+            destagedSequence: status.log.destagedSequence, frozenSequence: status.frozenSequence, logBytes: status.log.fileBytes,
+            logBudgetBytes: status.log.budgetBytes, undestagedBytes: status.log.undestagedBytes, health: health,
+            reason: status.reason.isEmpty ? nil : status.reason)
+    }
+}
+
+extension ControlRefusal {
+    init(_ error: any Error) {
+        if let error = error as? SiteError {
+            let reason: Reason =
+                switch error.code {
+                case .diskNotFound: .noSuchDisk
+                case .diskBusy, .lockHeld: .busy
+                default: .diskFailed
+                }
+            self.init(reason, error.message, remedy: error.remedy)
+            return
+        }
+        let failure = Failure.explaining(error) ?? Failure(.failed, "\(error)", try: "farshore doctor")
+        let reason: Reason =
+            switch failure.status {
+            case .notEnoughSpace: .notEnoughSpace
+            case .inUse: .busy
+            default: .diskFailed
+            }
+        self.init(reason, failure.message, remedy: failure.remedy)
+    }
+}
+
+extension Failure {
+    init(_ error: DiskError) {
+        switch error {
+        case .log(let cause): self.init(cause)
+        case .system(let cause): self.init(cause)
+        case .imageChanged(let image, _, _):
+            self.init(.badImage, "\(error)", try: "put \(image) back as it was; or `farshore unprotect` the disk and protect it again, which sends it anew")
+        case .sizeMismatch(let image, _, _):
+            self.init(.badImage, "\(error)", try: "put \(image) back to its size")
+        }
+    }
+
+    init(_ error: LogError) {
+        switch error {
+        case .system(let cause): self.init(cause)
+        case .inUse: self.init(.inUse, "\(error)", try: "farshore status: one mount, uploader or command at a time owns a log")
+        case .notALog(let folder): self.init(.notFound, "\(error)", try: "bring \(folder) back; it holds writes the image may not have")
+        case .damaged: self.init(.integrityDamage, "\(error)", try: "keep a copy of the folder; restore the disk from its vault")
+        default: self.init(.failed, "\(error)", try: "farshore doctor")
+        }
+    }
+}

@@ -1,0 +1,200 @@
+// The disks a worker has open, and what can be asked of them through the control socket. Opened and closed here only;
+// requests from the mount reach them through the tree.
+
+import BlockIO
+import ChangeLog
+import DiskImage
+import FuseExport
+import Glibc
+import Site
+import Synchronization
+import VirtualDisk
+
+final class MountedDisks: Sendable {
+    struct Entry: Sendable {
+        let disk: VirtualDisk
+        let directory: ExportTree.Directory
+        let intervalSeconds: Int
+        /// Keeps the image's locks; closed when the disk is released.
+        let imageLock: HeldImageLock
+    }
+
+    let tree: ExportTree
+    private let process: WorkerProcess
+    private let catalogue: Catalogue
+    private let directory: String
+    private let honoursImageOwner: Bool
+    private let sequencer: Sequencer
+    private let options: ChangeLog.Options
+    private let entries = Mutex<[String: Entry]>([:])
+    /// One disk is opened, frozen or released at a time; points and status do not wait for it.
+    private let turn = Mutex<Void>(())
+
+    init(process: WorkerProcess, catalogue: Catalogue, directory: String, honoursImageOwner: Bool) throws {
+        self.process = process
+        self.catalogue = catalogue
+        self.directory = directory
+        self.honoursImageOwner = honoursImageOwner
+        sequencer = try Sequencer(path: catalogue.site.sequencePath)
+        options = ChangeLog.Options(bootID: try Clock.bootID())
+        var permissions = FilePermissions.ownerOnly()
+        if honoursImageOwner { permissions.bits = 0o644 }
+        tree = ExportTree(permissions: permissions)
+    }
+
+    // MARK: Opening and closing
+
+    /// Opens the disk with the locks the supervisor holds for it, or takes them and has it hold them.
+    func open(_ disk: ProtectedDisk, inherited: [Int32]?) throws {
+        let locks: DiskLocks
+        if let inherited, let known = try DiskLocks.inherited(inherited, disk) {
+            locks = known
+        } else {
+            locks = try DiskLocks.take(disk)
+            _ = process.hold(disk.name, locks.descriptors)
+        }
+        guard let format = ImageFormat(rawValue: disk.format) else {
+            throw Failure(.failed, "the catalogue says that \(disk.name) is a \(disk.format) image, which this version does not know", try: "farshore doctor")
+        }
+        let permissions = honoursImageOwner ? try FilePermissions(ofImage: disk.imagePath) : .ownerOnly()
+        let image = try openImage(disk.imagePath, access: .readWrite, format: format)
+        let opened = try VirtualDisk.open(
+            name: disk.name, image: image, folder: LogFolder(disk.logFolder), lock: locks.log, sequencer: sequencer, options: options)
+        let imageLock = HeldImageLock(locks.image)
+        do {
+            let folder = try tree.addDirectory(disk.name)
+            try tree.addDisk(
+                LazyDisk { opened }, in: folder, sizeBytes: opened.sizeBytes, isWritable: true, vhdFooter: disk.vhdFooter(sizeBytes: opened.sizeBytes),
+                permissions: permissions)
+            entries.withLock {
+                $0[disk.name] = Entry(disk: opened, directory: folder, intervalSeconds: disk.intervalSeconds, imageLock: imageLock)
+            }
+        } catch {
+            opened.abandon()
+            throw error
+        }
+        try note(opened.lastStop, of: disk.name)
+    }
+
+    private func note(_ lastStop: LastStop, of disk: String) throws {
+        switch lastStop {
+        case .never, .clean: break
+        case .killed: serviceLog("\(disk): the last worker ended without closing the log; everything acknowledged is there")
+        case .powerLost(let sequence):
+            try catalogue.record(.warning, disk: disk, "after a power loss the log ends at sequence \(sequence); a new lineage begins")
+        }
+    }
+
+    /// Flushes and closes all disks; the mount is gone, no request runs.
+    func closeAll() throws {
+        let open = entries.withLock { entries in
+            defer { entries = [:] }
+            return entries.values.map { $0 }
+        }
+        var failure: (any Error)?
+        for entry in open {
+            do { try entry.disk.close() } catch {
+                serviceLog("\(entry.disk.name): not closed cleanly: \(error)")
+                failure = error
+            }
+        }
+        if let failure { throw failure }
+    }
+
+    // MARK: The control socket
+
+    func answer(_ request: ControlRequest) -> ControlReply {
+        do {
+            switch request {
+            case .status: return .status(all().map { ServedDiskStatus($0.disk.status) })
+            case .cut(let names, let tag): return .points(try cut(names, tag: tag))
+            case .makeDurable(let name): return .durable(sequence: try entry(name).disk.makeDurable())
+            case .freeze(let name): return .frozen(sequence: try turn.withLock { _ in try entry(name).disk.freeze() })
+            case .unfreeze(let name): try turn.withLock { _ in try entry(name).disk.unfreeze() }
+            case .add(let name): try turn.withLock { _ in try add(name) }
+            case .release(let name): try turn.withLock { _ in try release(name) }
+            }
+            return .done
+        } catch {
+            return .refused(ControlRefusal(error))
+        }
+    }
+
+    func all() -> [Entry] { entries.withLock { $0.values.sorted { $0.disk.name < $1.disk.name } } }
+
+    private func entry(_ name: String) throws -> Entry {
+        guard let entry = entries.withLock({ $0[name] }) else {
+            throw SiteError(.diskNotFound, "the mount does not serve a disk named \(name)", remedy: "farshore status")
+        }
+        return entry
+    }
+
+    /// One point over all the disks named (none: all), in the log and durable when this returns.
+    private func cut(_ names: [String], tag: String?) throws -> [CutPoint] {
+        let disks = names.isEmpty ? all().map(\.disk) : try names.map { try entry($0).disk }
+        guard !disks.isEmpty else { return [] }
+        let sequence = try VirtualDisk.cutPoint(disks, tag: tag ?? "")
+        let time = Clock.wallNanoseconds()
+        for disk in disks { _ = try disk.makeDurable() }
+        return disks.map { CutPoint(disk: $0.name, sequence: sequence, timeNanoseconds: time, tag: tag) }
+    }
+
+    private func add(_ name: String) throws {
+        guard entries.withLock({ $0[name] }) == nil else { return }
+        let disk = try catalogue.disk(named: name)
+        guard disk.state == .protected else {
+            throw SiteError(.diskBusy, "\(name) is being released", remedy: "farshore unprotect \(name), to its end")
+        }
+        try open(disk, inherited: nil)
+        serviceLog("serving \(name) too")
+    }
+
+    /// Takes the disk out of the mount, closes it and gives up its locks. Refused while somebody has its files open.
+    private func release(_ name: String) throws {
+        let entry = try entry(name)
+        let holders = MountHolders.of("\(directory)/\(name)")
+        guard holders.isEmpty else {
+            throw SiteError(.diskBusy, "\(name) is in use by \(holders.joined(separator: ", "))", remedy: "stop what uses \(directory)/\(name)/disk.raw")
+        }
+        process.waitUntilUnused(tree.remove(entry.directory))
+        entries.withLock { $0[name] = nil }
+        try entry.disk.close()
+        entry.imageLock.release()
+        _ = process.release(name)
+        serviceLog("released \(name)")
+    }
+}
+
+/// Keeps an image's locks until they are given up.
+final class HeldImageLock: Sendable {
+    private let lock: Mutex<ImageLock?>
+
+    init(_ lock: consuming ImageLock) { self.lock = Mutex(lock) }
+
+    func release() { lock.withLock { $0 = nil } }
+}
+
+extension FilePermissions {
+    /// Who may use an image file may use the disk in it.
+    init(ofImage path: String) throws(SystemError) {
+        var info = Glibc.stat()
+        guard stat(path, &info) == 0 else { throw SystemError(errno: errno, operation: "stat", path: path) }
+        self.init(uid: info.st_uid, gid: info.st_gid, bits: info.st_mode & 0o666)
+    }
+}
+
+extension ProtectedDisk {
+    /// The same bytes at every start; nil where a VHD cannot describe the disk.
+    func vhdFooter(sizeBytes: UInt64) -> [UInt8]? {
+        guard sizeBytes <= VHDFooter.sizeBytesMax else { return nil }
+        var uniqueID: [UInt8] = []
+        var rest = Substring(id)
+        while let byte = UInt8(rest.prefix(2), radix: 16) {
+            uniqueID.append(byte)
+            rest = rest.dropFirst(2)
+        }
+        let secondsTo2000: UInt64 = 946_684_800
+        let seconds = createdNanoseconds / 1_000_000_000
+        return VHDFooter.fixed(sizeBytes: sizeBytes, uniqueID: uniqueID, timeStamp: UInt32(truncatingIfNeeded: seconds - min(seconds, secondsTo2000)))
+    }
+}
