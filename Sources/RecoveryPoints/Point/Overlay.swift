@@ -22,11 +22,11 @@ package struct Overlay: Sendable {
                     sourceBlock: isWrite ? UInt32(record.position / UInt64(FormatLimits.blockBytes)) : 0))
             }
         }
-        extents = Self.flatten(layers)
+        extents = Self.flattened(layers)
     }
 
     /// Later layers cover earlier ones. A sweep over the disk: at each border the newest layer still open shows.
-    static func flatten(_ layers: [MapExtent]) -> [MapExtent] {
+    package static func flattened(_ layers: [MapExtent]) -> [MapExtent] {
         let order = layers.indices.sorted { layers[$0].startBlock < layers[$1].startBlock }
         var open = NewestFirst()
         var result: [MapExtent] = []

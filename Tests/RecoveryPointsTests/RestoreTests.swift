@@ -1,0 +1,137 @@
+// Restores: the bytes of the point in every format, resumed after failures without fetching again, and the same bytes by
+// a script that shares no code with Farshore.
+
+import BlockIO
+import DiskImage
+import Foundation
+import ObjectStore
+import RecoveryPoints
+import Testing
+import Vault
+import VaultFixtures
+
+@Suite struct RestoreTests {
+    private func reader(_ vault: Vault, _ disk: VaultID, at sequence: UInt64) throws -> (PointReader, PointSources) {
+        let state = try #require(try vault.heads(group: disk).newest()?.document.state(of: disk))
+        let sources = PointSources(vault: vault)
+        return (try PointReader(sources, disk: disk, plan: try DiskHistory(vault: vault, state: state).plan(at: sequence)), sources)
+    }
+
+    private func replicated(_ vault: Vault, sizeBytes: Int, seed: UInt64) throws -> ModelDisk {
+        var limits = HistoryWriter.Limits()
+        limits.manifestsPerFull = 5
+        limits.deltasPerRollup = 2
+        let disk = try ModelDisk(vault, sizeBytes: sizeBytes, seed: seed, limits: limits)
+        try disk.replicateInitially()
+        for _ in 0..<7 { try disk.step(records: 10) }
+        return disk
+    }
+
+    private func content(_ path: String) throws -> [UInt8] {
+        let image = try openImage(path, access: .readOnly)
+        var bytes = [UInt8](repeating: 0, count: Int(image.sizeBytes))
+        try bytes.withMutableBytes { buffer throws(SystemError) in try image.read(into: buffer, at: 0) }
+        return bytes
+    }
+
+    @Test(arguments: ImageFormat.allCases) func everyFormatHoldsThePoint(format: ImageFormat) throws {
+        let test = try TestVault()
+        let disk = try replicated(test.vault, sizeBytes: 21 << 20, seed: 5)
+        let directory = try temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let sequence = disk.sequences[disk.sequences.count / 2]
+        let (reader, sources) = try reader(test.vault, disk.id, at: sequence)
+        defer { sources.close() }
+        let path = directory + "/out"
+        let restore = Restore(reader: reader, path: path, format: format) { _, _ in }
+        _ = try restore.run(uniqueID: disk.id.bytes, timeStamp: 7, replacing: false)
+        #expect(try content(path) == disk.content(at: sequence))
+        #expect(try FileManager.default.contentsOfDirectory(atPath: directory) == ["out"])
+        #expect(throws: RestoreError.self) { try restore.run(uniqueID: disk.id.bytes, timeStamp: 7, replacing: false) }
+    }
+
+    @Test func anInterruptedRestoreGoesOnWhereItStopped() throws {
+        var meddled: MeddledStore!
+        let test = try TestVault { inner in
+            meddled = MeddledStore(inner)
+            return meddled
+        }
+        // Every chunk full, and different from all others.
+        let disk = try ModelDisk(test.vault, sizeBytes: 64 << 20, seed: 6)
+        disk.fill()
+        try disk.replicateInitially()
+        let directory = try temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let path = directory + "/out"
+        let chunks = try test.keys().filter { $0.hasPrefix("chunks/") }
+        #expect(chunks.count == 64)
+        let fails = Set(chunks.suffix(1))
+        meddled.meddle { $0.fails = { fails.contains($0) ? StoreError(.timedOut, "no answer", try: "later") : nil } }
+        func run() throws -> Restore.Outcome {
+            let (reader, sources) = try reader(test.vault, disk.id, at: disk.sequence)
+            defer { sources.close() }
+            return try Restore(reader: reader, path: path, format: .raw) { _, _ in }.run(uniqueID: [UInt8](repeating: 0, count: 16), timeStamp: 0, replacing: false)
+        }
+        #expect(throws: RestoreError.self) { try run() }
+        #expect(!FileManager.default.fileExists(atPath: path))
+        meddled.meddle { $0.fails = { _ in nil } }
+        meddled.resetCounts()
+        let outcome = try run()
+        #expect(outcome.resumedBytes > 0 && outcome.resumedBytes + outcome.writtenBytes == 64 << 20)
+        // What was done is not fetched again: data came to what was missing, with room for tables and metadata.
+        #expect(meddled.counts.getBytes < Int(outcome.writtenBytes) + (2 << 20))
+        #expect(try content(path) == disk.content(at: disk.sequence))
+    }
+
+    @Test func damageStopsTheRestoreAndNamesTheObject() throws {
+        let test = try TestVault()
+        let disk = try replicated(test.vault, sizeBytes: 9 << 20, seed: 7)
+        let directory = try temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let chunk = try #require(try test.keys().first { $0.hasPrefix("chunks/") })
+        try test.flipBit(chunk, at: 3000)
+        let (reader, sources) = try reader(test.vault, disk.id, at: disk.points[0].sequence)
+        defer { sources.close() }
+        #expect {
+            _ = try Restore(reader: reader, path: directory + "/out", format: .raw) { _, _ in }.run(uniqueID: [], timeStamp: 0, replacing: false)
+        } throws: { "\($0)".contains(chunk) }
+        #expect(!FileManager.default.fileExists(atPath: directory + "/out"))
+    }
+
+    /// The script in examples/ was written from the format page; it must find the same bytes.
+    @Test(arguments: [KeySource.keyFile(TestVault.keyBytes), .passphrase(Array("open sesame".utf8)), .none])
+    func theScriptRestoresTheSameBytes(key: KeySource) throws {
+        let directory = try temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let store = try DirectoryStore(root: directory + "/vault", create: true)
+        let (vault, kit) = try Vault.create(store: store, protection: key, memory: HeadMemory(folder: nil))
+        let disk = try replicated(vault, sizeBytes: (65 << 20) + 1024, seed: 8)
+        try Data(TestVault.keyBytes).write(to: URL(filePath: directory + "/key"))
+        try Data("open sesame\n".utf8).write(to: URL(filePath: directory + "/pass"))
+        try Data(kit.text.utf8).write(to: URL(filePath: directory + "/kit"))
+        let options: [[String]] =
+            switch key {
+            case .passphrase: [["--passphrase-file", directory + "/pass"], ["--key-file", directory + "/kit"]]
+            case .none: [[]]
+            default: [["--key-file", directory + "/key"]]
+            }
+        let picks = [disk.sequences[1], disk.sequences[disk.sequences.count / 2], disk.sequence]
+        for (number, sequence) in picks.enumerated() {
+            let output = directory + "/out.raw"
+            let status = try script([directory + "/vault", "disk", output, "--at", "\(sequence)"] + options[number % options.count])
+            #expect(status == 0)
+            #expect(try [UInt8](Data(contentsOf: URL(filePath: output))) == disk.content(at: sequence), "sequence \(sequence)")
+        }
+    }
+
+    private func script(_ arguments: [String]) throws -> Int32 {
+        let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
+        let process = Process()
+        process.executableURL = URL(filePath: "/usr/bin/env")
+        process.arguments = ["python3", root.appending(path: "examples/restore-without-farshore/restore.py").path] + arguments
+        process.standardOutput = FileHandle.nullDevice
+        try process.run()
+        process.waitUntilExit()
+        return process.terminationStatus
+    }
+}

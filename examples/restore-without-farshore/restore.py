@@ -1,0 +1,350 @@
+#!/usr/bin/env python3
+"""Restores a recovery point from a Farshore vault in a directory, without Farshore.
+
+Written from docs/formats/vault.md alone. Needs Python 3 and its standard library, and the shared libraries
+libcrypto.so.3 and libzstd.so.1, which every Linux distribution has.
+
+  restore.py VAULT-DIRECTORY DISK OUTPUT [--at SEQUENCE|TAG|latest] [--key-file FILE | --passphrase-file FILE]
+  restore.py VAULT-DIRECTORY DISK --list [--key-file FILE | --passphrase-file FILE]
+"""
+import argparse, base64, ctypes, hashlib, hmac, json, os, re, struct, sys
+
+BLOCK = 4096
+
+
+class Damaged(Exception):
+    pass
+
+
+# --- the two libraries -------------------------------------------------------------------------------------------
+
+crypto = ctypes.CDLL("libcrypto.so.3")
+zstd = ctypes.CDLL("libzstd.so.1")
+for name, result, arguments in [
+    ("EVP_CIPHER_CTX_new", ctypes.c_void_p, []),
+    ("EVP_CIPHER_CTX_free", None, [ctypes.c_void_p]),
+    ("EVP_aes_256_gcm", ctypes.c_void_p, []),
+    ("EVP_DecryptInit_ex", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p]),
+    ("EVP_DecryptUpdate", ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int), ctypes.c_char_p, ctypes.c_int]),
+    ("EVP_DecryptFinal_ex", ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int)]),
+    ("EVP_CIPHER_CTX_ctrl", ctypes.c_int, [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_char_p]),
+]:
+    function = getattr(crypto, name)
+    function.restype, function.argtypes = result, arguments
+zstd.ZSTD_decompress.restype = ctypes.c_size_t
+zstd.ZSTD_decompress.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
+
+
+def gcm_open(key, nonce, associated, sealed):
+    """The plaintext of `sealed` (ciphertext and 16-byte tag), or None when it does not fit."""
+    context, count = crypto.EVP_CIPHER_CTX_new(), ctypes.c_int()
+    try:
+        body, tag = sealed[:-16], sealed[-16:]
+        output = ctypes.create_string_buffer(len(body) + 16)
+        crypto.EVP_DecryptInit_ex(context, crypto.EVP_aes_256_gcm(), None, key, nonce)
+        crypto.EVP_DecryptUpdate(context, None, ctypes.byref(count), associated, len(associated))
+        crypto.EVP_DecryptUpdate(context, output, ctypes.byref(count), body, len(body))
+        crypto.EVP_CIPHER_CTX_ctrl(context, 0x11, 16, tag)  # EVP_CTRL_AEAD_SET_TAG
+        if crypto.EVP_DecryptFinal_ex(context, ctypes.create_string_buffer(16), ctypes.byref(count)) != 1:
+            return None
+        return output.raw[:len(body)]
+    finally:
+        crypto.EVP_CIPHER_CTX_free(context)
+
+
+def decompress(data, size):
+    output = ctypes.create_string_buffer(max(size, 1))
+    if zstd.ZSTD_decompress(output, size, data, len(data)) != size:
+        raise Damaged("a zstd frame does not give its bytes")
+    return output.raw[:size]
+
+
+def hkdf(secret, salt, info, count):
+    key = hmac.digest(salt, secret, "sha256")
+    output, block = b"", b""
+    while len(output) < count:
+        block = hmac.digest(key, block + info + bytes([len(output) // 32 + 1]), "sha256")
+        output += block
+    return output[:count]
+
+
+# --- sections 3 and 4: keys and sealed objects ---------------------------------------------------------------------
+
+KINDS = {"catalog": 1, "head": 3, "manifest": 4, "map": 5, "segment": 6, "chunk": 7}
+
+
+class Vault:
+    def __init__(self, directory, key_file=None, passphrase_file=None):
+        self.directory = directory
+        marker = self.self_hashed("farshore.json")
+        if marker["format"] != 1:
+            sys.exit("this vault has another format version")
+        self.id, self.encrypted = marker["vault"], marker["cipher"] == "aes-256-gcm"
+        self.id_key, self.data_keys = bytes.fromhex(self.id), {}
+        if self.encrypted:
+            self.unlock(key_file, passphrase_file)
+
+    def raw(self, key):
+        with open(os.path.join(self.directory, key), "rb") as file:
+            return file.read()
+
+    def exists(self, key):
+        return os.path.exists(os.path.join(self.directory, key))
+
+    def self_hashed(self, key):
+        document = json.loads(self.raw(key))
+        rest = {name: value for name, value in document.items() if name != "sha256"}
+        canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        if hashlib.sha256(canonical).hexdigest() != document["sha256"]:
+            raise Damaged(key)
+        return document
+
+    def unlock(self, key_file, passphrase_file):
+        secret = passphrase = None
+        if passphrase_file:
+            passphrase = re.sub(rb"\r?\n\Z", b"", open(passphrase_file, "rb").read())
+        elif key_file:
+            text = open(key_file, "rb").read()
+            kit = dict(re.findall(rb"^(id-key|data-key-\d+): ([0-9a-f]{64})$", text, re.M))
+            if b"id-key" in kit:
+                self.id_key = bytes.fromhex(kit.pop(b"id-key").decode())
+                self.data_keys = {int(name[9:]): bytes.fromhex(value.decode()) for name, value in kit.items()}
+                return
+            stripped = text.strip()
+            secret = text if len(text) == 32 else bytes.fromhex(stripped.decode()) if len(stripped) == 64 else base64.b64decode(stripped)
+        for number in range(1, 65):
+            if not self.exists(f"keys/{number}"):
+                continue
+            wrapped = self.self_hashed(f"keys/{number}")
+            salt = bytes.fromhex(wrapped["salt"])
+            if passphrase is not None and wrapped["method"] == "scrypt":
+                n, r, p = wrapped["n"], wrapped["r"], wrapped["p"]
+                okm = hashlib.scrypt(passphrase, salt=salt, n=n, r=r, p=p, maxmem=256 * n * r, dklen=48)
+            elif secret is not None and wrapped["method"] == "hkdf-sha256":
+                okm = hkdf(secret, salt, b"farshore key file v1", 48)
+            else:
+                continue
+            if okm[32:].hex() != wrapped["check"]:
+                continue
+            place = f"farshore keys v1 {self.id} {number} aes-256-gcm".encode()
+            keys = json.loads(gcm_open(okm[:32], bytes(12), place, bytes.fromhex(wrapped["wrapped"])) or sys.exit(f"keys/{number} is damaged"))
+            self.id_key = bytes.fromhex(keys["id"])
+            self.data_keys = {entry["generation"]: bytes.fromhex(entry["key"]) for entry in keys["data"]}
+            return
+        sys.exit("wrong key")
+
+    def read(self, key, kind):
+        """The plaintext of a sealed object; raises Damaged, naming it, unless every byte is what was sealed here."""
+        data = self.raw(key)
+        try:
+            return self.opened(data, key, kind)
+        except (Damaged, struct.error, IndexError, KeyError) as error:
+            raise Damaged(f"{key}: {error}") from None
+
+    def opened(self, data, key, kind):
+        magic, version, found, cipher, generation, salt, length, size, count = struct.unpack_from("<8sHBBI32sQII", data)
+        if (magic, version, found, cipher) != (b"FARSHORE", 1, KINDS[kind], 1 if self.encrypted else 0):
+            raise Damaged("its header is not valid")
+        if count != max(1, -(-length // size)) or length > 64 << 20:
+            raise Damaged("its lengths are not valid")
+        table = struct.unpack_from(f"<{count}I", data, 64)
+        start = 64 + 4 * count
+        # A chunk is bound to its id alone: its place is chunks/<id>, without folder and epoch.
+        place = f"{self.id}/" + ("chunks/" + key.split("/")[2].split(".")[0] if kind == "chunk" else key)
+        associated = data[:start] + place.encode()
+        secret = hkdf(self.data_keys[generation], salt, b"farshore object v1", 32) if self.encrypted else b""
+        plaintext = b""
+        for number, entry in enumerate(table):
+            stored = data[start:start + (entry & 0x7FFFFFFF)]
+            start += entry & 0x7FFFFFFF
+            if self.encrypted:
+                body = gcm_open(secret, struct.pack("<I8x", number), associated, stored)
+            else:
+                body = stored[:-32]
+                if hashlib.sha256(associated + struct.pack("<I", number) + body).digest() != stored[-32:]:
+                    body = None
+            if body is None:
+                raise Damaged(f"frame {number} does not open")
+            size_here = min(size, length - number * size)
+            plaintext += decompress(body, size_here) if entry >> 31 else body
+        if start != len(data) or len(plaintext) != length:
+            raise Damaged("its length is not what its table says")
+        return plaintext
+
+    # --- section 7: chains ---
+
+    def newest(self, prefix, kind):
+        def exists(number):
+            return self.exists(f"{prefix}/{number:020}")
+
+        def last(low, step_by):
+            step = 1
+            while exists((low + step) * step_by):
+                low, step = low + step, step * 2
+            while step >= 1:
+                if exists((low + step) * step_by):
+                    low += step
+                step //= 2
+            return low * step_by
+
+        number = last(last(0, 1024), 1)
+        while exists(number + 1):
+            number += 1
+        return json.loads(self.read(f"{prefix}/{number:020}", kind)) if number else None
+
+
+# --- sections 5, 6 and 9: what a state is made of ------------------------------------------------------------------
+
+class Disk:
+    def __init__(self, vault, name):
+        self.vault = vault
+        catalog = vault.newest("catalog", "catalog")
+        found = [disk for disk in catalog["disks"] if name in (disk["name"], disk["id"])]
+        if not found:
+            sys.exit(f"no disk {name}; there are: " + ", ".join(disk["name"] for disk in catalog["disks"]))
+        self.id = found[0]["id"]
+        head = vault.newest(f"heads/{found[0]['group']}", "head") or sys.exit("nothing of the disk is in the vault yet")
+        self.state = [state for state in head["disks"] if state["disk"] == self.id][0]
+        self.lineage = self.state["lineages"][-1]
+
+    def manifest(self, ref, lineage):
+        own = ref.get("lineage", lineage)
+        key = f"disks/{self.id}/{own}/manifests/{ref['sequence']:020}"
+        if hashlib.sha256(self.vault.raw(key)).hexdigest() != ref["hash"]:
+            raise Damaged(key)
+        return json.loads(self.vault.read(key, "manifest"))
+
+    def manifests(self):
+        """From the newest back: the tail, then the full ones."""
+        for ref in reversed(self.lineage["tail"]):
+            yield self.manifest(ref, self.lineage["id"])
+        full = self.manifest(self.lineage["full"], self.lineage["id"])
+        while full:
+            yield full
+            before = [ref for ref in full.get("fulls", []) if ref["fullNumber"] == full["fullNumber"] - 1]
+            full = self.manifest(before[0], full["lineage"]) if before and before[0]["sequence"] >= self.state["oldestSequence"] else None
+
+    def points(self):
+        points = {point["sequence"]: point for manifest in self.manifests() for point in manifest["points"]}
+        return [points[sequence] for sequence in sorted(points)]
+
+    def resolve(self, name):
+        if name == "latest":
+            return self.lineage["sequence"]
+        if name.lstrip("#").isdigit():
+            return int(name.lstrip("#"))
+        tagged = [point["sequence"] for point in self.points() if point.get("tag") == name]
+        return tagged[-1] if tagged else sys.exit(f"no point {name}")
+
+    def plan(self, sequence):
+        """The map to start from, and the segments to lay over it."""
+        if not self.state["oldestSequence"] <= sequence <= self.lineage["sequence"]:
+            sys.exit(f"the vault has sequences {self.state['oldestSequence']} to {self.lineage['sequence']}")
+        chain = []
+        for manifest in self.manifests():
+            chain.append(manifest)
+            if manifest["kind"] == "full" and manifest["sequence"] <= sequence:
+                break
+        base, segments = chain[-1], []
+        if base["sequence"] > sequence:
+            sys.exit("no map covers this sequence")
+        reached = base["sequence"]
+        for manifest in reversed(chain[:-1]):
+            if manifest["after"] == reached and reached < sequence:
+                segments += [(entry.get("lineage", manifest["lineage"]), entry) for entry in manifest["segments"] if entry["first"] <= sequence]
+                reached = manifest["sequence"]
+        return base["sizeBytes"], base["root"], segments
+
+    def restore(self, sequence, path):
+        size, root, segments = self.plan(sequence)
+        self.cache = {}
+        with open(path, "wb") as output:
+            output.truncate(size)
+            self.page(root["id"], root["level"], 0, size, output)
+            for lineage, entry in segments:
+                self.segment(lineage, entry, sequence, output)
+
+    def segment_key(self, lineage, first, last):
+        return f"disks/{self.id}/{lineage}/segments/{first:020}-{last:020}"
+
+    def segment(self, lineage, entry, sequence, output):
+        key = self.segment_key(lineage, entry["first"], entry["last"])
+        data = self.vault.read(key, "segment")
+        magic, count, size = struct.unpack_from("<8sII", data)
+        if magic != b"FSEGMENT" or size != 64:
+            raise Damaged(key)
+        for number in range(count):
+            (own, offset, length, position, _, _, _, kind) = struct.unpack_from("<QQQQQQIB", data, 64 + 64 * number)
+            if own > sequence or kind == 4:
+                continue
+            output.seek(offset)
+            if kind == 1:
+                output.write(data[position:position + length])
+            while kind != 1 and length:
+                output.write(bytes(min(length, 1 << 20)))
+                length -= min(length, 1 << 20)
+
+    def page(self, page_id, level, first, size, output):
+        if page_id == "0" * 64:
+            return
+        page = self.vault.read(f"maps/{page_id}", "map")
+        magic, found, block, _, a, b = struct.unpack_from("<4sB3xQIII", page)
+        if (magic, found, block) != (b"FMAP", level, first) or hmac.digest(self.vault.id_key, page, "sha256").hex() != page_id:
+            raise Damaged(f"maps/{page_id}")
+        if level > 0:
+            present = [child for child in range(256) if page[32 + child // 8] >> child % 8 & 1]
+            for number, child in enumerate(present):
+                below = page[64 + 32 * number:96 + 32 * number].hex()
+                self.page(below, level - 1, first + child * 16384 * 256 ** (level - 1), size, output)
+            return
+        for number in range(b):
+            start, count, source, _, source_block = struct.unpack_from("<HHHHI", page, 32 + 40 * a + 12 * number)
+            data = self.source(page[32 + 40 * source:72 + 40 * source])[source_block * BLOCK:(source_block + count) * BLOCK]
+            offset = (first + start) * BLOCK
+            output.seek(offset)
+            output.write(data[:size - offset])
+
+    def source(self, record):
+        if record in self.cache:
+            return self.cache[record]
+        if record[0] == 1:
+            chunk = record[8:40].hex()
+            data = self.vault.read(f"chunks/{chunk[:2]}/{chunk}.{struct.unpack_from('<I', record, 4)[0]}", "chunk")
+            if hmac.digest(self.vault.id_key, data, "sha256").hex() != chunk:
+                raise Damaged(f"chunk {chunk}")
+        else:
+            first, last = struct.unpack_from("<QQ", record, 24)
+            data = self.vault.read(self.segment_key(record[8:24].hex(), first, last), "segment")
+        if len(self.cache) > 16:
+            self.cache.clear()
+        self.cache[record] = data
+        return data
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("vault")
+    parser.add_argument("disk")
+    parser.add_argument("output", nargs="?")
+    parser.add_argument("--at", default="latest")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--key-file")
+    parser.add_argument("--passphrase-file")
+    options = parser.parse_args()
+    try:
+        disk = Disk(Vault(options.vault, options.key_file, options.passphrase_file), options.disk)
+        if options.list:
+            for point in disk.points():
+                print(f"#{point['sequence']} {point['kind']} {point.get('tag', '')}".rstrip())
+        elif options.output:
+            sequence = disk.resolve(options.at)
+            disk.restore(sequence, options.output)
+            print(f"restored #{sequence} to {options.output}")
+        else:
+            parser.error("give OUTPUT or --list")
+    except Damaged as error:
+        sys.exit(f"damaged: {error}")
+
+
+if __name__ == "__main__":
+    main()
