@@ -47,7 +47,8 @@ let package = Package(
         room("FuseExport", ["BlockIO", "VirtualDisk", "DiskImage", "CFuse", "CLinux"]),
         room("ObjectStore", [
             "BlockIO", "CLinux", "COpenSSL", log, .product(name: "AsyncHTTPClient", package: "async-http-client"),
-            .product(name: "NIOCore", package: "swift-nio"), .product(name: "NIOHTTP1", package: "swift-nio"),
+            .product(name: "NIOCore", package: "swift-nio"), .product(name: "NIOPosix", package: "swift-nio"),
+            .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "NIOSSL", package: "swift-nio-ssl"), "XMLCoder",
         ]),
         room("Vault", ["BlockIO", "ObjectStore", "COpenSSL", "CZstd"]),

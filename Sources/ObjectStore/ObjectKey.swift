@@ -47,3 +47,13 @@ package enum ObjectKey {
         StoreError(.badLocation, "the object key \(key.debugDescription) is refused: \(reason)", try: "use another name")
     }
 }
+
+extension ObjectStore {
+    /// The one size rule of all targets.
+    func checkSize(of key: String, _ count: Int, ifAbsent: Bool) throws(StoreError) {
+        let limit = ifAbsent ? ObjectLimits.conditionalBytesMax : ObjectLimits.objectBytesMax
+        guard count <= limit else {
+            throw StoreError(.unsupported, "\(location): \(key) has \(count) bytes, the limit is \(limit)", try: "report this: no object of a vault is so large")
+        }
+    }
+}

@@ -12,8 +12,13 @@ package protocol ObjectStore: Sendable {
     /// What is known of the target; false until `probe` or an answer showed it.
     var features: StoreFeatures { get }
 
+    /// The target's clock minus this host's by the newest answer, in seconds; nil when the target has no clock of its own
+    /// or has not answered yet.
+    var clockOffsetSeconds: Int? { get }
+
     /// Stores `bytes` under `key`. With `ifAbsent` an existing object is left alone and `.alreadyExists` thrown, or
     /// `.unsupported` by a target that cannot do this; without it an existing object is replaced as a whole.
+    /// `ifAbsent` takes at most `ObjectLimits.conditionalBytesMax` bytes.
     func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError)
 
     /// The object, or exactly the bytes of `range`: an object that ends before the range does is `.outOfRange`.
@@ -82,12 +87,16 @@ package struct ListPage: Equatable, Sendable {
 package enum ObjectLimits {
     /// The largest object stored, and the largest answer read into memory.
     package static let objectBytesMax = 512 << 20
+    /// Beyond this an S3 object goes up in parts, and no condition on those can be relied on.
+    package static let conditionalBytesMax = 64 << 20
     package static let keyBytesMax = 1024
     package static let keyPartBytesMax = 200
     package static let listPageKeys = 1000
 }
 
 extension ObjectStore {
+    package var clockOffsetSeconds: Int? { nil }
+
     package func get(_ key: String) throws(StoreError) -> [UInt8] { try get(key, range: nil) }
 
     /// Every listed key with the prefix, page by page.

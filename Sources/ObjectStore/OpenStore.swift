@@ -2,15 +2,17 @@
 
 import Foundation
 
-/// Opens the target that `url` names. `createDirectory` makes a missing directory (only `vault create` asks for it); a
-/// missing bucket is never made. Credentials come from `environment` or the credentials file, never from the URL.
+/// Opens the target that `url` names; an S3 target comes with its quick retries. `createDirectory` makes a missing
+/// directory (only `vault create` asks for it); a missing bucket is never made. Credentials come from `environment` or
+/// the credentials file, never from the URL. `parallelism` is the number of threads that will use the store at once.
 package func openStore(
-    url: String, environment: [String: String] = ProcessInfo.processInfo.environment, createDirectory: Bool = false
+    url: String, environment: [String: String] = ProcessInfo.processInfo.environment, createDirectory: Bool = false, parallelism: Int = 16
 ) throws(StoreError) -> any ObjectStore {
     switch try StoreLocation(url) {
     case .directory(let path):
         return try DirectoryStore(root: path, create: createDirectory)
     case .s3(let location):
-        throw StoreError(.unsupported, "s3://\(location.bucket) cannot be opened yet", try: "use file:///dir")
+        let credentials = try CredentialsSource(environment: environment, profile: location.profile)
+        return RetryingStore(try S3Store(location, credentials: credentials, parallelism: parallelism))
     }
 }

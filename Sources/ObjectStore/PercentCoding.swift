@@ -48,3 +48,8 @@ func hexValue(_ digit: UInt8) -> UInt8? {
     default: nil
     }
 }
+
+/// As S3's lists encode keys: a blank may be `+`, a plus is always `%2B`.
+func formDecoded(_ text: String) -> String? {
+    percentDecoded(text.utf8.contains(UInt8(ascii: "+")) ? String(text.map { $0 == "+" ? " " : $0 }) : text)
+}

@@ -17,6 +17,8 @@ package struct StoreError: Error, Equatable, Sendable, CustomStringConvertible {
         case credentialsExpired
         case accessDenied
         case clockSkew
+        /// The target's TLS certificate is not signed by an authority we trust, or is for another name.
+        case untrusted
         /// The bucket or the directory is not there.
         case bucketMissing
         case redirected
@@ -42,8 +44,8 @@ package struct StoreError: Error, Equatable, Sendable, CustomStringConvertible {
     package var isRecoverable: Bool {
         switch code {
         case .unreachable, .timedOut, .throttled, .serverFault, .notEnoughSpace, .corruptResponse: true
-        case .notFound, .alreadyExists, .outOfRange, .credentialsRefused, .credentialsExpired, .accessDenied, .clockSkew, .bucketMissing,
-            .redirected, .badLocation, .unsupported:
+        case .notFound, .alreadyExists, .outOfRange, .credentialsRefused, .credentialsExpired, .accessDenied, .clockSkew, .untrusted,
+            .bucketMissing, .redirected, .badLocation, .unsupported:
             false
         }
     }

@@ -38,7 +38,7 @@ package final class DirectoryStore: ObjectStore {
 
     package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
         let path = try KeyPath(key)
-        guard bytes.count <= ObjectLimits.objectBytesMax else { throw tooLarge(key, UInt64(bytes.count)) }
+        try checkSize(of: key, bytes.count, ifAbsent: ifAbsent)
         do throws(SystemError) {
             // A folder emptied by `delete` at the same time may be gone again when the file is made in it.
             var attempt = 0
@@ -238,10 +238,6 @@ package final class DirectoryStore: ObjectStore {
         default:
             return directoryError(error, root: root)
         }
-    }
-
-    private func tooLarge(_ key: String, _ count: UInt64) -> StoreError {
-        StoreError(.unsupported, "\(location): \(key) has \(count) bytes, the limit is \(ObjectLimits.objectBytesMax)", try: "report this: no object of a vault is so large")
     }
 }
 

@@ -1,0 +1,63 @@
+// The two dates of S3: `x-amz-date` (20261121T095701Z) and the `Date` header (Sat, 21 Nov 2026 09:57:01 GMT), as
+// seconds since 1970. The calendar is Howard Hinnant's days-from-civil, good for all years of interest.
+
+struct HTTPDate {
+    let year, month, day, hour, minute, second: Int
+
+    init(secondsSince1970 seconds: Int) {
+        var days = seconds / 86_400
+        var rest = seconds % 86_400
+        if rest < 0 { (days, rest) = (days - 1, rest + 86_400) }
+        (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60)
+        let shifted = days + 719_468
+        let era = (shifted >= 0 ? shifted : shifted - 146_096) / 146_097
+        let dayOfEra = shifted - era * 146_097
+        let yearOfEra = (dayOfEra - dayOfEra / 1460 + dayOfEra / 36_524 - dayOfEra / 146_096) / 365
+        let dayOfYear = dayOfEra - (365 * yearOfEra + yearOfEra / 4 - yearOfEra / 100)
+        let shiftedMonth = (5 * dayOfYear + 2) / 153
+        day = dayOfYear - (153 * shiftedMonth + 2) / 5 + 1
+        month = shiftedMonth < 10 ? shiftedMonth + 3 : shiftedMonth - 9
+        year = yearOfEra + era * 400 + (month <= 2 ? 1 : 0)
+    }
+
+    /// Nil unless the text is an RFC 9110 IMF-fixdate.
+    init?(header: String) {
+        let words = header.split(separator: " ")
+        guard words.count == 6, words[5] == "GMT", let day = Self.number(words[1], 1...31), let month = Self.months.firstIndex(of: String(words[2])),
+            let year = Self.number(words[3], 1970...9999)
+        else { return nil }
+        let clock = words[4].split(separator: ":")
+        guard clock.count == 3, let hour = Self.number(clock[0], 0...23), let minute = Self.number(clock[1], 0...59),
+            let second = Self.number(clock[2], 0...60)
+        else { return nil }
+        (self.year, self.month, self.day, self.hour, self.minute, self.second) = (year, month + 1, day, hour, minute, second)
+    }
+
+    var secondsSince1970: Int {
+        let shiftedYear = month <= 2 ? year - 1 : year
+        let era = (shiftedYear >= 0 ? shiftedYear : shiftedYear - 399) / 400
+        let yearOfEra = shiftedYear - era * 400
+        let dayOfYear = (153 * (month > 2 ? month - 3 : month + 9) + 2) / 5 + day - 1
+        let dayOfEra = yearOfEra * 365 + yearOfEra / 4 - yearOfEra / 100 + dayOfYear
+        return (era * 146_097 + dayOfEra - 719_468) * 86_400 + hour * 3600 + minute * 60 + second
+    }
+
+    /// `20261121`
+    var day8: String { digits(year, 4) + digits(month, 2) + digits(day, 2) }
+    /// `20261121T095701Z`
+    var stamp: String { "\(day8)T\(digits(hour, 2))\(digits(minute, 2))\(digits(second, 2))Z" }
+    /// `2026-11-21 09:57:01 UTC`, for people.
+    var readable: String { "\(digits(year, 4))-\(digits(month, 2))-\(digits(day, 2)) \(digits(hour, 2)):\(digits(minute, 2)):\(digits(second, 2)) UTC" }
+
+    private static let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+
+    private static func number(_ text: Substring, _ range: ClosedRange<Int>) -> Int? {
+        guard let value = Int(text), range.contains(value) else { return nil }
+        return value
+    }
+
+    private func digits(_ value: Int, _ count: Int) -> String {
+        let text = String(value)
+        return String(repeating: "0", count: max(0, count - text.count)) + text
+    }
+}

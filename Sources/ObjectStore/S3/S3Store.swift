@@ -1,0 +1,239 @@
+// A target in an S3 bucket, below a prefix, addressed by path. Requests are signed with SigV4, their payloads with
+// SHA-256 and Content-MD5, so a PUT that was answered well was received as sent.
+//
+// - A request that the target refuses for its credentials is repeated once when the credentials file holds others now.
+// - `head` cannot learn why it was refused, as its answers have no body; a GET of one byte asks again for the reason.
+// - 404 for an object does not say whether the bucket is there. Before "no such object" is believed the bucket must have
+//   been seen within `bucketSeenSecondsMax`: a deleted bucket must not look like an empty vault.
+
+import BlockIO
+import Synchronization
+
+package final class S3Store: ObjectStore {
+    static let bucketSeenSecondsMax = 30
+
+    let place: S3Location
+    let errors: S3Errors
+    private let connection: S3Connection
+    private let credentials: CredentialsSource
+    private let clock: @Sendable () -> Int
+    private let learned = Mutex(Learned())
+
+    private struct Learned {
+        var features = StoreFeatures(conditionalPut: false, checksumTrusted: false)
+        /// The target was seen to ignore or refuse conditions: no PUT may rely on one.
+        var conditionsFail = false
+        var clockOffsetSeconds: Int?
+        var bucketSeenNanoseconds: UInt64?
+    }
+
+    /// `clock` gives seconds since 1970; only tests pass another.
+    package init(
+        _ place: S3Location, credentials: CredentialsSource, parallelism: Int, deadlines: S3Deadlines = S3Deadlines(),
+        clock: @escaping @Sendable () -> Int = { Int(Clock.wallNanoseconds() / 1_000_000_000) }
+    ) throws(StoreError) {
+        self.place = place
+        self.credentials = credentials
+        self.clock = clock
+        connection = try S3Connection(endpoint: place.endpoint, authoritiesFile: place.authoritiesFile, parallelism: parallelism, deadlines: deadlines)
+        errors = S3Errors(location: "s3://\(place.bucket)/\(place.prefix)", bucket: place.bucket, endpoint: place.endpoint.description, region: place.region)
+    }
+
+    package var location: String { "s3://\(place.bucket)/\(percentEncodedPath(place.prefix))?endpoint=\(place.endpoint)&region=\(place.region)" }
+
+    package var features: StoreFeatures { learned.withLock { $0.features } }
+
+    package var clockOffsetSeconds: Int? { learned.withLock { $0.clockOffsetSeconds } }
+
+    // MARK: - Objects
+
+    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
+        try ObjectKey.check(key)
+        try checkSize(of: key, bytes.count, ifAbsent: ifAbsent)
+        if bytes.count > ObjectLimits.conditionalBytesMax { return try putInParts(key, bytes) }
+        guard ifAbsent else { return try putWhole(key, bytes, headers: []) }
+        guard !learned.withLock({ $0.conditionsFail }) else { throw conditionsUnsupported() }
+        do throws(StoreError) {
+            try putWhole(key, bytes, headers: [("if-none-match", "*")])
+        } catch {
+            guard error.code == .unsupported else { throw error }
+            learned.withLock { ($0.features.conditionalPut, $0.conditionsFail) = (false, true) }
+            throw conditionsUnsupported()
+        }
+    }
+
+    private func putWhole(_ key: String, _ bytes: [UInt8], headers: [(name: String, value: String)]) throws(StoreError) {
+        let type = [(name: "content-type", value: "application/octet-stream")]
+        try succeed(S3Request(.put, path: path(key), headers: headers + type, body: bytes), "PUT of \(key)")
+    }
+
+    private func conditionsUnsupported() -> StoreError {
+        StoreError(.unsupported, "\(errors.location): the target cannot refuse to replace an object", try: "use put without the condition")
+    }
+
+    package func get(_ key: String, range: Range<UInt64>?) throws(StoreError) -> [UInt8] {
+        try ObjectKey.check(key)
+        guard let range else {
+            return try succeed(S3Request(.get, path: path(key), answerBytesMax: ObjectLimits.objectBytesMax), "GET of \(key)").body
+        }
+        if range.isEmpty { return [] }
+        guard range.count <= ObjectLimits.objectBytesMax else {
+            throw StoreError(.unsupported, "\(errors.location): \(range.count) bytes of \(key) at once are too many", try: "report this")
+        }
+        let header = (name: "range", value: "bytes=\(range.lowerBound)-\(range.upperBound - 1)")
+        let request = S3Request(.get, path: path(key), headers: [header], answerBytesMax: range.count)
+        return try checkedRange(range, of: key, try succeed(request, "GET of \(range) of \(key)"))
+    }
+
+    /// The target must have sent this very range: `Content-Range` states what it sent and the object's size.
+    private func checkedRange(_ range: Range<UInt64>, of key: String, _ answer: S3Answer) throws(StoreError) -> [UInt8] {
+        let stated = answer.headers["content-range"] ?? ""
+        if answer.status == 206, stated.hasPrefix("bytes \(range.lowerBound)-\(range.upperBound - 1)/"), answer.body.count == range.count { return answer.body }
+        let size = stated.split(separator: "/").last.flatMap { UInt64($0) }
+        if answer.status == 206, let size, size < range.upperBound {
+            throw StoreError(
+                .outOfRange, "\(errors.location): \(key) has \(size) bytes, asked for were \(range)", try: "run `farshore vault check` to see what depends on it")
+        }
+        throw StoreError(
+            .corruptResponse, "\(errors.location): GET of \(range) of \(key) was answered with status \(answer.status), \(answer.body.count) bytes",
+            try: "check that the target supports ranges")
+    }
+
+    package func head(_ key: String) throws(StoreError) -> ObjectInfo? {
+        try ObjectKey.check(key)
+        let answer = try exchange(S3Request(.head, path: path(key)))
+        switch answer.status {
+        case 200:
+            guard let size = answer.headers["content-length"].flatMap({ UInt64($0) }) else {
+                throw StoreError(.corruptResponse, "\(errors.location): HEAD of \(key) states no size", try: "look at proxies on the way")
+            }
+            return ObjectInfo(sizeBytes: size, md5: Self.contentMD5(answer))
+        case 404:
+            try seeBucket()
+            return nil
+        case 500...:
+            throw failure(answer, "HEAD of \(key)")
+        default:
+            let asked = try exchange(S3Request(.get, path: path(key), headers: [("range", "bytes=0-0")]))
+            throw failure(asked.status >= 300 ? asked : answer, "HEAD of \(key)")
+        }
+    }
+
+    /// An ETag is the content's MD5 unless the object went up in parts or the target encrypts it with a key of its own.
+    private static func contentMD5(_ answer: S3Answer) -> [UInt8]? {
+        let isEncrypted = answer.headers["x-amz-server-side-encryption"]?.hasPrefix("aws:kms") == true
+            || answer.headers["x-amz-server-side-encryption-customer-algorithm"] != nil
+        let digits = (answer.headers["etag"] ?? "").utf8.filter { $0 != UInt8(ascii: "\"") }
+        let values = digits.compactMap(hexValue)
+        guard !isEncrypted, digits.count == 32, values.count == 32 else { return nil }
+        return stride(from: 0, to: 32, by: 2).map { values[$0] << 4 | values[$0 + 1] }
+    }
+
+    package func delete(_ keys: [String]) throws(StoreError) {
+        for key in keys { try ObjectKey.check(key) }
+        var rest = keys[...]
+        while !rest.isEmpty {
+            try deleteBatch(Array(rest.prefix(ObjectLimits.listPageKeys)))
+            rest = rest.dropFirst(ObjectLimits.listPageKeys)
+        }
+    }
+
+    private func deleteBatch(_ keys: [String]) throws(StoreError) {
+        let body = S3Documents.deletion(of: keys.map { place.prefix + $0 })
+        let request = S3Request(
+            .post, path: bucketPath, query: [("delete", "")], headers: [("content-type", "application/xml")], body: body, answerBytesMax: 4 << 20)
+        let answer = try succeed(request, "deletion of \(keys.count) objects")
+        guard let result = S3Documents.read(S3DeleteBody.self, answer.body) else { throw damaged("deletion") }
+        let failures = (result.Error ?? []).filter { $0.Code != "NoSuchKey" }
+        guard let first = failures.first else { return }
+        let xml = "<Error><Code>\(first.Code ?? "InternalError")</Code></Error>"
+        throw failure(S3Answer(status: 500, headers: [:], body: Array(xml.utf8)), "deletion of \(failures.count) of \(keys.count) objects, \(first.Key ?? "?") first,")
+    }
+
+    package func list(prefix: String, startAfter: String?) throws(StoreError) -> ListPage {
+        try ObjectKey.checkPrefix(prefix)
+        var query = [
+            (name: "list-type", value: "2"), (name: "prefix", value: place.prefix + prefix), (name: "max-keys", value: "\(ObjectLimits.listPageKeys)"),
+            (name: "encoding-type", value: "url"),
+        ]
+        if let startAfter { query.append((name: "start-after", value: place.prefix + startAfter)) }
+        let answer = try succeed(S3Request(.get, path: bucketPath, query: query, answerBytesMax: 8 << 20), "list of \(prefix)")
+        guard let page = S3Documents.read(S3ListBody.self, answer.body) else { throw damaged("list") }
+        var objects: [ListedObject] = []
+        for object in page.Contents ?? [] {
+            guard let key = page.EncodingType == "url" ? formDecoded(object.Key) : object.Key, key.utf8.starts(with: (place.prefix + prefix).utf8) else {
+                throw damaged("list")
+            }
+            objects.append(ListedObject(key: String(decoding: key.utf8.dropFirst(place.prefix.utf8.count), as: UTF8.self), sizeBytes: object.Size))
+        }
+        return ListPage(objects: objects, isTruncated: page.IsTruncated)
+    }
+
+    func damaged(_ what: String) -> StoreError {
+        StoreError(.corruptResponse, "\(errors.location): the answer to a \(what) cannot be read", try: "check that the endpoint is an S3 service")
+    }
+
+    // MARK: - What the target can do
+
+    package func probe(existing key: String, _ bytes: [UInt8]) throws(StoreError) {
+        do throws(StoreError) {
+            try put(key, bytes, ifAbsent: true)
+            // Accepted over an existing object: the header was ignored. The bytes are the same, so nothing is lost.
+            learned.withLock { ($0.features.conditionalPut, $0.conditionsFail) = (false, true) }
+        } catch {
+            switch error.code {
+            case .alreadyExists: learned.withLock { ($0.features.conditionalPut, $0.conditionsFail) = (true, false) }
+            case .unsupported: break
+            default: throw error
+            }
+        }
+        let stated = try head(key)?.md5
+        learned.withLock { $0.features.checksumTrusted = stated == Digests.md5(bytes) }
+    }
+
+    private func seeBucket() throws(StoreError) {
+        let now = Clock.monotonicNanoseconds()
+        let seen = learned.withLock { $0.bucketSeenNanoseconds }
+        if let seen, now - seen < UInt64(Self.bucketSeenSecondsMax) * 1_000_000_000 { return }
+        let answer = try exchange(S3Request(.head, path: bucketPath))
+        switch answer.status {
+        case 404: throw failure(S3Answer(status: 404, headers: [:], body: Array("<Error><Code>NoSuchBucket</Code></Error>".utf8)), "HEAD of the bucket")
+        // 403: who may only read objects may not ask for the bucket, but it is there.
+        case 200..<300, 403: learned.withLock { $0.bucketSeenNanoseconds = now }
+        default: throw failure(answer, "HEAD of the bucket")
+        }
+    }
+
+    // MARK: - Exchanges
+
+    var bucketPath: String { "/" + place.bucket }
+
+    func path(_ key: String) -> String { bucketPath + "/" + percentEncodedPath(place.prefix + key) }
+
+    func failure(_ answer: S3Answer, _ what: String) -> StoreError { errors.error(answer, for: what, ourClock: clock()) }
+
+    @discardableResult
+    func succeed(_ request: S3Request, _ what: String) throws(StoreError) -> S3Answer {
+        let answer = try exchange(request)
+        guard (200..<300).contains(answer.status) else { throw failure(answer, what) }
+        learned.withLock { $0.bucketSeenNanoseconds = Clock.monotonicNanoseconds() }
+        return answer
+    }
+
+    /// Signed with the credentials in use; once more when they are refused and the source has others by now.
+    private func exchange(_ request: S3Request) throws(StoreError) -> S3Answer {
+        let used = credentials.current
+        let answer = try send(request, used)
+        guard [400, 401, 403].contains(answer.status), try credentials.renew(after: used) else { return answer }
+        return try send(request, credentials.current)
+    }
+
+    private func send(_ request: S3Request, _ credentials: Credentials) throws(StoreError) -> S3Answer {
+        let signature = Signature(credentials: credentials, region: place.region, date: HTTPDate(secondsSince1970: clock()))
+        let answer = try connection.exchange(signature.signed(request, host: place.endpoint.authority))
+        if let theirs = answer.headers["date"].flatMap(HTTPDate.init(header:)) {
+            learned.withLock { $0.clockOffsetSeconds = theirs.secondsSince1970 - clock() }
+        }
+        return answer
+    }
+}
