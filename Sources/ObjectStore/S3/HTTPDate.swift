@@ -1,10 +1,10 @@
 // The two dates of S3: `x-amz-date` (20261121T095701Z) and the `Date` header (Sat, 21 Nov 2026 09:57:01 GMT), as
 // seconds since 1970. The calendar is Howard Hinnant's days-from-civil, good for all years of interest.
 
-struct HTTPDate {
+package struct HTTPDate {
     let year, month, day, hour, minute, second: Int
 
-    init(secondsSince1970 seconds: Int) {
+    package init(secondsSince1970 seconds: Int) {
         var days = seconds / 86_400
         var rest = seconds % 86_400
         if rest < 0 { (days, rest) = (days - 1, rest + 86_400) }
@@ -21,7 +21,7 @@ struct HTTPDate {
     }
 
     /// Nil unless the text is an RFC 9110 IMF-fixdate.
-    init?(header: String) {
+    package init?(header: String) {
         let words = header.split(separator: " ")
         guard words.count == 6, words[5] == "GMT", let day = Self.number(words[1], 1...31), let month = Self.months.firstIndex(of: String(words[2])),
             let year = Self.number(words[3], 1970...9999)
@@ -33,7 +33,7 @@ struct HTTPDate {
         (self.year, self.month, self.day, self.hour, self.minute, self.second) = (year, month + 1, day, hour, minute, second)
     }
 
-    var secondsSince1970: Int {
+    package var secondsSince1970: Int {
         let shiftedYear = month <= 2 ? year - 1 : year
         let era = (shiftedYear >= 0 ? shiftedYear : shiftedYear - 399) / 400
         let yearOfEra = shiftedYear - era * 400
@@ -45,9 +45,9 @@ struct HTTPDate {
     /// `20261121`
     var day8: String { digits(year, 4) + digits(month, 2) + digits(day, 2) }
     /// `20261121T095701Z`
-    var stamp: String { "\(day8)T\(digits(hour, 2))\(digits(minute, 2))\(digits(second, 2))Z" }
+    package var stamp: String { "\(day8)T\(digits(hour, 2))\(digits(minute, 2))\(digits(second, 2))Z" }
     /// `2026-11-21 09:57:01 UTC`, for people.
-    var readable: String { "\(digits(year, 4))-\(digits(month, 2))-\(digits(day, 2)) \(digits(hour, 2)):\(digits(minute, 2)):\(digits(second, 2)) UTC" }
+    package var readable: String { "\(digits(year, 4))-\(digits(month, 2))-\(digits(day, 2)) \(digits(hour, 2)):\(digits(minute, 2)):\(digits(second, 2)) UTC" }
 
     private static let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 

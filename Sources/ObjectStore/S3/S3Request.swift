@@ -1,21 +1,21 @@
 // A request as it is signed and sent: every header here is signed, and the path and query are already encoded, so what
 // the signature covers is what goes over the wire.
 
-struct S3Request {
-    enum Method: String { case get = "GET", put = "PUT", head = "HEAD", post = "POST", delete = "DELETE" }
+package struct S3Request {
+    package enum Method: String { case get = "GET", put = "PUT", head = "HEAD", post = "POST", delete = "DELETE" }
 
-    let method: Method
+    package let method: Method
     /// `/bucket/key`, percent-encoded but for `/`.
     let path: String
     /// Names and values, not encoded.
     let query: [(name: String, value: String)]
     /// Lower-case names.
-    var headers: [(name: String, value: String)]
+    package var headers: [(name: String, value: String)]
     let body: [UInt8]
     /// An answer with a larger body is refused.
     let answerBytesMax: Int
 
-    init(
+    package init(
         _ method: Method, path: String, query: [(name: String, value: String)] = [], headers: [(name: String, value: String)] = [], body: [UInt8] = [],
         answerBytesMax: Int = 256 << 10
     ) {

@@ -1,14 +1,18 @@
 // AWS Signature Version 4 in the Authorization header, the payload's SHA-256 signed. Pure: time and keys are given.
 // Specification: docs.aws.amazon.com, "Create a signed AWS API request".
 
-struct Signature {
+package struct Signature {
     let credentials: Credentials
     let region: String
     let date: HTTPDate
-    var service = "s3"
+    private let service = "s3"
+
+    package init(credentials: Credentials, region: String, date: HTTPDate) {
+        (self.credentials, self.region, self.date) = (credentials, region, date)
+    }
 
     /// The request with `host`, the `x-amz-…` headers and `authorization` added.
-    func signed(_ request: S3Request, host: String) -> S3Request {
+    package func signed(_ request: S3Request, host: String) -> S3Request {
         var signed = request
         let payloadHash = hexString(Digests.sha256(request.body))
         signed.headers.append(("host", host))

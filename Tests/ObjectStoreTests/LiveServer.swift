@@ -1,0 +1,51 @@
+// Real servers for the suites: started by the scripts in Tests/servers at first use, once a test run, and ended by
+// themselves when this process ends, however it ends.
+
+import Foundation
+import ObjectStore
+import Testing
+
+struct LiveServer: Sendable {
+    let values: [String: String]
+
+    static let rgw = Result { try LiveServer(script: "ceph-rgw") }
+    static let moto = Result { try LiveServer(script: "moto") }
+
+    /// A missing tool skips a suite here, but fails it where CI=true promises that all tools are there.
+    static func isInstalled(_ tool: String) -> Bool {
+        let path = ProcessInfo.processInfo.environment["PATH"] ?? ""
+        return ProcessInfo.processInfo.environment["CI"] == "true"
+            || path.split(separator: ":").contains { FileManager.default.isExecutableFile(atPath: "\($0)/\(tool)") }
+    }
+
+    private init(script: String) throws {
+        let servers = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().appendingPathComponent("servers")
+        let directory = FileManager.default.temporaryDirectory.appendingPathComponent("farshore-\(script)-\(UUID().uuidString)").path
+        let process = Process()
+        process.executableURL = servers.appendingPathComponent(script)
+        process.arguments = ["start", directory, "\(ProcessInfo.processInfo.processIdentifier)"]
+        let output = Pipe()
+        process.standardOutput = output
+        try process.run()
+        let lines = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self).split(separator: "\n")
+        process.waitUntilExit()
+        guard process.terminationStatus == 0 else { throw DidNotStart(script: script, status: process.terminationStatus) }
+        values = Dictionary(uniqueKeysWithValues: lines.map { line in
+            let equals = line.firstIndex(of: "=") ?? line.endIndex
+            return (String(line[..<equals]), String(line[equals...].dropFirst()))
+        })
+    }
+
+    struct DidNotStart: Error { let script: String, status: Int32 }
+
+    subscript(_ name: String) -> String { values[name] ?? "" }
+
+    var environment: [String: String] { ["AWS_ACCESS_KEY_ID": self["ACCESS_KEY"], "AWS_SECRET_ACCESS_KEY": self["SECRET_KEY"]] }
+
+    /// A place of its own in the server's bucket.
+    func url(prefix: String = "test-\(UUID().uuidString)", bucket: String? = nil, endpoint: String? = nil, more: String = "") -> String {
+        "s3://\(bucket ?? self["BUCKET"])/\(prefix)?endpoint=\(endpoint ?? self["ENDPOINT"])&region=\(self["REGION"])\(more)"
+    }
+
+    func freshStore() throws -> any ObjectStore { try openStore(url: url(), environment: environment) }
+}

@@ -1,0 +1,136 @@
+// The S3 target against real services: the contract on both, and on Ceph's RGW, which checks signatures strictly, what
+// it refuses and how we tell the user.
+
+import Foundation
+import ObjectStore
+import Testing
+
+@Suite(.enabled(if: LiveServer.isInstalled("moto_server"), "moto_server is not installed"))
+struct MotoTests {
+    @Test(arguments: StoreContract.all) func contract(_ contract: StoreContract) throws {
+        try contract.check(try LiveServer.moto.get().freshStore())
+    }
+}
+
+@Suite(.enabled(if: LiveServer.isInstalled("radosgw"), "radosgw is not installed"))
+struct CephTests {
+    let server: LiveServer
+
+    init() throws { server = try LiveServer.rgw.get() }
+
+    @Test(arguments: StoreContract.all) func contract(_ contract: StoreContract) throws {
+        try contract.check(try server.freshStore())
+    }
+
+    @Test func probeFindsConditionsAndChecksums() throws {
+        let store = try server.freshStore()
+        #expect(store.features == StoreFeatures(conditionalPut: false, checksumTrusted: false))
+        try store.put("farshore.json", [1, 2, 3], ifAbsent: true)
+        try store.probe(existing: "farshore.json", [1, 2, 3])
+        #expect(store.features == StoreFeatures(conditionalPut: true, checksumTrusted: true))
+    }
+
+    @Test func clocksAreCompared() throws {
+        let store = try server.freshStore()
+        #expect(store.clockOffsetSeconds == nil)
+        _ = try store.head("k")
+        let offset = try #require(store.clockOffsetSeconds)
+        #expect(abs(offset) <= 2)
+    }
+
+    @Test func objectsInPartsStateNoMD5() throws {
+        let store = try server.freshStore()
+        try store.put("parts", patternBytes(65 << 20, seed: 5), ifAbsent: false)
+        #expect(try store.head("parts") == ObjectInfo(sizeBytes: 65 << 20, md5: nil))
+        expectCode(.unsupported) { try store.put("parts", patternBytes(65 << 20, seed: 5), ifAbsent: true) }
+    }
+
+    // MARK: - Refusals
+
+    /// Every kind of request meets the same refusal, HEAD too, whose answers say nothing.
+    private func expectRefusal(_ code: StoreError.Code, _ store: any ObjectStore, secret: String, remedy: String, sourceLocation: SourceLocation = #_sourceLocation) {
+        let requests: [() throws -> Void] = [
+            { _ = try store.get("k") }, { _ = try store.get("k", range: 0..<1) }, { _ = try store.head("k") }, { try store.put("k", [1], ifAbsent: false) },
+            { try store.put("k", [1], ifAbsent: true) }, { try store.delete(["k"]) }, { _ = try store.list(prefix: "", startAfter: nil) },
+        ]
+        for request in requests {
+            guard let error = expectCode(code, sourceLocation: sourceLocation, request) else { continue }
+            #expect(error.remedy.contains(remedy), "\(error.remedy)", sourceLocation: sourceLocation)
+            #expect(!error.isRecoverable, sourceLocation: sourceLocation)
+            #expect(!error.message.contains(secret) && !error.remedy.contains(secret), sourceLocation: sourceLocation)
+        }
+    }
+
+    private func store(key: String, secret: String, url: String? = nil) throws -> any ObjectStore {
+        try openStore(url: url ?? server.url(), environment: ["AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret])
+    }
+
+    @Test func wrongSecret() throws {
+        expectRefusal(.credentialsRefused, try store(key: server["ACCESS_KEY"], secret: "wrongsecret"), secret: "wrongsecret", remedy: "AWS_SECRET_ACCESS_KEY")
+    }
+
+    @Test func unknownKey() throws {
+        expectRefusal(.credentialsRefused, try store(key: "NOSUCHKEY", secret: "wrongsecret"), secret: "wrongsecret", remedy: "AWS_ACCESS_KEY_ID")
+    }
+
+    @Test func keyWithoutRights() throws {
+        let secret = server["STRANGER_SECRET_KEY"]
+        expectRefusal(.accessDenied, try store(key: server["STRANGER_ACCESS_KEY"], secret: secret), secret: secret, remedy: "owner of the bucket")
+    }
+
+    @Test(arguments: [-3600, 3600]) func clockSkew(_ offset: Int) throws {
+        guard case .s3(let place) = try StoreLocation(server.url()) else { return }
+        let credentials = try CredentialsSource(environment: server.environment, profile: nil)
+        let store = try S3Store(place, credentials: credentials, parallelism: 2, clock: { Int(Date().timeIntervalSince1970) + offset })
+        expectRefusal(.clockSkew, store, secret: server["SECRET_KEY"], remedy: "clock")
+        let error = expectCode(.clockSkew) { _ = try store.get("k") }
+        let theirs = HTTPDate(secondsSince1970: Int(Date().timeIntervalSince1970)).readable.prefix(13)
+        #expect(error.map { $0.message.contains("ours says") && $0.message.contains(theirs) } == true, "\(error?.message ?? "")")
+        #expect(abs((store.clockOffsetSeconds ?? 0) + offset) <= 2)
+    }
+
+    @Test func missingBucketIsNoEmptyVault() throws {
+        let store = try openStore(url: server.url(bucket: "no-such-bucket"), environment: server.environment)
+        expectCode(.bucketMissing) { _ = try store.head("k") }
+        expectCode(.bucketMissing) { _ = try store.get("k") }
+        expectCode(.bucketMissing) { _ = try store.list(prefix: "", startAfter: nil) }
+        expectCode(.bucketMissing) { try store.put("k", [1], ifAbsent: true) }
+    }
+
+    // MARK: - TLS
+
+    @Test func trustedAuthority() throws {
+        let url = server.url(endpoint: server["TLS_ENDPOINT"], more: "&ca=\(server["CA"])")
+        let store = try openStore(url: url, environment: server.environment)
+        try store.put("k", patternBytes(100_000, seed: 1), ifAbsent: true)
+        #expect(try store.get("k") == patternBytes(100_000, seed: 1))
+    }
+
+    @Test func untrustedAuthorities() throws {
+        let port = server["TLS_ENDPOINT"].split(separator: ":").last ?? ""
+        let urls = [
+            server.url(endpoint: server["TLS_ENDPOINT"]), server.url(endpoint: server["TLS_ENDPOINT"], more: "&ca=\(server["OTHER_CA"])"),
+            // The certificate is for 127.0.0.1 only.
+            server.url(endpoint: "https://localhost:\(port)", more: "&ca=\(server["CA"])"),
+        ]
+        for url in urls {
+            let error = expectCode(.untrusted) { _ = try openStore(url: url, environment: server.environment).get("k") }
+            #expect(error?.isRecoverable == false)
+        }
+    }
+
+    @Test func authoritiesThatCannotBeRead() throws {
+        for file in ["/nonexistent/ca.pem", "/etc/hostname"] {
+            expectCode(.badLocation) { _ = try openStore(url: server.url(more: "&ca=\(file)"), environment: server.environment) }
+        }
+    }
+
+    @Test func oneProtocolOnThePortOfTheOther() throws {
+        let plain = server["ENDPOINT"].replacing("http://", with: "https://")
+        let secure = server["TLS_ENDPOINT"].replacing("https://", with: "http://")
+        for endpoint in [plain, secure] {
+            let store = try openStore(url: server.url(endpoint: endpoint), environment: server.environment)
+            #expect(throws: StoreError.self) { try store.get("k") }
+        }
+    }
+}
