@@ -19,21 +19,32 @@ struct LiveServer: Sendable {
     }
 
     private init(script: String) throws {
-        let servers = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().appendingPathComponent("servers")
         let directory = FileManager.default.temporaryDirectory.appendingPathComponent("farshore-\(script)-\(UUID().uuidString)").path
+        values = try Self.run(script, ["start", directory, "\(ProcessInfo.processInfo.processIdentifier)"])
+    }
+
+    /// Runs a script of Tests/servers and returns the KEY=value lines it prints.
+    private static func run(_ script: String, _ arguments: [String]) throws -> [String: String] {
+        let servers = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().appendingPathComponent("servers")
         let process = Process()
         process.executableURL = servers.appendingPathComponent(script)
-        process.arguments = ["start", directory, "\(ProcessInfo.processInfo.processIdentifier)"]
+        process.arguments = arguments
         let output = Pipe()
         process.standardOutput = output
         try process.run()
         let lines = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self).split(separator: "\n")
         process.waitUntilExit()
         guard process.terminationStatus == 0 else { throw DidNotStart(script: script, status: process.terminationStatus) }
-        values = Dictionary(uniqueKeysWithValues: lines.map { line in
+        return Dictionary(uniqueKeysWithValues: lines.map { line in
             let equals = line.firstIndex(of: "=") ?? line.endIndex
             return (String(line[..<equals]), String(line[equals...].dropFirst()))
         })
+    }
+
+    /// Credentials of a role of Ceph's, refused after `seconds`.
+    func temporaryEnvironment(seconds: Int) throws -> [String: String] {
+        let made = try Self.run("s3-admin", ["assume-role", self["STS_ENDPOINT"], self["ROLE"], "\(seconds)", self["ACCESS_KEY"], self["SECRET_KEY"]])
+        return ["AWS_ACCESS_KEY_ID": made["ACCESS_KEY"] ?? "", "AWS_SECRET_ACCESS_KEY": made["SECRET_KEY"] ?? "", "AWS_SESSION_TOKEN": made["SESSION_TOKEN"] ?? ""]
     }
 
     struct DidNotStart: Error { let script: String, status: Int32 }

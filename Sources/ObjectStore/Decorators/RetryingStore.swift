@@ -15,7 +15,7 @@ package struct RetryPolicy: Sendable {
 
     package init() {}
 
-    func waitMilliseconds(beforeTry number: Int, random: Double) -> Int {
+    package func waitMilliseconds(beforeTry number: Int, random: Double) -> Int {
         let full = firstWaitMilliseconds << min(2 * max(0, number - 2), 20)
         return full / 2 + Int(Double(full / 2) * random)
     }

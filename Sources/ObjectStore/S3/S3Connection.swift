@@ -68,7 +68,8 @@ final class S3Connection: Sendable {
             let sent = try HTTPClient.Request(
                 url: endpoint.description + request.target, method: HTTPMethod(rawValue: request.method.rawValue), headers: headers,
                 body: hasBody ? .byteBuffer(ByteBuffer(bytes: request.body)) : nil)
-            let total = deadlines.total(bytes: request.body.count + request.answerBytesMax)
+            // How large an object is that is read whole shows only in the answer: few are larger than this.
+            let total = deadlines.total(bytes: request.body.count + min(request.answerBytesMax, ObjectLimits.conditionalBytesMax))
             let accumulator = ResponseAccumulator(request: sent, maxBodySize: request.answerBytesMax)
             let response = try client.execute(request: sent, delegate: accumulator, deadline: .now() + .seconds(Int64(total))).wait()
             return try checked(response, request)

@@ -8,7 +8,8 @@ struct S3Errors {
     let endpoint: String
     let region: String
 
-    func error(_ answer: S3Answer, for what: String, ourClock: Int) -> StoreError {
+    /// `isTemporary`: the credentials in use have a session token. Some targets (Ceph 16) answer AccessDenied when it expired.
+    func error(_ answer: S3Answer, for what: String, ourClock: Int, isTemporary: Bool) -> StoreError {
         let body = S3ErrorBody(answer.body)
         let name = body?.Code ?? ""
         let code = Self.codes[name] ?? Self.code(status: answer.status)
@@ -19,6 +20,8 @@ struct S3Errors {
         case .redirected: return redirected(answer, body)
         case .credentialsRefused where name == "AuthorizationHeaderMalformed" && body?.Region.map { $0 != region } == true:
             return StoreError(code, message, try: "write region=\(Self.printable(body?.Region ?? "")) in the vault URL")
+        case .accessDenied where isTemporary:
+            return StoreError(code, message, try: "get new temporary credentials if these have expired; else " + remedy(code, name))
         default: return StoreError(code, message, try: remedy(code, name))
         }
     }

@@ -210,7 +210,9 @@ package final class S3Store: ObjectStore {
 
     func path(_ key: String) -> String { bucketPath + "/" + percentEncodedPath(place.prefix + key) }
 
-    func failure(_ answer: S3Answer, _ what: String) -> StoreError { errors.error(answer, for: what, ourClock: clock()) }
+    func failure(_ answer: S3Answer, _ what: String) -> StoreError {
+        errors.error(answer, for: what, ourClock: clock(), isTemporary: credentials.current.sessionToken != nil)
+    }
 
     @discardableResult
     func succeed(_ request: S3Request, _ what: String) throws(StoreError) -> S3Answer {
