@@ -54,7 +54,10 @@ final class RawMount {
     var log: String { (try? String(contentsOfFile: logPath, encoding: .utf8)) ?? "" }
 
     /// Serves a sparse image of `sizeBytes`, or the one `prepare` makes of it.
-    init(sizeBytes: UInt64 = 64 << 20, readOnly: Bool = false, arguments: [String] = [], prepare: (String) throws -> Void = { _ in }) throws {
+    init(
+        sizeBytes: UInt64 = 64 << 20, readOnly: Bool = false, asNobody: Bool = false, arguments: [String] = [],
+        prepare: (String) throws -> Void = { _ in }
+    ) throws {
         var template = Array("/var/tmp/fuse-export-XXXXXX".utf8CString)
         folder = template.withUnsafeMutableBufferPointer { String(cString: mkdtemp($0.baseAddress!)) }
         directory = folder + "/mnt"
@@ -66,8 +69,15 @@ final class RawMount {
         let output = open(logPath, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600)
         defer { close(output) }
         // Not Foundation's Process: it takes a child for running as long as a grandchild lives.
-        supervisor = try ChildProcess.spawn(
-            RawMount.executable.path, [directory, readOnly ? "ro:" + image : image] + arguments, standardError: output)
+        var command = [RawMount.executable.path, directory, readOnly ? "ro:" + image : image] + arguments
+        if asNobody {
+            // A copy, because a checkout below a private home is closed to others.
+            let copy = folder + "/raw-export"
+            try FileManager.default.copyItem(atPath: command[0], toPath: copy)
+            for path in [folder, image, copy] { chown(path, 65534, 65534) }
+            command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", copy] + command.dropFirst()
+        }
+        supervisor = try ChildProcess.spawn(command[0], Array(command.dropFirst()), standardError: output)
         for _ in 0..<1000 where !log.contains("ready\n") { usleep(10_000) }
         try #require(log.contains("ready\n"), "the mount did not start: \(log)")
     }

@@ -54,14 +54,14 @@ struct SupervisionTests {
     func busyStop() throws {
         let mount = try RawMount()
         let file = try OpenFile(mount.raw, O_RDWR)
-        let sleeper = try ChildProcess.spawn("tail", ["-f", mount.raw])
+        let sleeper = try ChildProcess.spawn("/bin/sh", ["-c", "exec sleep 100 <\(mount.raw)"])
         defer {
             kill(sleeper.pid, SIGKILL)
             _ = sleeper.wait()
         }
         #expect(FuseMount.unmount(mount.directory) == .busy)
-        for _ in 0..<200 where !MountHolders.of(mount.directory).contains("tail (pid \(sleeper.pid))") { usleep(10_000) }
-        #expect(MountHolders.of(mount.directory) == ["tail (pid \(sleeper.pid))"])
+        for _ in 0..<200 where !MountHolders.of(mount.directory).contains("sleep (pid \(sleeper.pid))") { usleep(10_000) }
+        #expect(MountHolders.of(mount.directory) == ["sleep (pid \(sleeper.pid))"])
         #expect(file.write([1], at: 0) == 1)
         #expect(mount.stop() == .exited(0))
         #expect(mount.log.contains("still in use"))
