@@ -41,6 +41,9 @@ extension ChangeLog {
     package func reserve(_ kind: RecordKind, diskOffset: UInt64, length: UInt64, ownsRange: Bool = false) throws(SystemError) -> Reservation {
         let wallNanoseconds = Clock.wallNanoseconds()
         let pages = kind == .write ? SegmentGeometry.pages(of: Int(length)) : 0
+        guard pages <= geometry.pieceBytesMax / blockBytes + 2 else {
+            throw SystemError(errno: EFBIG, operation: "append a record of \(length) bytes", path: folder.path)
+        }
         monitor.lock()
         defer { monitor.unlock() }
         if !partialRanges.isEmpty, !ownsRange { waitForPartialRanges(diskOffset, length) }

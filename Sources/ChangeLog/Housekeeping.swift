@@ -247,8 +247,10 @@ extension ChangeLog {
 
     package func setDestageObstacle(_ reason: String?) {
         monitor.lock()
-        destageObstacle = reason
-        wakeEveryone()
+        if destageObstacle != reason {
+            destageObstacle = reason
+            wakeEveryone()
+        }
         monitor.unlock()
     }
 }

@@ -2,12 +2,16 @@
 // monitors, then waits only for records that had their place before.
 
 package import BlockIO
+import Glibc
 
 extension ChangeLog {
     /// Cuts a point over `logs` (of one process) and returns its number. The records are in the logs, not yet durable.
     /// Everything acknowledged before the call is at or below the number, nothing issued after the return is.
     package static func cutPoint(_ logs: [ChangeLog], tag: String) throws(SystemError) -> UInt64 {
-        let tagBytes = Array(tag.utf8.prefix(pointTagBytesMax))
+        let tagBytes = Array(tag.utf8)
+        guard tagBytes.count <= pointTagBytesMax else {
+            throw SystemError(errno: EINVAL, operation: "use a tag of \(tagBytes.count) bytes, the limit is \(pointTagBytesMax)", path: "point")
+        }
         // One order of locking for all cuts.
         let ordered = logs.sorted { ($0.diskID.high, $0.diskID.low) < ($1.diskID.high, $1.diskID.low) }
         let places = try reservePoint(ordered, tagBytes: tagBytes.count)

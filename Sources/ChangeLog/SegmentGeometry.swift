@@ -34,6 +34,11 @@ package struct SegmentGeometry: Equatable, Sendable {
         firstPayloadPage = 1 + tablePages
     }
 
+    /// The most bytes of a request that one record takes; a partial block on either side adds up to two blocks.
+    package var pieceBytesMax: Int {
+        min(recordPayloadBytesMax, (pageCount - firstPayloadPage - Self.reservedPages) * blockBytes) - 2 * blockBytes
+    }
+
     package var tableBytes: Int { slotCount * Self.headerBytes }
     static let tableOffset = UInt64(blockBytes)
 

@@ -76,11 +76,6 @@ final class BlockMap: @unchecked Sendable {
         return MapEntry(raw: max(cover, own))
     }
 
-    /// Whether no block of the range is in the log.
-    func isImage(range: Int) -> Bool {
-        farshore_load_acquire(covers + range) == 0 && farshore_load_acquire(used + range) == 0
-    }
-
     func cover(range: Int) -> MapEntry { MapEntry(raw: farshore_load_acquire(covers + range)) }
 
     /// Whether a block of the range may have an entry of its own.

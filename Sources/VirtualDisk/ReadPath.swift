@@ -87,9 +87,10 @@ extension VirtualDisk {
         while position < sizeBytes {
             let block = Int(position / UInt64(blockBytes))
             let range = block / BlockMap.rangeBlocks
-            let isRangeImage = map.isImage(range: range)
-            let entry = isRangeImage ? MapEntry(raw: 0) : map.entry(block)
-            let end = UInt64(isRangeImage ? (range + 1) * BlockMap.rangeBlocks : block + 1) * UInt64(blockBytes)
+            // One answer for the whole range, unless a block of it has an entry of its own.
+            let isUniform = !map.isUsed(range: range)
+            let entry = map.entry(block)
+            let end = UInt64(isUniform ? (range + 1) * BlockMap.rangeBlocks : block + 1) * UInt64(blockBytes)
             if entry.isImage {
                 if imageFrom ?? 0 < position || imageFrom == nil {
                     imageFrom = toData ? try image.nextData(from: position) ?? sizeBytes : try image.nextHole(from: position)

