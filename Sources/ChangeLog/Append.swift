@@ -178,7 +178,9 @@ extension ChangeLog {
                 throw SystemError(errno: ENOSPC, operation: "append: \(starvationReason)", path: folder.path)
             }
             chores.wakeAll()
+            roomWaiterCount += 1
             sleep()
+            roomWaiterCount -= 1
         }
     }
 

@@ -71,6 +71,8 @@ package final class ChangeLog: @unchecked Sendable {
     /// Why the last spare segment could not be had.
     var spaceError: SystemError?
     var isPreparing = false
+    /// Threads that wait for a segment.
+    var roomWaiterCount = 0
     var isStarved = false
     var isStopping = false
 

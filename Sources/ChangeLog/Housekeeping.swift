@@ -6,15 +6,18 @@ import Glibc
 import Synchronization
 
 extension ChangeLog {
-    /// Spare segments kept ready.
-    static let sparesWanted = 2
+    /// Spare segments kept ready: new files are made up to the first number, old ones wiped ahead up to the second.
+    private static let newSparesWanted = 2
+    private static let sparesWanted = 8
     private static let pollMilliseconds = 1000
 
     func keepHouse() {
         monitor.lock()
         while !isStopping {
-            if let segment = segmentToSeal { seal(segment) }
-            else if spares.count < Self.sparesWanted, prepareSpare() {}
+            // Whoever waits for a segment goes before the syncs of sealing.
+            if roomWaiterCount > 0, spares.isEmpty, prepareSpare() {}
+            else if let segment = segmentToSeal { seal(segment) }
+            else if prepareSpare() {}
             else { idle() }
         }
         monitor.unlock()
@@ -31,7 +34,7 @@ extension ChangeLog {
             replicatedThrough = replicated
             return
         }
-        guard !isStopping, segmentToSeal == nil, spares.count >= Self.sparesWanted || !isSlotToBeHad || spaceError != nil else { return }
+        guard !isStopping, segmentToSeal == nil, failure != nil || !isSpareWanted || spaceError != nil else { return }
         monitor.wait(for: chores, milliseconds: Self.pollMilliseconds)
         spaceError = nil
     }
@@ -67,12 +70,11 @@ extension ChangeLog {
 
     /// Recycles the oldest segment or makes a new file; false when neither can be had now. The monitor is held.
     private func prepareSpare() -> Bool {
-        guard failure == nil, spaceError == nil else { return false }
+        guard failure == nil, spaceError == nil, isSpareWanted else { return false }
         if let segment = retired.popLast() ?? takeRecyclable() {
             prepare { () throws(SystemError) in try self.wipe(segment) } orKeep: { self.retired.append(segment) }
             return true
         }
-        guard fileCount < segmentCountMax else { return false }
         let number = nextNumber
         nextNumber += 1
         prepare { () throws(SystemError) in try self.makeSegmentFile(number) } orKeep: {}
@@ -113,15 +115,17 @@ extension ChangeLog {
         return segment
     }
 
-    /// All blocks written, so that appends neither fail for space nor change metadata.
+    /// Space reserved, so that appends cannot fail for want of it, and all blocks written, so that they change no metadata
+    /// (twice the durable appends); but nobody waits for the second.
     private func makeSegmentFile(_ number: Int) throws(SystemError) -> Segment {
         let path = folder.segmentFile(number)
         let file = try Descriptor.open(path, O_RDWR | O_CREAT | O_EXCL)
         do {
+            try file.truncate(to: UInt64(geometry.segmentBytes))
             try file.allocate(at: 0, length: UInt64(geometry.segmentBytes))
             let zeros = AlignedBuffer(count: min(geometry.segmentBytes, 1 << 20))
             var offset = 0
-            while offset < geometry.segmentBytes {
+            while offset < geometry.segmentBytes, !isAnybodyWaitingForRoom {
                 let count = min(zeros.bytes.count, geometry.segmentBytes - offset)
                 try file.write(UnsafeRawBufferPointer(rebasing: zeros.bytes[..<count]), at: UInt64(offset))
                 offset += count
@@ -136,11 +140,22 @@ extension ChangeLog {
         return Segment(number: number, file: file, geometry: geometry)
     }
 
+    private var isAnybodyWaitingForRoom: Bool {
+        monitor.lock()
+        defer { monitor.unlock() }
+        return roomWaiterCount > 0
+    }
+
     private var fileCount: Int { live.count + spares.count + retired.count }
 
     private var isOldestRecyclable: Bool {
         guard let oldest = live.first, oldest.phase == .sealed else { return false }
         return oldest.currentIndex <= destagedSegment && oldest.lastSequence <= replicatedThrough
+    }
+
+    private var isSpareWanted: Bool {
+        if !retired.isEmpty || isOldestRecyclable { return spares.count < Self.sparesWanted }
+        return spares.count < Self.newSparesWanted && fileCount < segmentCountMax
     }
 
     private var isSlotToBeHad: Bool { !retired.isEmpty || isOldestRecyclable || fileCount < segmentCountMax }
