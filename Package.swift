@@ -54,7 +54,7 @@ let package = Package(
         room("Vault", ["BlockIO", "ObjectStore", "COpenSSL", "CZstd"]),
         room("Site", ["BlockIO", .product(name: "GRDB", package: "GRDB.swift"), log]),
         room("Replication", ["BlockIO", "DiskImage", "ChangeLog", "Site", "ObjectStore", "Vault", log]),
-        room("RecoveryPoints", ["BlockIO", "DiskImage", "VirtualDisk", "ObjectStore", "Vault", log]),
+        room("RecoveryPoints", ["BlockIO", "DiskImage", "VirtualDisk", "ObjectStore", "Vault"]),
         .executableTarget(
             name: "farshore",
             dependencies: [
@@ -77,6 +77,6 @@ let package = Package(
         tests("VaultTests", ["BlockIO", "ObjectStore", "Vault", "VaultFixtures"]),
         tests("SiteTests", ["BlockIO", "Site", .product(name: "GRDB", package: "GRDB.swift")]),
         tests("ReplicationTests", ["BlockIO", "DiskImage", "ChangeLog", "Site", "ObjectStore", "Vault", "Replication"]),
-        tests("RecoveryPointsTests", ["BlockIO", "DiskImage", "ObjectStore", "Vault", "RecoveryPoints", "VaultFixtures", log]),
+        tests("RecoveryPointsTests", ["BlockIO", "DiskImage", "ObjectStore", "Vault", "RecoveryPoints", "VaultFixtures"]),
     ]
 )

@@ -13,6 +13,7 @@ struct Farshore: ParsableCommand {
             MountCommand.self,
             UnmountCommand.self,
             ServeMountCommand.self,
+            ServePointsCommand.self,
             ImageCommand.self,
             PointCommand.self,
             RestoreCommand.self,

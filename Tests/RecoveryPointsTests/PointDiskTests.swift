@@ -2,7 +2,6 @@
 
 import BlockIO
 import Foundation
-import Logging
 import ObjectStore
 import RecoveryPoints
 import Synchronization
@@ -15,9 +14,7 @@ import VaultFixtures
         let state = try #require(try vault.heads(group: disk).newest()?.document.state(of: disk))
         let sources = PointSources(vault: vault, limits: limits)
         let reader = try PointReader(sources, disk: disk, plan: try DiskHistory(vault: vault, state: state).plan(at: sequence))
-        var log = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
-        log.logLevel = .error
-        return (PointDisk(name: "disk", reader: reader, log: log), sources)
+        return (PointDisk(name: "disk", reader: reader) { _ in }, sources)
     }
 
     private func read(_ disk: PointDisk, _ offset: Int, _ count: Int) throws -> [UInt8] {

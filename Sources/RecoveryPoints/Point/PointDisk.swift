@@ -3,7 +3,6 @@
 
 package import BlockIO
 import Glibc
-package import Logging
 import Synchronization
 import VirtualDisk
 import Vault
@@ -25,12 +24,12 @@ package final class PointDisk: ServedDisk {
     package var isWritable: Bool { false }
 
     private let reader: PointReader
-    private let log: Logger
+    private let log: @Sendable (String) -> Void
     private let stream = Mutex(Stream())
     /// Objects already complained about.
     private let reported = Mutex<Set<String>>([])
 
-    package init(name: String, reader: PointReader, log: Logger) {
+    package init(name: String, reader: PointReader, log: @escaping @Sendable (String) -> Void) {
         self.name = name
         self.reader = reader
         self.log = log
@@ -101,7 +100,7 @@ package final class PointDisk: ServedDisk {
 
     private func failed(_ operation: String, _ error: VaultError) -> SystemError {
         let isNew = reported.withLock { $0.count < 1_000 && $0.insert(error.description).inserted }
-        if isNew { log.error("point #\(reader.sequence) of \(name): cannot \(operation): \(error)") }
+        if isNew { log("point #\(reader.sequence) of \(name): cannot \(operation): \(error)") }
         return SystemError(errno: EIO, operation: operation, path: "\(name) at #\(reader.sequence)")
     }
 }

@@ -6,5 +6,5 @@ struct PointCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "point",
         abstract: "Cut, list and mount recovery points.",
-        subcommands: [PointCut.self, PointList.self])
+        subcommands: [PointCut.self, PointList.self, PointMount.self])
 }

@@ -1,0 +1,117 @@
+// `farshore point mount`: the supervisor of a mount of recovery points. It makes the mount and starts the worker
+// (ServePointsCommand), which opens the vault; no site, log or image of the source is needed.
+
+import ArgumentParser
+import BlockIO
+import CLinux
+import FuseExport
+import Glibc
+import RecoveryPoints
+import Site
+
+struct PointMount: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "mount",
+        abstract: "Mount recovery points read-only, straight from the vault.",
+        discussion: """
+            Points appear as DIR/DISK/SEQUENCE/disk.raw and disk.vhd; tags and `latest` are links to them. Without --at every point of
+            the disk is there, and new ones appear as they reach the vault. Data comes from the vault when it is read; what is
+            damaged there is an I/O error for its range and a line in the log that names the object. Unmount with `farshore unmount DIR`.
+
+            Example:
+              farshore point mount /mnt/points --vault file:///backup/vault --key-file /etc/farshore/vault.key --disk db1 --at latest
+              mount -o ro,loop,noload /mnt/points/db1/latest/disk.raw /mnt/old
+            """)
+
+    @Argument(help: "An empty directory; made when missing.")
+    var directory: String
+
+    @OptionGroup var selection: PointSelection
+
+    @Flag(name: .long, help: "Let others than you read the points (root, or user_allow_other in /etc/fuse.conf).")
+    var allowOther = false
+
+    @OptionGroup var service: ServiceOptions
+    @OptionGroup var site: SiteOptions
+    @OptionGroup var output: OutputOptions
+
+    private struct Document: Encodable {
+        let directory: String
+    }
+
+    func run() throws {
+        if service.foreground {
+            try supervise()
+            return
+        }
+        try BackgroundService.detach()
+        try output.print(Document(directory: absolutePath(directory))) { "recovery points served at \($0.directory)" }
+    }
+
+    private func supervise() throws {
+        Supervisor.blockSignals()
+        farshore_name_this_thread("farshore")
+        try site.directory.create()
+        let log = try BackgroundService.openLog(site.directory.runFolder + "/point-mount.log")
+        let logDescriptor = BackgroundService.isDetached ? log.raw : STDERR_FILENO
+        let note = { @Sendable (text: String) in serviceLog(text, to: logDescriptor) }
+        let mount = try mountDirectory()
+        let place = mount.directory
+        let plan = SupervisorPlan(
+            workerArguments: ["serve-points", place] + selection.arguments + ["--site", site.directory.path] + (allowOther ? ["--allow-other"] : []) + ["--held"],
+            workerStandardError: logDescriptor, log: note,
+            onReady: {
+                note("serving recovery points at \(place)")
+                BackgroundService.announceReady(log: logDescriptor)
+            })
+        do {
+            try Supervisor(mount: mount, locks: HeldLocks(), plan: plan).run()
+        } catch let refusal as WorkerRefusal {
+            throw Failure(ExitStatus(rawValue: refusal.status) ?? .failed, refusal.message, try: refusal.remedy)
+        }
+        BackgroundService.notifySystemd("STOPPING=1")
+        note("\(place): unmounted")
+        try log.close()
+    }
+
+    private func mountDirectory() throws -> FuseMount {
+        do throws(SystemError) {
+            return try FuseMount.mount(at: absolutePath(directory), allowOther: allowOther)
+        } catch {
+            switch error.errno {
+            case EBUSY: throw Failure(.inUse, "\(error)", try: "farshore unmount \(directory)")
+            case ENOTEMPTY: throw Failure(.usage, "\(error)", try: "an empty directory")
+            case EPERM, EACCES: throw Failure(.failed, "\(error)", try: "farshore doctor, for what mounting takes here")
+            default: throw error
+            }
+        }
+    }
+}
+
+/// Which points of which vault; handed on to the worker as it was given.
+struct PointSelection: ParsableArguments {
+    @OptionGroup var vault: VaultOptions
+
+    @Option(name: .long, help: "Only this disk.")
+    var disk: String?
+
+    @Option(name: .long, help: ArgumentHelp("Only this point: latest, latest-processed, latest-app-consistent, an RFC 3339 time, a tag, #sequence or a number.", valueName: "point"))
+    var at: String?
+
+    func validate() throws {
+        guard let at else { return }
+        guard PointName(at) != nil else {
+            throw ValidationError("\"\(at)\" is no point: use latest, latest-processed, latest-app-consistent, a time, a tag or #sequence")
+        }
+    }
+
+    /// The same selection for a process that may start in another directory.
+    var arguments: [String] {
+        var arguments = ["--vault=\(vault.url)"]
+        if let file = vault.key.keyFile { arguments.append("--key-file=\(absolutePath(file))") }
+        if let file = vault.key.passphraseFile { arguments.append("--passphrase-file=\(absolutePath(file))") }
+        if let disk { arguments.append("--disk=\(disk)") }
+        if let at { arguments.append("--at=\(at)") }
+        return arguments
+    }
+}
