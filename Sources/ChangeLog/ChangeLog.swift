@@ -117,12 +117,16 @@ package final class ChangeLog: @unchecked Sendable {
         for target in targets where !LogFolder.isValidTarget(target) { throw .invalidSetting("'\(target)' cannot name a target") }
         try asLogError { () throws(SystemError) in try Directory.create(folder.path, mode: 0o700) }
         let lock = try OwnerLock.acquire(folder)
-        guard try LogState.load(folder.stateFile) == nil else { throw .alreadyALog(folder: folder.path) }
+        let names = try asLogError { () throws(SystemError) in try Directory.list(folder.path) }
+        guard !names.contains(where: { $0 == "log.state" || LogFolder.segmentNumber($0) != nil }) else { throw .alreadyALog(folder: folder.path) }
         let state = LogState(
             diskID: diskID, diskBytes: diskBytes, segmentBytes: segmentBytes, budgetBytes: budgetBytes,
             lineages: [LogState.Lineage(id: .random(), branchSequence: 0)], targets: targets, destagedSegment: 0,
             destagedSequence: startSequence, bootID: "", cleanStop: nil)
-        try asLogError { () throws(SystemError) in try state.store(folder.stateFile) }
+        try asLogError { () throws(SystemError) in
+            try state.store(folder.stateFile)
+            try Directory.sync(Directory.parent(of: folder.path) ?? ".")
+        }
         _ = consume lock
     }
 

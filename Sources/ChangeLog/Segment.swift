@@ -64,10 +64,11 @@ package final class Segment: @unchecked Sendable {
         try sync(self)
     }
 
-    /// Header and seal become zeros: the file is spare. Not durable yet.
+    /// The header becomes zeros: the file is spare. Not durable yet. One sector, so that a power loss leaves the old use
+    /// whole or none; its seal stays behind and fits no later use.
     func wipe() throws(SystemError) {
         header = nil
-        try file.write([UInt8](repeating: 0, count: 2 * SegmentHeader.sectorBytes), at: 0)
+        try file.write([UInt8](repeating: 0, count: SegmentHeader.sectorBytes), at: 0)
     }
 
     private func writeSector(at offset: UInt64, _ encode: (UnsafeMutableRawBufferPointer) -> Void) throws(SystemError) {

@@ -14,6 +14,8 @@ extension VirtualDisk {
     private static let retryMilliseconds = 2000
 
     func startDestage() throws(SystemError) {
+        // Before the thread has run: a write that meets a full log must know whether it may wait.
+        log.setDestageObstacle(destage.frozenSequence.map { "the image is frozen at sequence \($0)" })
         let thread = try OwnThread(name: "destage") { [self] in runDestage() }
         destage.thread.withLock { $0 = thread }
     }
@@ -30,14 +32,16 @@ extension VirtualDisk {
 
     private func runDestage() {
         while !destage.state.withLock({ $0.isStopping }) {
-            if let frozen = destage.frozenSequence {
-                log.setDestageObstacle("the image is frozen at sequence \(frozen)")
+            if destage.frozenSequence != nil {
                 usleep(200_000)
                 continue
             }
             do {
-                let hasWork = try destage.turn.withLock { _ in try destageBatch() }
-                noteDestage(nil)
+                let hasWork = try destage.turn.withLock { _ in
+                    let hasWork = try destageBatch()
+                    if destage.frozenSequence == nil { noteDestage(nil) }
+                    return hasWork
+                }
                 if !hasWork { log.waitForSealedSegment(milliseconds: Self.waitMilliseconds) }
             } catch {
                 noteDestage(DiskError(error))

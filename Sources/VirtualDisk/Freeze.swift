@@ -35,8 +35,8 @@ extension VirtualDisk {
             try destage.turn.withLock { _ in
                 try DurableFile.remove(log.folder.freezeFile)
                 destage.state.withLock { $0.frozenSequence = nil }
+                log.setDestageObstacle(nil)
             }
-            log.setDestageObstacle(nil)
         } catch { throw DiskError(error) }
     }
 
