@@ -6,13 +6,15 @@ package import Vault
 package final class ModelDisk {
     package let vault: Vault
     package let id = VaultID.random()
-    package let lineage = VaultID.random()
+    package private(set) var lineage = VaultID.random()
     package let name: String
     package private(set) var content: [UInt8]
     package private(set) var sequence: UInt64 = 10
     /// What the disk held when it was first replicated, and every write since: whole states would fill the memory.
     private var base: [UInt8] = []
     private var writes: [(sequence: UInt64, range: Range<Int>, data: [UInt8])] = []
+    /// Where a branch began, the sequences it left behind do not count for what comes after.
+    private var abandoned: Range<UInt64>?
     package private(set) var sequences: [UInt64] = []
     package private(set) var points: [RecoveryPoint] = []
     package private(set) var epoch: UInt64 = 0
@@ -69,9 +71,18 @@ package final class ModelDisk {
         sequences.append(sequence)
     }
 
+    /// From now on the disk goes on from its state at `branch`, in another lineage.
+    package func branched(at branch: UInt64, lineage: VaultID) throws {
+        content = content(at: branch)
+        abandoned = branch + 1..<sequence + 1
+        self.lineage = lineage
+    }
+
     package func content(at sequence: UInt64) -> [UInt8] {
         var content = base
-        for write in writes where write.sequence <= sequence { content.replaceSubrange(write.range, with: write.data) }
+        for write in writes where write.sequence <= sequence && !(sequence >= (abandoned?.upperBound ?? .max) && abandoned!.contains(write.sequence)) {
+            content.replaceSubrange(write.range, with: write.data)
+        }
         return content
     }
 

@@ -74,6 +74,21 @@ func readState(_ vault: Vault, disk: VaultID, at sequence: UInt64) throws -> [UI
         #expect(try readState(test.vault, disk: disk.id, at: branch) == disk.content(at: branch))
         let earlier = disk.sequences[5]
         #expect(try readState(test.vault, disk: disk.id, at: earlier) == disk.content(at: earlier))
-        #expect(throws: VaultError.self) { try readState(test.vault, disk: disk.id, at: disk.sequence) }
+        // What the old lineage wrote behind the branch stays readable; nothing reaches beyond it yet.
+        #expect(try readState(test.vault, disk: disk.id, at: disk.sequence) == disk.content(at: disk.sequence))
+        #expect(throws: VaultError.self) { try readState(test.vault, disk: disk.id, at: disk.sequence + 1) }
+        let history = try #require(try DiskHistory.newest(test.vault, try test.vault.disk("disk")))
+        #expect(history.newestSequence == branch)
+        #expect(try history.points() == disk.points)
+        #expect(try VaultCheck(vault: test.reopened(), readData: true).run().isClean)
+        // The new lineage goes on, above all numbers the old one used.
+        try disk.branched(at: branch, lineage: lineage)
+        for _ in 0..<4 { try disk.step(records: 6, checkpoint: true) }
+        for sequence in disk.sequences { #expect(try readState(test.vault, disk: disk.id, at: sequence) == disk.content(at: sequence), "\(sequence)") }
+        #expect(try history.vault.heads(group: disk.id).newest()?.document.state(of: disk.id)?.lineages.count == 2)
+        // A branch at the very end leaves nothing behind that is worth a place in the head.
+        let ended = try #require(try heads.newest()?.document.state(of: disk.id))
+        let third = try disk.writer.branch(ended, to: .random(), at: disk.sequence, epoch: 1)
+        #expect(third.lineages.map(\.id) == [ended.lineages[0].id, third.lineages[1].id])
     }
 }

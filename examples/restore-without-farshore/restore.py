@@ -205,7 +205,7 @@ class Disk:
         self.id = found[0]["id"]
         head = vault.newest(f"heads/{found[0]['group']}", "head") or sys.exit("nothing of the disk is in the vault yet")
         self.state = [state for state in head["disks"] if state["disk"] == self.id][0]
-        self.lineage = self.state["lineages"][-1]
+        self.lineages = self.state["lineages"]
 
     def manifest(self, ref, lineage):
         own = ref.get("lineage", lineage)
@@ -214,23 +214,23 @@ class Disk:
             raise Damaged(key)
         return json.loads(self.vault.read(key, "manifest"))
 
-    def manifests(self):
+    def manifests(self, lineage):
         """From the newest back: the tail, then the full ones."""
-        for ref in reversed(self.lineage["tail"]):
-            yield self.manifest(ref, self.lineage["id"])
-        full = self.manifest(self.lineage["full"], self.lineage["id"])
+        for ref in reversed(lineage["tail"]):
+            yield self.manifest(ref, lineage["id"])
+        full = self.manifest(lineage["full"], lineage["id"])
         while full:
             yield full
             before = [ref for ref in full.get("fulls", []) if ref["fullNumber"] == full["fullNumber"] - 1]
             full = self.manifest(before[0], full["lineage"]) if before and before[0]["sequence"] >= self.state["oldestSequence"] else None
 
     def points(self):
-        points = {point["sequence"]: point for manifest in self.manifests() for point in manifest["points"]}
+        points = {point["sequence"]: point for lineage in self.lineages for manifest in self.manifests(lineage) for point in manifest["points"]}
         return [points[sequence] for sequence in sorted(points)]
 
     def resolve(self, name):
         if name == "latest":
-            return self.lineage["sequence"]
+            return self.lineages[-1]["sequence"]
         if name.lstrip("#").isdigit():
             return int(name.lstrip("#"))
         tagged = [point["sequence"] for point in self.points() if point.get("tag") == name]
@@ -238,10 +238,11 @@ class Disk:
 
     def plan(self, sequence):
         """The map to start from, and the segments to lay over it."""
-        if not self.state["oldestSequence"] <= sequence <= self.lineage["sequence"]:
-            sys.exit(f"the vault has sequences {self.state['oldestSequence']} to {self.lineage['sequence']}")
+        reaching = [lineage for lineage in self.lineages if lineage["sequence"] >= sequence]
+        if not reaching or sequence < self.state["oldestSequence"]:
+            sys.exit(f"the vault has sequences {self.state['oldestSequence']} to {self.lineages[-1]['sequence']}")
         chain = []
-        for manifest in self.manifests():
+        for manifest in self.manifests(reaching[0]):
             chain.append(manifest)
             if manifest["kind"] == "full" and manifest["sequence"] <= sequence:
                 break

@@ -2,7 +2,6 @@
 // pieces of chunks and segments. Opening reads the indexes of the segments since the map; pages and frames come when
 // they are needed. Used by PointDisk (mount) and Restore.
 
-import Synchronization
 package import Vault
 
 /// What is shared by all points that are open at once.
@@ -32,7 +31,6 @@ package final class PointReader: Sendable {
     }
 
     private static let blockBytes = UInt64(FormatLimits.blockBytes)
-    private static let indexThreads = 8
 
     package let disk: VaultID
     package let sequence: UInt64
@@ -53,24 +51,12 @@ package final class PointReader: Sendable {
     }
 
     private static func indexes(_ vault: Vault, _ disk: VaultID, _ plan: ReadPlan) throws(VaultError) -> [SegmentIndex] {
-        let results = Mutex<[Int: Result<SegmentIndex, VaultError>]>([:])
-        forEachInParallel(Array(plan.segments.enumerated()), threads: indexThreads) { number, entry in
-            let result: Result<SegmentIndex, VaultError>
-            do throws(VaultError) {
-                let index = try SegmentIndex.read(vault, disk: disk, entry: entry, manifestLineage: entry.lineage ?? disk)
-                for record in index.records where record.changesDisk && record.diskOffset + record.length > plan.sizeBytes && record.sequence <= plan.sequence {
-                    throw .damaged(object: index.object.place.key, reason: "record \(record.sequence) reaches beyond the disk of \(plan.sizeBytes) bytes")
-                }
-                result = .success(index)
-            } catch {
-                result = .failure(error)
+        // The lineage of each entry is filled in.
+        let indexes = try SegmentIndex.readAll(vault, disk: disk, plan.segments, manifestLineage: disk)
+        for index in indexes {
+            for record in index.records where record.changesDisk && record.diskOffset + record.length > plan.sizeBytes && record.sequence <= plan.sequence {
+                throw .damaged(object: index.object.place.key, reason: "record \(record.sequence) reaches beyond the disk of \(plan.sizeBytes) bytes")
             }
-            results.withLock { $0[number] = result }
-        }
-        let found = results.withLock { $0 }
-        var indexes: [SegmentIndex] = []
-        for number in plan.segments.indices {
-            if let result = found[number] { indexes.append(try result.get()) }
         }
         return indexes
     }

@@ -24,6 +24,13 @@ package struct SegmentIndex: Sendable {
         return try parse(start, place: place, id: id, vault: vault, disk: disk)
     }
 
+    /// The indexes of several segments, in their order, fetched some at a time.
+    package static func readAll(_ vault: Vault, disk: VaultID, _ entries: [SegmentEntry], manifestLineage: VaultID) throws(VaultError) -> [SegmentIndex] {
+        try mapInParallel(entries, threads: 8) { entry throws(VaultError) in
+            try read(vault, disk: disk, entry: entry, manifestLineage: manifestLineage)
+        }
+    }
+
     /// `start` holds the object at least as far as its index reaches.
     static func parse(_ start: [UInt8], place: ObjectPlace, id: SegmentID, vault: Vault, disk: VaultID) throws(VaultError) -> SegmentIndex {
         let object = try start.withBytes { bytes throws(VaultError) in try SealedObject(bytes, place: place, keys: vault.keys) }

@@ -38,30 +38,33 @@ package struct DiskHistory: Sendable {
 
     // MARK: Points
 
-    /// Calls `body` with the manifests from the newest back, until it returns false: the tail, then the full ones.
-    package func visitManifests(_ body: (Manifest) throws(VaultError) -> Bool) throws(VaultError) {
-        guard let lineage = state.current else { return }
-        for ref in lineage.tail.reversed() where try !body(try manifest(ref, lineage.id)) { return }
-        var next: (ref: ManifestRef, lineage: VaultID)? = (lineage.full, lineage.id)
-        while let (ref, named) = next {
-            let full = try manifest(ref, named)
-            guard try body(full) else { return }
-            let before = full.fulls?.first { $0.fullNumber + 1 == full.fullNumber }
-            next = before.flatMap { $0.sequence < state.oldestSequence ? nil : (ManifestRef(lineage: $0.lineage, sequence: $0.sequence, hash: $0.hash), full.lineage) }
+    /// Calls `body` with the manifests from the newest back, until it returns false: of each lineage the tail, then the
+    /// full ones. Where a lineage branched off, its parent's full ones follow.
+    private func visitManifests(_ body: (Manifest) throws(VaultError) -> Bool) throws(VaultError) {
+        var seen: Set<Hash256> = []
+        for lineage in state.lineages.reversed() {
+            for ref in lineage.tail.reversed() where try !body(try manifest(ref, lineage.id)) { return }
+            var next: (ref: ManifestRef, lineage: VaultID)? = (lineage.full, lineage.id)
+            while let (ref, named) = next, seen.insert(ref.hash).inserted {
+                let full = try manifest(ref, named)
+                guard try body(full) else { return }
+                let before = full.fulls?.first { $0.fullNumber + 1 == full.fullNumber }
+                next = before.flatMap {
+                    $0.sequence < state.oldestSequence ? nil : (ManifestRef(lineage: $0.lineage, sequence: $0.sequence, hash: $0.hash), full.lineage)
+                }
+            }
         }
     }
 
     /// All points, oldest first.
     package func points() throws(VaultError) -> [RecoveryPoint] {
-        var groups: [[RecoveryPoint]] = []
+        // By sequence: a branch repeats what its parent already told.
+        var points: [UInt64: RecoveryPoint] = [:]
         try visitManifests { manifest throws(VaultError) in
-            groups.append(manifest.points.filter { $0.sequence >= state.oldestSequence })
+            for point in manifest.points where point.sequence >= state.oldestSequence { points[point.sequence] = point }
             return true
         }
-        var points: [RecoveryPoint] = []
-        // A branch repeats what its parent already told.
-        for group in groups.reversed() { points += group.filter { $0.sequence > (points.last?.sequence ?? 0) } }
-        return points
+        return points.values.sorted { $0.sequence < $1.sequence }
     }
 
     /// The newest point that fits.
@@ -77,9 +80,9 @@ package struct DiskHistory: Sendable {
     // MARK: Reading a state
 
     package func plan(at sequence: UInt64) throws(VaultError) -> ReadPlan {
-        guard let lineage = state.current else { throw .notFound("nothing of the disk \(state.disk) is in the vault yet") }
-        guard sequence >= state.oldestSequence, sequence <= lineage.sequence else {
-            throw .notFound("the vault has the disk from sequence \(state.oldestSequence) to \(lineage.sequence), not \(sequence)")
+        // Sequences are never used twice: the oldest lineage that reaches so far is the one that wrote it.
+        guard sequence >= state.oldestSequence, let lineage = state.lineages.first(where: { $0.sequence >= sequence }) else {
+            throw .notFound("the vault has the disk from sequence \(state.oldestSequence) to \(newestSequence), not \(sequence)")
         }
         return sequence >= lineage.full.sequence ? try planInTail(lineage, sequence) : try planBetweenFulls(lineage, sequence)
     }
@@ -117,6 +120,9 @@ package struct DiskHistory: Sendable {
             guard let root = full.root else { throw notFull(full) }
             return ReadPlan(
                 sequence: sequence, sizeBytes: full.sizeBytes, root: root, baseSequence: sequence, segments: [], points: [], full: ref)
+        }
+        guard full.fullNumber != 1 else {
+            throw .notFound("the vault has nothing at sequence \(sequence): the history after it begins at \(full.sequence)")
         }
         guard full.kind == .full, full.after <= sequence, let base = full.baseRoot, let before = full.fulls?.first(where: { $0.sequence == full.after }) else {
             throw .damaged(object: key(full), reason: "it does not cover sequence \(sequence), though the one before ends below it")

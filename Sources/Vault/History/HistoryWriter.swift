@@ -67,10 +67,7 @@ package final class HistoryWriter {
         guard let parent = state.current else { throw .refused("the disk \(disk) has no lineage yet") }
         let plan = try DiskHistory(vault: vault, state: state).plan(at: branch)
         let base = try manifest(plan.full, parent.id)
-        var indexes: [SegmentIndex] = []
-        for segment in plan.segments {
-            indexes.append(try SegmentIndex.read(vault, disk: disk, entry: segment, manifestLineage: parent.id))
-        }
+        let indexes = try SegmentIndex.readAll(vault, disk: disk, plan.segments, manifestLineage: parent.id)
         let root = try MapUpdate(vault: vault, epoch: epoch).apply(indexes, through: branch, to: plan.root, sizeBytes: state.sizeBytes)
         let newest = try step(parent)
         let last = parent.tail.last ?? parent.full
@@ -81,6 +78,8 @@ package final class HistoryWriter {
             fulls: try fulls(after: base, plan.full))
         let ref = try put(manifest)
         var next = state
+        // A parent that ends where it branched has nothing of its own: the new lineage leads to all of it.
+        if parent.sequence == branch { next.lineages.removeLast() }
         next.lineages.append(LineageState(id: lineage, parent: parent.id, branchSequence: branch, sequence: branch, full: ref))
         return next
     }
@@ -121,10 +120,7 @@ package final class HistoryWriter {
         _ step: Step, _ lineage: LineageState, _ sizeBytes: UInt64, _ sequence: UInt64, _ added: [SegmentEntry], _ points: [RecoveryPoint], _ epoch: UInt32
     ) throws(VaultError) -> ManifestRef {
         let segments = step.segments + added
-        var indexes: [SegmentIndex] = []
-        for segment in segments {
-            indexes.append(try SegmentIndex.read(vault, disk: disk, entry: segment, manifestLineage: lineage.id))
-        }
+        let indexes = try SegmentIndex.readAll(vault, disk: disk, segments, manifestLineage: lineage.id)
         let root = try MapUpdate(vault: vault, epoch: epoch).apply(indexes, through: sequence, to: step.full.root, sizeBytes: sizeBytes)
         let manifest = Manifest(
             vault: vault.id, disk: disk, lineage: lineage.id, kind: .full, after: step.full.sequence, sequence: sequence, number: step.newest.number + 1,

@@ -1,7 +1,7 @@
 // A leaf as one entry a block, the form in which changes are laid over it; runs and sources are found again at the end.
 
 /// A change to a range of blocks, in the order of sequence; `source` nil makes it read as zeros.
-struct MapChange {
+struct MapChange: Sendable {
     var startBlock: UInt64
     var blockCount: UInt64
     let source: MapSource?

@@ -1,7 +1,9 @@
 // Lays the records of segments over a map and gives the map of the new state. Only pages that hold a changed block are
-// read and written; memory is the list of changes plus one page a level. Used for each full manifest.
+// read and written; memory is the list of changes, one page a level and the leaves in work. Used for each full manifest.
 
-package struct MapUpdate {
+package struct MapUpdate: Sendable {
+    private static let leafThreads = 8
+
     private let vault: Vault
     private let epoch: UInt32
 
@@ -88,9 +90,12 @@ package struct MapUpdate {
             let last = Int((change.endBlock - 1 - firstBlock) / childBlocks)
             for child in first...last { buckets[child].append(change) }
         }
-        for (child, bucket) in buckets.enumerated() where !bucket.isEmpty {
-            children[child] = try page(level: level - 1, firstBlock: firstBlock + UInt64(child) * childBlocks, old: children[child], bucket)
+        let touched = buckets.enumerated().filter { !$0.element.isEmpty }
+        // Leaves are many and wait for the target; the few pages above them follow one after the other.
+        let pages = try mapInParallel(touched, threads: level == 1 ? Self.leafThreads : 1) { [children] (child, bucket) throws(VaultError) in
+            try page(level: level - 1, firstBlock: firstBlock + UInt64(child) * childBlocks, old: children[child], bucket)
         }
+        for ((child, _), id) in zip(touched, pages) { children[child] = id }
         guard children.contains(where: { $0 != nil }) else { return nil }
         return try vault.putMapPage(.inner(MapInner(level: level, firstBlock: firstBlock, epoch: epoch, children: children)))
     }

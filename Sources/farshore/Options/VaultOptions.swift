@@ -74,7 +74,7 @@ extension Failure {
     init(_ error: StoreError) {
         let status: ExitStatus =
             switch error.code {
-            case .unreachable, .timedOut, .throttled, .serverFault, .corruptResponse, .redirected, .bucketMissing: .targetUnreachable
+            case .unreachable, .timedOut, .throttled, .serverFault, .corruptResponse, .redirected, .bucketMissing, .untrusted: .targetUnreachable
             case .credentialsRefused, .credentialsExpired, .accessDenied, .clockSkew: .credentialsRefused
             case .notEnoughSpace: .notEnoughSpace
             case .notFound: .notFound
