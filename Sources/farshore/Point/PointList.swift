@@ -1,6 +1,8 @@
-// `farshore point list`: the recovery points of a disk as the vault has them; no site, log or image is needed.
+// `farshore point list`: the recovery points of a disk, as the vault has them (then no site, log or image is needed) or
+// as this host's change log has them.
 
 import ArgumentParser
+import ChangeLog
 import RecoveryPoints
 import Site
 import Vault
@@ -11,7 +13,8 @@ struct PointList: ParsableCommand {
         abstract: "List the recovery points of a disk.",
         discussion: """
             With --vault, what the vault has, on any host that has the key. Between two points every sequence can be read too:
-            `latest` is the newest sequence in the vault.
+            `latest` is the newest sequence in the vault. Without --vault, the points that are still in this host's change log, each
+            `local`, or `replicated` when it is verified in the vault.
 
             Example:
               farshore point list db1 --vault file:///backup/vault --key-file /etc/farshore/vault.key
@@ -24,6 +27,7 @@ struct PointList: ParsableCommand {
         /// `crash` or `app`.
         let kind: String
         let tag: String?
+        /// `local` or `replicated`.
         let state: String
 
         init(_ point: RecoveryPoint, disk: String) {
@@ -34,22 +38,50 @@ struct PointList: ParsableCommand {
             tag = point.tag
             state = "replicated"
         }
+
+        init(_ point: LocalPoint, disk: String, replicatedSequence: UInt64) {
+            self.disk = disk
+            sequence = point.sequence
+            time = timeText(nanoseconds: point.wallNanoseconds)
+            kind = RecoveryPoint.Kind.crash.rawValue
+            tag = point.tag.isEmpty ? nil : point.tag
+            state = point.sequence <= replicatedSequence ? "replicated" : "local"
+        }
     }
 
     @Argument(help: "The disk's name.")
     var disk: String
 
-    @OptionGroup var vault: VaultOptions
+    @Option(name: .long, help: ArgumentHelp("The vault; without it, this host's change log is read.", valueName: "url"))
+    var vault: String?
+
+    @OptionGroup var key: KeyOptions
     @OptionGroup var site: SiteOptions
     @OptionGroup var output: OutputOptions
 
+    func validate() throws {
+        guard vault != nil || (key.keyFile == nil && key.passphraseFile == nil) else { throw ValidationError("a key is of use only with --vault") }
+    }
+
     func run() throws {
-        let vault = try vault.open(site)
-        let found = try vault.disk(disk)
-        let points = try DiskHistory.newest(vault, found)?.points() ?? []
-        try output.print(points.map { Document($0, disk: found.name) }) { points in
-            guard !points.isEmpty else { return "no point of \(found.name) is in the vault yet" }
-            return tableText([["POINT", "TIME", "KIND", "TAG"]] + points.map { ["#\($0.sequence)", $0.time, $0.kind, $0.tag ?? ""] })
+        let points = try vault.map { try vaultPoints($0) } ?? localPoints()
+        try output.print(points) { points in
+            guard !points.isEmpty else { return "no point of \(disk) is \(vault == nil ? "in this host's change log; --vault shows those in the vault" : "in the vault yet")" }
+            return tableText([["POINT", "TIME", "KIND", "STATE", "TAG"]] + points.map { ["#\($0.sequence)", $0.time, $0.kind, $0.state, $0.tag ?? ""] })
         }
+    }
+
+    private func vaultPoints(_ url: String) throws -> [Document] {
+        let vault = try openVault(url: url, key: try key.source(), site: site)
+        let found = try vault.disk(disk)
+        return try (DiskHistory.newest(vault, found)?.points() ?? []).map { Document($0, disk: found.name) }
+    }
+
+    private func localPoints() throws -> [Document] {
+        let found = try site.catalogue().disk(named: disk)
+        let folder = LogFolder(found.logFolder)
+        let reader = try LogReader(folder)
+        let replicated = try folder.readMark(target: found.vaultID)?.sequence(in: reader.state.lineages) ?? 0
+        return try reader.points().map { Document($0, disk: found.name, replicatedSequence: replicated) }
     }
 }
