@@ -96,7 +96,7 @@ struct SupervisionTests {
         #expect(try MountedExport.at(mount.directory) == nil)
     }
 
-    @Test("a second mount at the same place, a full directory and a missing image are refused")
+    @Test("a second mount, a full directory, a missing image, a worker that dies and too little locked memory are refused")
     func refusedStarts() throws {
         let mount = try RawMount()
         let second = try run(RawMount.executable.path, mount.directory, mount.image)
@@ -107,6 +107,14 @@ struct SupervisionTests {
         let missing = try run(RawMount.executable.path, mount.folder + "/other", mount.folder + "/none.img")
         #expect(missing.status == 1)
         #expect(missing.text.contains("No such file"), "\(missing.text)")
+        let dead = try run(RawMount.executable.path, mount.folder + "/other", "--die", mount.image)
+        #expect(dead.status == 1)
+        #expect(dead.text.contains("signal 9"), "\(dead.text)")
+        guard geteuid() == 0 else { return }
+        let locked = try run("prlimit", "--memlock=65536", "--", "setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock",
+            RawMount.executable.path, mount.folder + "/other", mount.image)
+        #expect(locked.status == 1)
+        #expect(locked.text.contains("in memory"), "\(locked.text)")
         #expect(try MountedExport.at(mount.folder + "/other") == nil)
     }
 

@@ -154,6 +154,12 @@ package final class Supervisor {
             outcome = .success(())
         } else if ending == .exited(0), !isMounted {
             outcome = .success(())
+        } else if !wasReady {
+            // Nobody waits for a successor yet; the reason is in the worker's log.
+            FuseMount.detach(mount.directory)
+            let status: Int32 = if case .exited(let code) = ending, code != 0 { code } else { 1 }
+            outcome = .failure(WorkerRefusal(
+                status: status, message: "the worker ended by \(describe(ending)) before it served anything", remedy: "farshore doctor, and the worker's log"))
         } else {
             let delay = schedule.delayMilliseconds(livedMilliseconds: livedMilliseconds)
             plan.log("the worker ended by \(describe(ending)) after \(livedMilliseconds) ms; starting its successor" + (delay > 0 ? " in \(delay) ms" : ""))

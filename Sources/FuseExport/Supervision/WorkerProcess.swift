@@ -37,10 +37,21 @@ package final class WorkerProcess: @unchecked Sendable {
                 throw SystemError(errno: errno, operation: "take over an inherited descriptor", path: "descriptor \(descriptor)")
             }
         }
-        slots = try SlotMemory(descriptor: WorkerProcess.slotsDescriptor)
+        slots = try WorkerProcess.mapSlots()
         self.log = log
         WorkerProcess.prepareForWriteback(log)
         _ = try OwnThread(name: "link") { [self] in watchLink() }
+    }
+
+    /// Locking the slots in memory may fail by a limit, which the person who mounts can raise.
+    private static func mapSlots() throws(SystemError) -> SlotMemory {
+        do throws(SystemError) {
+            return try SlotMemory(descriptor: slotsDescriptor)
+        } catch {
+            _ = WorkerLink.send(
+                .refused(WorkerRefusal(status: 1, message: "\(error)", remedy: "ulimit -l 65536, or LimitMEMLOCK=64M in the unit")), to: linkDescriptor)
+            throw error
+        }
     }
 
     /// Tells the person who mounts why this worker cannot start.
