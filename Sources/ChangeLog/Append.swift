@@ -47,7 +47,12 @@ extension ChangeLog {
         monitor.lock()
         defer { monitor.unlock() }
         if !partialRanges.isEmpty, !ownsRange { waitForPartialRanges(diskOffset, length) }
-        let segment = try segmentWithRoom(pages: pages, keepFree: true)
+        var segment = try segmentWithRoom(pages: pages, keepFree: true)
+        // A partial write may have taken the blocks, and read them, while this one slept for room.
+        while !partialRanges.isEmpty, !ownsRange, touchesPartialRange(diskOffset, length) {
+            waitForPartialRanges(diskOffset, length)
+            segment = try segmentWithRoom(pages: pages, keepFree: true)
+        }
         let sequence = try sequencer.next()
         return take(segment, kind, sequence, diskOffset, length, pages, wallNanoseconds)
     }
@@ -147,8 +152,12 @@ extension ChangeLog {
     }
 
     private func waitForPartialRanges(_ diskOffset: UInt64, _ length: UInt64) {
+        while touchesPartialRange(diskOffset, length) { sleep() }
+    }
+
+    private func touchesPartialRange(_ diskOffset: UInt64, _ length: UInt64) -> Bool {
         let blocks = diskOffset / UInt64(blockBytes)...(diskOffset + max(length, 1) - 1) / UInt64(blockBytes)
-        while partialRanges.contains(where: { $0.overlaps(blocks) }) { sleep() }
+        return partialRanges.contains { $0.overlaps(blocks) }
     }
 
     /// The monitor is held. Waits only for pwrites: whoever has a place waits for nobody.

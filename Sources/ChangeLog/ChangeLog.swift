@@ -35,6 +35,8 @@ package final class ChangeLog: @unchecked Sendable {
     let options: Options
     private var ownerLock: OwnerLock?
     let segmentCountMax: Int
+    /// Bounds the directory of segments (16 bytes each), whatever budget is asked for: 32 TiB of default segments.
+    private static let segmentCountLimit: UInt64 = 1 << 20
 
     let monitor = Monitor()
     /// For guests' threads: records completed, room made, flushes ended.
@@ -70,6 +72,8 @@ package final class ChangeLog: @unchecked Sendable {
     var replicatedThrough: UInt64 = 0
     /// Why the last spare segment could not be had.
     var spaceError: SystemError?
+    /// When it is tried again, by the monotonic clock.
+    var spaceRetryNanoseconds: UInt64 = 0
     var isPreparing = false
     /// Threads that wait for a segment.
     var roomWaiterCount = 0
@@ -94,7 +98,8 @@ package final class ChangeLog: @unchecked Sendable {
         budgetBytes = state.budgetBytes
         self.sequencer = sequencer
         self.options = options
-        segmentCountMax = max(Int(clamping: state.budgetBytes / UInt64(geometry.segmentBytes)), segments.count, 3)
+        let affordable = min(state.budgetBytes / UInt64(geometry.segmentBytes), Self.segmentCountLimit)
+        segmentCountMax = max(Int(affordable), segments.count, 3)
         destagedSegment = state.destagedSegment
         destageObstacle = "destage is not running"
         directory = SegmentDirectory(capacity: segmentCountMax)
@@ -169,7 +174,7 @@ package final class ChangeLog: @unchecked Sendable {
     package func abandon() { stop() }
 
     func sync(_ segment: Segment) throws(SystemError) {
-        try segment.file.syncData()
+        try segment.syncData()
         options.didSync?(segment.file.path)
     }
 

@@ -29,14 +29,21 @@ extension ChangeLog {
         let reserved = Result { () throws(SystemError) in try sequencer.reserveAhead() }
         let replicated = readReplicatedThrough()
         monitor.lock()
-        if case .failure(let error) = reserved { spaceError = error }
+        if case .failure(let error) = reserved { noteSpaceError(error) }
         if replicated > replicatedThrough {
             replicatedThrough = replicated
+            spaceError = nil
             return
         }
         guard !isStopping, segmentToSeal == nil, failure != nil || !isSpareWanted || spaceError != nil else { return }
         monitor.wait(for: chores, milliseconds: Self.pollMilliseconds)
-        spaceError = nil
+        // Not at each wake-up: whoever waits for room wakes this thread, and would be woken by each new failure.
+        if Clock.monotonicNanoseconds() >= spaceRetryNanoseconds { spaceError = nil }
+    }
+
+    private func noteSpaceError(_ error: SystemError) {
+        spaceError = error
+        spaceRetryNanoseconds = Clock.monotonicNanoseconds() + UInt64(Self.pollMilliseconds) * 1_000_000
     }
 
     // MARK: - sealing
@@ -90,7 +97,7 @@ extension ChangeLog {
         switch result {
         case .success(let segment): spares.append(segment)
         case .failure(let error):
-            spaceError = error
+            noteSpaceError(error)
             orKeep()
         }
         wakeEveryone()
@@ -164,8 +171,9 @@ extension ChangeLog {
     /// that may be down for days is not: the guest gets ENOSPC.
     var isRoomComing: Bool {
         if isPreparing { return true }
-        if isSlotToBeHad { return spaceError == nil }
-        guard let oldest = live.first, oldest.phase != .active else { return false }
+        if isSlotToBeHad, spaceError == nil { return true }
+        // Also when no new file can be had for want of disk space: destage frees an old one.
+        guard let oldest = live.first, oldest.phase != .active, oldest.currentIndex > destagedSegment else { return false }
         return destageObstacle == nil && oldest.lastSequence <= replicatedThrough
     }
 
@@ -256,6 +264,7 @@ extension ChangeLog {
     package func releaseDestaged(_ segment: SealedSegment) {
         monitor.lock()
         destagedSegment = max(destagedSegment, segment.index)
+        spaceError = nil
         wakeEveryone()
         monitor.unlock()
     }

@@ -22,7 +22,9 @@ package struct LogFolder: Equatable, Sendable {
 
     static func segmentNumber(_ name: String) -> Int? {
         guard name.hasPrefix("segment-"), name.utf8.count >= 14, !name.hasSuffix(".new") else { return nil }
-        return Int(name.dropFirst(8))
+        // At most 18 digits: the next number can always be counted.
+        let digits = name.dropFirst(8)
+        return digits.utf8.count <= 18 && digits.utf8.allSatisfy { (48...57).contains($0) } ? Int(digits) : nil
     }
 
     /// The log's state, without owning it.

@@ -66,6 +66,7 @@ package struct LogReader: Sendable {
         let table = try SegmentTable(file, listed.header, geometry)
         try listed.checkUnchanged(file, folder)
         let end = listed.seal.map { Int($0.recordCount) } ?? table.endSlot
+        guard end <= geometry.slotCount else { throw listed.damaged(0, after: cursor.last, "its seal counts more records than fit") }
         for slot in 0..<end {
             guard let record = table.record(slot) else {
                 if cursor.takesEverything, listed.seal == nil { continue }

@@ -60,7 +60,7 @@ package struct LogState: Equatable, Sendable {
         try DurableFile.replace(path, with: Array(encoded().utf8))
     }
 
-    func encoded() -> String {
+    package func encoded() -> String {
         var lines = [Self.firstLine, "disk \(diskID)", "disk-bytes \(diskBytes)", "segment-bytes \(segmentBytes)", "budget-bytes \(budgetBytes)"]
         lines += lineages.map { "lineage \($0.id) \($0.branchSequence)" }
         lines += targets.map { "target \($0)" }
@@ -99,7 +99,7 @@ package struct LogState: Equatable, Sendable {
         }
         var targets: [String] = []
         while let target = reader.value("target") { targets.append(target) }
-        guard !lineages.isEmpty, let destagedSegment = reader.number("destaged-segment"),
+        guard !lineages.isEmpty, let destagedSegment = reader.number("destaged-segment"), destagedSegment < SegmentHeader.indexLimit,
             let destagedSequence = reader.number("destaged-sequence"), let boot = reader.value("boot")
         else { return nil }
         var cleanStop: CleanStop?

@@ -14,10 +14,12 @@ extension ChangeLog {
         }
         let scan = try SegmentScan(folder, state, geometry)
         let sync = { (segment: Segment) throws(SystemError) in
-            try segment.file.syncData()
+            try segment.syncData()
             options.didSync?(segment.file.path)
         }
         var recovery = Recovery(state, geometry, spares: scan.spares, sync: sync, replay: replay)
+        // A killed owner may have wiped one and not synced it: its old header must not come back after it is used again.
+        try asLogError { () throws(SystemError) in for spare in scan.spares { try sync(spare) } }
         var lastStop = LastStop.never
         if let cleanStop = state.cleanStop { lastStop = .clean(cleanStop) } else if !state.bootID.isEmpty { lastStop = .killed }
         if lastStop == .killed, state.bootID != options.bootID {

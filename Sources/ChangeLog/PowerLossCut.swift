@@ -5,15 +5,14 @@ import BlockIO
 
 extension Recovery {
     mutating func cutAfterPowerLoss(_ found: [FoundSegment]) throws(LogError) {
-        try checkStart(found)
         let flushed = try flushedThrough(found)
         var place = 0
-        while place < found.count, let seal = found[place].seal, place == 0 || follows(found[place - 1], found[place]) {
+        while place < found.count, let seal = found[place].seal, continues(found, place) {
             try keepSealed(found[place], seal)
             place += 1
         }
         var isCut = false
-        while place < found.count, !isCut, place == 0 || follows(found[place - 1], found[place]), found[place].seal == nil {
+        while place < found.count, !isCut, continues(found, place), found[place].seal == nil {
             isCut = try !keepWholeRecords(found[place], flushed)
             place += 1
         }
@@ -23,6 +22,11 @@ extension Recovery {
         }
         try sealKept(found[..<place])
         for lost in found[place...].reversed() { try wipe(lost) }
+    }
+
+    /// The first one may be lost as any other: its header is durable only with the first flush.
+    private func continues(_ found: [FoundSegment], _ place: Int) -> Bool {
+        place > 0 ? follows(found[place - 1], found[place]) : found[0].index <= state.destagedSegment + 1
     }
 
     private func follows(_ lower: FoundSegment, _ upper: FoundSegment) -> Bool {

@@ -53,7 +53,7 @@ struct Recovery: ~Copyable {
     }
 
     /// The segments that the image does not hold must all be there.
-    func checkStart(_ found: [FoundSegment]) throws(LogError) {
+    private func checkStart(_ found: [FoundSegment]) throws(LogError) {
         guard let first = found.first, first.index > state.destagedSegment + 1 else { return }
         throw .damaged(
             path: first.segment.file.path, segment: first.index, offset: 0, afterSequence: state.destagedSequence,
@@ -113,8 +113,9 @@ struct Recovery: ~Copyable {
                 try apply(record, found, slot)
                 segment.lastSequence = record.sequence
             } else {
-                let isLast = slot == count - 1
-                try fillHole(segment, slot, sequence: isLast ? next?.header.afterSequence ?? segment.lastSequence + 1 : segment.lastSequence + 1)
+                let (above, overflow) = segment.lastSequence.addingReportingOverflow(1)
+                guard !overflow else { throw damage(found, slot, after: segment.lastSequence, "a record follows the last possible sequence") }
+                try fillHole(segment, slot, sequence: slot == count - 1 ? next?.header.afterSequence ?? above : above)
             }
         }
         segment.nextSlot = count

@@ -31,6 +31,9 @@ package final class Segment: @unchecked Sendable {
     /// Holds complete records that no fdatasync has covered.
     var isDirty = false
 
+    /// The kernel tells of a failed write-back once: a flush beside it, or a later one, would succeed and lie.
+    private let syncFailure = Mutex<SystemError?>(nil)
+
     init(number: Int, file: consuming Descriptor, geometry: SegmentGeometry) {
         self.number = number
         self.file = file
@@ -69,6 +72,16 @@ package final class Segment: @unchecked Sendable {
     func wipe() throws(SystemError) {
         header = nil
         try file.write([UInt8](repeating: 0, count: SegmentHeader.sectorBytes), at: 0)
+    }
+
+    func syncData() throws(SystemError) {
+        try syncFailure.withLock { (failure) throws(SystemError) in
+            if let failure { throw failure }
+            do throws(SystemError) { try file.syncData() } catch {
+                failure = error
+                throw error
+            }
+        }
     }
 
     private func writeSector(at offset: UInt64, _ encode: (UnsafeMutableRawBufferPointer) -> Void) throws(SystemError) {

@@ -7,6 +7,7 @@ package struct SegmentHeader: Equatable, Sendable {
     static let magic: UInt64 = 0x4745_5352_4148_5346  // "FSHARSEG"
     static let version: UInt32 = 1
     static let sectorBytes = 512
+    static let indexLimit: UInt64 = 1 << 44
     private static let checksumOffset = 508
 
     package var diskID: LogID
@@ -54,7 +55,7 @@ package struct SegmentHeader: Equatable, Sendable {
             afterSequence: sector.getLE(UInt64.self, at: 64), previousSlotCount: sector.getLE(UInt32.self, at: 72),
             segmentBytes: sector.getLE(UInt32.self, at: 12), wallNanoseconds: sector.getLE(UInt64.self, at: 80))
         // The map keeps the index in 44 bits.
-        return header.index > 0 && header.index < 1 << 44 ? .header(header) : .invalid
+        return header.index > 0 && header.index < indexLimit ? .header(header) : .invalid
     }
 }
 

@@ -3,8 +3,9 @@
 //
 // Two levels: an entry a block, and a cover a range of 512 blocks for zero records that span it; the higher of the two
 // counts. Both are reserved address space; a range costs memory (4 KiB) only once one of its blocks was written, and
-// `trim` gives it back. Readers load the cover before the entry: destage clears entries before covers, so an entry
-// that a cover had hidden can never be seen again.
+// `trim` gives it back. Destage clears what a cover hides, then the cover, then what was visible above it. Readers load
+// the cover before the entry, and when the cover wins once more after it: so neither a hidden entry nor an outdated
+// cover is ever seen alone.
 
 import BlockIO
 import CLinux
@@ -71,9 +72,15 @@ final class BlockMap: @unchecked Sendable {
     // MARK: - lookup
 
     func entry(_ block: Int) -> MapEntry {
-        let cover = farshore_load_acquire(covers + block / Self.rangeBlocks)
-        let own = farshore_load_acquire(entries + block)
-        return MapEntry(raw: max(cover, own))
+        let place = covers + block / Self.rangeBlocks
+        var cover = farshore_load_acquire(place)
+        while true {
+            let own = farshore_load_acquire(entries + block)
+            if own >= cover { return MapEntry(raw: own) }
+            let again = farshore_load_acquire(place)
+            if again == cover { return MapEntry(raw: cover) }
+            cover = again
+        }
     }
 
     func cover(range: Int) -> MapEntry { MapEntry(raw: farshore_load_acquire(covers + range)) }
@@ -122,7 +129,27 @@ final class BlockMap: @unchecked Sendable {
 
     // MARK: - clear
 
-    /// The image holds everything up to `segment`: entries of the record's blocks that are not newer become 0.
+    /// The image holds everything up to `segment`: covers of the record's ranges that are not newer become 0, what they
+    /// hide before them. Before the entries of any record of the batch.
+    func clearCovers(of record: RecordHeader, through segment: UInt64) {
+        guard record.kind != .write else { return }
+        let (first, count) = blocks(of: record)
+        for range in first / Self.rangeBlocks...(first + count - 1) / Self.rangeBlocks {
+            let cover = farshore_load_acquire(covers + range)
+            if cover == 0 || MapEntry(raw: cover).segment > segment { continue }
+            if isUsed(range: range) { clearHidden(range, below: cover) }
+            clear(covers + range, through: segment)
+        }
+    }
+
+    private func clearHidden(_ range: Int, below cover: UInt64) {
+        for place in range * Self.rangeBlocks..<(range + 1) * Self.rangeBlocks {
+            let seen = farshore_load_acquire(entries + place)
+            if seen != 0, seen < cover { _ = farshore_compare_exchange(entries + place, seen, 0) }
+        }
+    }
+
+    /// After the covers of all records of the batch.
     func clearEntries(of record: RecordHeader, through segment: UInt64) {
         let (first, count) = blocks(of: record)
         var block = first
@@ -134,13 +161,6 @@ final class BlockMap: @unchecked Sendable {
                 block = (block / Self.rangeBlocks + 1) * Self.rangeBlocks
             }
         }
-    }
-
-    /// After the entries of all records of the batch.
-    func clearCovers(of record: RecordHeader, through segment: UInt64) {
-        guard record.kind != .write else { return }
-        let (first, count) = blocks(of: record)
-        for range in first / Self.rangeBlocks...(first + count - 1) / Self.rangeBlocks { clear(covers + range, through: segment) }
     }
 
     private func clear(_ word: UnsafeMutablePointer<UInt64>, through segment: UInt64) {

@@ -4,6 +4,7 @@
 import BlockIO
 import ChangeLog
 import DiskImage
+import Synchronization
 
 struct DestageBatch {
     private static let bufferBytes = recordPayloadBytesMax
@@ -122,22 +123,22 @@ struct DestageBatch {
 
     // MARK: - map
 
-    /// Entries before covers (see `BlockMap`), then the memory of ranges that became empty.
+    /// Covers before entries (see `BlockMap`), then the memory of ranges that became empty.
     func clearMap() throws {
-        var touched = Set<Int>()
+        for segment in segments {
+            try segment.forEachRecord { (record) throws(LogError) in
+                if record.changesDisk { disk.map.clearCovers(of: record, through: lastIndex) }
+            }
+        }
+        var touched = disk.destage.state.withLock { $0.untrimmedRanges }
         for segment in segments {
             try segment.forEachRecord { (record) throws(LogError) in
                 guard record.changesDisk else { return }
                 disk.map.clearEntries(of: record, through: lastIndex)
-                if record.kind == .write {
-                    let (first, count) = disk.map.blocks(of: record)
-                    touched.formUnion(first / BlockMap.rangeBlocks...(first + count - 1) / BlockMap.rangeBlocks)
+                let (first, count) = disk.map.blocks(of: record)
+                for range in first / BlockMap.rangeBlocks...(first + count - 1) / BlockMap.rangeBlocks where disk.map.isUsed(range: range) {
+                    touched.insert(range)
                 }
-            }
-        }
-        for segment in segments {
-            try segment.forEachRecord { (record) throws(LogError) in
-                if record.changesDisk { disk.map.clearCovers(of: record, through: lastIndex) }
             }
         }
         trim(Array(touched))
@@ -145,9 +146,11 @@ struct DestageBatch {
 
     /// A few ranges at a time: inserts are held up meanwhile. What is busy is tried again after a later batch.
     private func trim(_ ranges: [Int]) {
+        var busy = Set<Int>()
         for start in stride(from: 0, to: ranges.count, by: Self.trimRanges) {
             let some = ranges[start..<min(start + Self.trimRanges, ranges.count)]
-            _ = disk.log.whileNothingIsInFlight { disk.map.trim(ranges: some) }
+            if !disk.log.whileNothingIsInFlight({ disk.map.trim(ranges: some) }) { busy.formUnion(some) }
         }
+        disk.destage.state.withLock { $0.untrimmedRanges = busy }
     }
 }

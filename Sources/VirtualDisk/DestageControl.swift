@@ -9,6 +9,8 @@ final class DestageControl: Sendable {
         /// Why the last batch failed; nil after one that worked.
         var error: DiskError?
         var isStopping = false
+        /// Ranges of the map that may be empty and were busy when their memory was to be given back.
+        var untrimmedRanges: Set<Int> = []
     }
 
     /// Held for a whole batch: a freeze, a merge and the background thread take turns.

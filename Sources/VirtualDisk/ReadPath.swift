@@ -84,6 +84,7 @@ extension VirtualDisk {
         var position = offset
         // The image holds what is looked for from here on; nothing of it lies between `position` and here.
         var imageFrom: UInt64?
+        var askedGeneration: UInt64 = 0
         while position < sizeBytes {
             let block = Int(position / UInt64(blockBytes))
             let range = block / BlockMap.rangeBlocks
@@ -92,7 +93,10 @@ extension VirtualDisk {
             let entry = map.entry(block)
             let end = UInt64(isUniform ? (range + 1) * BlockMap.rangeBlocks : block + 1) * UInt64(blockBytes)
             if entry.isImage {
-                if imageFrom ?? 0 < position || imageFrom == nil {
+                // Destage may have put data there since the image was asked: it raises the generation before it clears entries.
+                let generation = clearGeneration.load(ordering: .sequentiallyConsistent)
+                if imageFrom ?? 0 < position || imageFrom == nil || generation != askedGeneration {
+                    askedGeneration = generation
                     imageFrom = toData ? try image.nextData(from: position) ?? sizeBytes : try image.nextHole(from: position)
                 }
                 if let found = imageFrom, found < min(end, sizeBytes) { return max(found, position) }

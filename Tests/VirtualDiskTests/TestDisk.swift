@@ -39,7 +39,7 @@ final class TestDisk {
     func open() throws {
         let observer: @Sendable (String) -> Void = { [durable] path in durable.note(path) }
         let constant: @Sendable () throws -> ImageIdentity = { ImageIdentity(evidence: .changeTime, sizeBytes: 0, stamp: 0) }
-        let identity = image is MemoryImage ? constant : nil
+        let identity = image is RawImage ? nil : constant
         disk = try VirtualDisk.open(
             name: "disk", image: image, folder: folder, lock: try OwnerLock.acquire(folder), sequencer: sequencer,
             options: .init(bootID: "boot-\(boot)", didSync: observer), identity: identity)
