@@ -27,6 +27,11 @@ package struct LogReader: Sendable {
         try walk(after: after, through: through, withPayload: { $0.payloadBytes > 0 }, body)
     }
 
+    /// As `records`, without reading payload: for lag and backlog. Durable or not.
+    package func headers(after: UInt64, _ body: (RecordHeader) throws -> Void) throws {
+        _ = try walk(after: after, through: .max, withPayload: { _ in false }) { record, _ in try body(record) }
+    }
+
     /// The recovery points that the log still holds, oldest first: durable or not.
     package func points() throws -> [LocalPoint] {
         var points: [LocalPoint] = []

@@ -38,9 +38,11 @@ package struct SiteDirectory: Sendable, Equatable {
     }
 }
 
-/// An exclusive lock of the site, held until closed or until the process ends however it ends.
-package struct SiteLock: ~Copyable, Sendable {
+/// An exclusive lock of the site, held as long as this object lives, or until the process ends however it ends.
+package final class SiteLock: Sendable {
     package let file: Descriptor
+
+    private init(file: consuming Descriptor) { self.file = file }
 
     /// Takes the lock, or returns nil when another process holds it.
     package static func tryTake(_ path: String) throws(SystemError) -> SiteLock? {

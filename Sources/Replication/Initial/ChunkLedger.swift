@@ -2,7 +2,7 @@
 // verification, so a crash leaves only journalled ids in doubt; those are probed, never guessed. Shared by all
 // threads and disks of one vault; two that meet the same content send it once.
 
-import BlockIO
+import Foundation
 package import Site
 import Synchronization
 package import Vault
@@ -11,9 +11,9 @@ package final class ChunkLedger: Sendable {
     private let catalogue: Catalogue
     private let vaultID: String
     private let epoch: UInt32
-    /// Content that some thread is sending now; changed with `monitor` locked, so that no wake-up is missed.
+    /// Content that some thread is sending now; changed with `finished` locked, so that no wake-up is missed.
     private let sending = Mutex<Set<Hash256>>([])
-    private let monitor = Monitor()
+    private let finished = NSCondition()
 
     package init(catalogue: Catalogue, vault: VaultID, epoch: UInt32) {
         self.catalogue = catalogue
@@ -53,15 +53,15 @@ package final class ChunkLedger: Sendable {
     }
 
     private func begin(_ id: Hash256) {
-        monitor.lock()
-        defer { monitor.unlock() }
-        while !sending.withLock({ $0.insert(id).inserted }) { monitor.wait() }
+        finished.lock()
+        defer { finished.unlock() }
+        while !sending.withLock({ $0.insert(id).inserted }) { finished.wait() }
     }
 
     private func end(_ id: Hash256) {
-        monitor.lock()
-        defer { monitor.unlock() }
+        finished.lock()
+        defer { finished.unlock() }
         sending.withLock { _ = $0.remove(id) }
-        monitor.wakeAll()
+        finished.broadcast()
     }
 }

@@ -2,6 +2,7 @@
 // drain time is over. Set by a signal's thread, asked by every thread between two objects.
 
 import BlockIO
+import Foundation
 import Synchronization
 
 package final class StopFlag: Sendable {
@@ -9,14 +10,14 @@ package final class StopFlag: Sendable {
     package static let drainSeconds: UInt64 = 30
 
     private let stopped = Mutex<UInt64?>(nil)
-    private let changed = Monitor()
+    private let changed = NSCondition()
 
     package init() {}
 
     package func stop() {
         stopped.withLock { $0 = $0 ?? Clock.monotonicNanoseconds() }
         changed.lock()
-        changed.wakeAll()
+        changed.broadcast()
         changed.unlock()
     }
 
@@ -32,7 +33,7 @@ package final class StopFlag: Sendable {
     package func sleep(milliseconds: Int) {
         changed.lock()
         defer { changed.unlock() }
-        if !isStopping { changed.wait(milliseconds: milliseconds) }
+        if !isStopping { _ = changed.wait(until: Date(timeIntervalSinceNow: Double(milliseconds) / 1000)) }
     }
 }
 

@@ -1,0 +1,88 @@
+// What must hold before a disk is protected. Each check looks and changes nothing; a refusal says what to mend.
+
+import BlockIO
+import ChangeLog
+import DiskImage
+import Foundation
+import Glibc
+import ObjectStore
+import Site
+import Vault
+
+struct ProtectionChecks {
+    struct Image {
+        let path: String
+        let format: ImageFormat
+        let sizeBytes: UInt64
+        let isBlockDevice: Bool
+    }
+
+    /// Three segments of 32 MiB.
+    static let logBudgetBytesMin: UInt64 = 96 << 20
+
+    let catalogue: Catalogue
+    let name: String
+    let site: SiteDirectory
+
+    static func defaultBudgetBytes(diskBytes: UInt64) -> UInt64 { min(max(diskBytes / 2, 256 << 20), 64 << 30) }
+
+    func defaultLogFolder(_ image: Image) -> String {
+        image.isBlockDevice ? site.path + "/logs/" + name : image.path + ".log"
+    }
+
+    func image(_ path: String) throws -> Image {
+        guard let resolved = realpath(path, nil) else {
+            throw Failure(.notFound, "\(path): \(String(cString: strerror(errno)))", try: "name an image that exists")
+        }
+        defer { free(resolved) }
+        let real = String(cString: resolved)
+        if let known = try catalogue.disks().first(where: { $0.imagePath == real || $0.name == name }) {
+            let what = known.name == name ? "a disk named \(name)" : "the image \(real) as \(known.name)"
+            throw Failure(.inUse, "this site already protects \(what)", try: "farshore status \(known.name)")
+        }
+        let lock = try ImageLock.take(real, for: .exclusive)
+        let image = try openImage(real, access: .readWrite)
+        let inspected = try inspectImage(real)
+        guard image.sizeBytes <= FormatLimits.diskBytesMax else {
+            throw Failure(.badImage, "\(real): a disk of \(image.sizeBytes) bytes is larger than a vault keeps", try: "farshore image info \(real)")
+        }
+        try lock.release()
+        return Image(path: real, format: inspected.format, sizeBytes: image.sizeBytes, isBlockDevice: inspected.isBlockDevice)
+    }
+
+    /// The state of a log that an earlier `protect` made and nobody ever opened: it is taken over.
+    func leftover(_ folder: String) throws -> LogState? {
+        guard access(folder, F_OK) == 0 else { return nil }
+        let present = try Directory.list(folder)
+        guard let first = present.first else { return nil }
+        guard Set(present).isSubset(of: ["log.state", "owner.lock"]), present.contains("log.state") else { throw notEmpty(folder, first) }
+        let state = try LogFolder(folder).readState()
+        guard state.bootID.isEmpty else { throw notEmpty(folder, first) }
+        return state
+    }
+
+    private func notEmpty(_ folder: String, _ file: String) -> Failure {
+        Failure(.inUse, "\(folder) is not empty (\(file))", try: "--log-dir with a new folder, or remove what an earlier protection left there")
+    }
+
+    /// There is room for the log.
+    func logFolder(_ folder: String, budgetBytes: UInt64) throws -> [String] {
+        var nearest = folder
+        while access(nearest, F_OK) != 0, let parent = Directory.parent(of: nearest), parent != nearest { nearest = parent }
+        var status = statvfs()
+        guard statvfs(nearest, &status) == 0 else { throw SystemError(errno: errno, operation: "ask for free space", path: nearest) }
+        let free = UInt64(status.f_bavail) * UInt64(status.f_frsize)
+        guard free >= Self.logBudgetBytesMin else {
+            throw Failure(.notEnoughSpace, "\(nearest) has \(bytesText(free)) free; a log needs \(bytesText(Self.logBudgetBytesMin)) to begin with", try: "make room, or --log-dir on another volume")
+        }
+        guard free < budgetBytes else { return [] }
+        return ["\(nearest) has \(bytesText(free)) free, less than the log may grow to (\(bytesText(budgetBytes))): writes will fail when it is full"]
+    }
+
+    func vault(_ vault: Vault, leftover: LogState?) throws {
+        let catalog = try vault.catalog().document
+        if let known = catalog.disk(named: name), known.id.description != leftover?.diskID.description {
+            throw Failure(.inUse, "the vault already has a disk named \(name)", try: "another --name, or farshore vault forget \(name) if its points are not wanted")
+        }
+    }
+}

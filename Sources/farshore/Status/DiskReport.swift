@@ -1,0 +1,133 @@
+// One disk in `farshore status`: what the catalogue, the running mount and the log folder say, put together.
+
+import BlockIO
+import ChangeLog
+import Foundation
+import Replication
+import Site
+
+struct DiskReport: Encodable {
+    struct Point: Encodable {
+        let sequence: UInt64
+        let time: String
+        let tag: String?
+        let isReplicated: Bool
+    }
+
+    let disk: String
+    let state: String
+    let health: String
+    let reason: String?
+    let remedy: String?
+    let image: String
+    let sizeBytes: UInt64
+    let vault: String
+    let isServed: Bool
+    let isPaused: Bool
+    let phase: String
+    let replicatedSequence: UInt64?
+    let replicatedAt: String?
+    let lagSeconds: Double?
+    let lagBytes: UInt64?
+    let logBytes: UInt64
+    let logBudgetBytes: UInt64
+    let undestagedBytes: UInt64?
+    let frozenSequence: UInt64?
+    let lastPoint: Point?
+    let nextAttempt: String?
+    let job: JobDocument?
+
+    init(_ disk: ProtectedDisk, catalogue: Catalogue, served: ServedDiskStatus?) throws {
+        let replication = try catalogue.replication(ofDisk: disk.name)
+        let folder = LogFolder(disk.logFolder)
+        let log = LogView(folder, provenSequence: replication.provenSequence)
+        self.disk = disk.name
+        state = disk.state.rawValue
+        (health, reason) = Self.judge(replication, served, log)
+        remedy = replication.remedy
+        image = disk.imagePath
+        sizeBytes = disk.sizeBytes
+        vault = disk.vaultURL
+        isServed = served != nil
+        isPaused = disk.isPaused
+        phase = replication.phase.rawValue
+        replicatedSequence = replication.provenSequence
+        replicatedAt = replication.provenAtNanoseconds.map(timeText(nanoseconds:))
+        lagSeconds = log.lag?.seconds
+        lagBytes = log.lag?.bytes
+        logBytes = served?.logBytes ?? log.bytes
+        logBudgetBytes = served?.logBudgetBytes ?? disk.logBudgetBytes
+        undestagedBytes = served?.undestagedBytes
+        frozenSequence = log.frozenSequence
+        lastPoint = log.lastPoint.map { point in
+            Point(
+                sequence: point.sequence, time: timeText(nanoseconds: point.wallNanoseconds), tag: point.tag.isEmpty ? nil : point.tag,
+                isReplicated: point.sequence <= replication.provenSequence ?? 0)
+        }
+        nextAttempt = replication.nextAttemptNanoseconds.map(timeText(nanoseconds:))
+        job = try catalogue.jobs(limit: 20).first { $0.disk == disk.name && $0.state == .running }.map(JobDocument.init)
+    }
+
+    /// The worst of what the three say.
+    private static func judge(_ replication: ReplicationState, _ served: ServedDiskStatus?, _ log: LogView) -> (String, String?) {
+        var found: [(rank: Int, text: String?)] = [(0, nil)]
+        if let served { found.append((served.health.rank, served.reason)) }
+        found.append((replication.health.rank, replication.error.map { "replication failed: \($0)" }))
+        if let problem = log.problem { found.append((2, problem)) }
+        let worst = found.max { $0.rank < $1.rank } ?? (0, nil)
+        return (["normal", "warning", "critical"][worst.rank], worst.rank == 0 ? nil : worst.text)
+    }
+
+    var text: String {
+        var lines = ["\(disk): \(health)" + (reason.map { ": \($0)" } ?? "")]
+        func add(_ name: String, _ value: String) { lines.append("  " + name.padding(toLength: 12, withPad: " ", startingAt: 0) + value) }
+        if let remedy, health != "normal" { add("try", remedy) }
+        add("image", "\(image), \(bytesText(sizeBytes))" + (isServed ? ", mounted" : ""))
+        add("vault", vault)
+        add("replication", replicationText)
+        if let lagSeconds, let lagBytes { add("lag", lagBytes == 0 && lagSeconds == 0 ? "none" : "\(durationText(seconds: lagSeconds)), \(bytesText(lagBytes))") }
+        let waiting = undestagedBytes.map { ", \(bytesText($0)) not merged yet" } ?? ""
+        add("log", "\(bytesText(logBytes)) of \(bytesText(logBudgetBytes))\(waiting)" + (frozenSequence.map { ", image held at #\($0)" } ?? ""))
+        if let lastPoint { add("last point", "#\(lastPoint.sequence)  \(lastPoint.time)\(lastPoint.tag.map { "  \($0)" } ?? "")  \(lastPoint.isReplicated ? "replicated" : "local")") }
+        if let nextAttempt { add("next attempt", nextAttempt) }
+        if let job { add("job \(job.id)", "\(job.kind): \(job.progressText)") }
+        return lines.joined(separator: "\n")
+    }
+
+    private var replicationText: String {
+        if isPaused { return "paused" + (replicatedSequence.map { " at #\($0)" } ?? "") }
+        guard let replicatedSequence, let replicatedAt else { return phase == "initial" ? "initial replication" : "not yet replicated" }
+        return "#\(replicatedSequence) verified in the vault at \(replicatedAt)"
+    }
+}
+
+/// What the log folder says, read without owning it.
+private struct LogView {
+    private(set) var bytes: UInt64 = 0
+    private(set) var lag: ReplicationLag?
+    private(set) var lastPoint: LocalPoint?
+    private(set) var frozenSequence: UInt64?
+    private(set) var problem: String?
+
+    init(_ folder: LogFolder, provenSequence: UInt64?) {
+        do {
+            for name in try Directory.list(folder.path) where name.hasPrefix("segment-") {
+                bytes += try Descriptor.open(folder.path + "/" + name, 0).status().allocatedBytes
+            }
+            frozenSequence = try folder.readFreeze()
+            let reader = try LogReader(folder)
+            lastPoint = try reader.points().last
+            if let provenSequence { lag = try ReplicationLag.measure(reader, provenSequence: provenSequence) }
+        } catch {
+            problem = "the change log cannot be read: \(error)"
+        }
+    }
+}
+
+extension ServedDiskStatus.Health {
+    fileprivate var rank: Int { self == .normal ? 0 : self == .warning ? 1 : 2 }
+}
+
+extension ReplicationState.Health {
+    fileprivate var rank: Int { self == .normal ? 0 : self == .warning ? 1 : 2 }
+}

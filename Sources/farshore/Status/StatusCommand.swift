@@ -1,0 +1,53 @@
+// `farshore status`: health, proven lag, backlog, log and last point of each disk.
+
+import ArgumentParser
+import Site
+
+struct StatusCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "status",
+        abstract: "Show health, proven lag, log and last point of the protected disks.",
+        discussion: """
+            Lag is measured from what was read back from the vault, not from what was sent. Works also while nothing is mounted.
+
+            Example:
+              farshore status db1
+            """)
+
+    @Argument(help: "The disk; none means all.")
+    var disk: String?
+
+    @OptionGroup var site: SiteOptions
+    @OptionGroup var output: OutputOptions
+
+    struct Document: Encodable {
+        let site: String
+        let isMounted: Bool
+        let isUploading: Bool
+        let disks: [DiskReport]
+    }
+
+    func run() throws {
+        let catalogue = try site.catalogue()
+        let disks = try disk.map { [try catalogue.disk(named: $0)] } ?? catalogue.disks()
+        let served = try Self.served(site.directory)
+        let reports = try disks.map { disk in try DiskReport(disk, catalogue: catalogue, served: served?.first { $0.disk == disk.name }) }
+        let document = Document(
+            site: site.directory.path, isMounted: served != nil, isUploading: try SiteLock.isTaken(site.directory.uploadLockPath), disks: reports)
+        try output.print(document) { document in
+            let services = "mount \(document.isMounted ? "running" : "not running"), uploader \(document.isUploading ? "running" : "not running")"
+            guard !document.disks.isEmpty else { return "no disk is protected on this site (\(document.site)); \(services)" }
+            return document.disks.map(\.text).joined(separator: "\n\n") + "\n\n" + services
+        }
+    }
+
+    /// What the running mount says of its disks; nil when none runs.
+    private static func served(_ site: SiteDirectory) throws -> [ServedDiskStatus]? {
+        do {
+            guard case .status(let disks) = try ControlClient(site: site).demand(.status) else { return nil }
+            return disks
+        } catch where error.code == .mountAway {
+            return nil
+        }
+    }
+}

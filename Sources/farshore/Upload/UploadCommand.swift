@@ -1,0 +1,129 @@
+// `farshore upload`: the uploader service of this site, in the background, in the foreground, or for one attempt.
+
+import ArgumentParser
+import BlockIO
+import Foundation
+import Glibc
+import Logging
+import Replication
+import Site
+import Vault
+
+struct UploadCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "upload",
+        abstract: "Replicate every protected disk to its vault.",
+        discussion: """
+            Without options the service starts in the background and goes on until SIGTERM, after which it finishes what it has
+            begun within 30 seconds. --once replicates all that is there, initial replication included, and exits 0 only when all
+            of it is verified in the vault; else with the status of what is wrong. Failures that may pass are retried after 1, 2,
+            4, 8, 10 and then every 30 minutes; others wait for `farshore resume DISK`.
+
+            Example:
+              farshore upload --once
+            """)
+
+    @OptionGroup var service: ServiceOptions
+
+    @Flag(name: .long, help: "Make one attempt for every disk, then exit.")
+    var once = false
+
+    @OptionGroup var site: SiteOptions
+    @OptionGroup var output: OutputOptions
+
+    struct DiskDocument: Encodable {
+        let disk: String
+        /// Everything up to here is verified in the vault; absent when nothing is.
+        let replicatedSequence: UInt64?
+        let paused: Bool
+        let error: String?
+    }
+
+    func validate() throws {
+        guard !(service.foreground && once) else { throw ValidationError("--once is in the foreground by itself") }
+    }
+
+    func run() throws {
+        if !service.foreground, !once {
+            if try SiteLock.isTaken(site.directory.uploadLockPath) { throw Self.alreadyRuns() }
+            try BackgroundService.detach()
+            return
+        }
+        let catalogue = try site.catalogue()
+        guard let lock = try SiteLock.tryTake(site.directory.uploadLockPath) else { throw Self.alreadyRuns() }
+        let stop = StopFlag()
+        try onTermination { stop.stop() }
+        let bars = UploadProgress()
+        let uploader = makeService(catalogue, stop, bars)
+        try withExtendedLifetime(lock) {
+            if once { try runOnce(uploader, catalogue, bars) } else { try serve(uploader) }
+        }
+    }
+
+    private func makeService(_ catalogue: Catalogue, _ stop: StopFlag, _ bars: UploadProgress) -> UploadService {
+        let owners = LogOwners(site: site.directory)
+        let showsProgress = once
+        let replicator = Replicator(
+            catalogue: catalogue, host: ProcessInfo.processInfo.hostName, stop: stop, openVault: { [site] disk in try site.openVault(of: disk) },
+            owner: { disk in try owners.owner(of: disk) },
+            progress: { disk, done, total in if showsProgress { bars.update(disk: disk, doneBytes: done, totalBytes: total) } })
+        return UploadService(replicator: replicator, log: Logger(label: "farshore.upload") { StreamLogHandler.standardError(label: $0) })
+    }
+
+    private func serve(_ uploader: UploadService) throws {
+        if BackgroundService.isDetached {
+            let file = try BackgroundService.openLog(site.directory.runFolder + "/upload.log")
+            BackgroundService.announceReady(log: file.raw)
+        } else {
+            BackgroundService.announceReady(log: STDERR_FILENO)
+        }
+        serviceLog("uploader of \(site.directory.path) is ready")
+        try uploader.run()
+        BackgroundService.notifySystemd("STOPPING=1")
+        serviceLog("uploader ended")
+    }
+
+    private func runOnce(_ uploader: UploadService, _ catalogue: Catalogue, _ bars: UploadProgress) throws {
+        let failures: [(disk: String, failure: AttemptFailure)]
+        do {
+            failures = try uploader.runOnce()
+        } catch is Stopped {
+            throw Failure(.failed, "stopped before all was replicated", try: "farshore upload --once")
+        }
+        bars.finish()
+        let documents = try catalogue.disks().map { disk in
+            DiskDocument(
+                disk: disk.name, replicatedSequence: try catalogue.replication(ofDisk: disk.name).provenSequence, paused: disk.isPaused,
+                error: failures.first { $0.disk == disk.name }?.failure.message)
+        }
+        try output.print(documents) { documents in
+            documents.isEmpty ? "no disk is protected on this site" : documents.map(Self.line).joined(separator: "\n")
+        }
+        if let first = failures.first {
+            let status = Failure.explaining(first.failure.cause)?.status ?? .failed
+            throw Failure(status, "\(first.disk): \(first.failure.message)", try: first.failure.remedy)
+        }
+        if let paused = documents.first(where: { $0.paused }) {
+            throw Failure(.failed, "\(paused.disk) is paused and was not replicated", try: "farshore resume \(paused.disk)")
+        }
+    }
+
+    private static func line(_ document: DiskDocument) -> String {
+        if let error = document.error { return "\(document.disk): failed: \(error)" }
+        if document.paused { return "\(document.disk): paused" }
+        return "\(document.disk): verified in the vault up to #\(document.replicatedSequence ?? 0)"
+    }
+
+    private static func alreadyRuns() -> Failure {
+        Failure(.inUse, "another uploader of this site is running", try: "stop it first, or let it do the work: farshore status")
+    }
+}
+
+extension SiteOptions {
+    /// The vault of a protected disk, with the key files it was protected with.
+    func openVault(of disk: ProtectedDisk) throws -> Vault {
+        let key: KeySource =
+            if let file = disk.keyFile { try .keyFile(path: file) } else if let file = disk.passphraseFile { try .passphraseFile(path: file) } else { .none }
+        return try farshore.openVault(url: disk.vaultURL, key: key, site: self)
+    }
+}

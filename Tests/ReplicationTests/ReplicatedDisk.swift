@@ -1,0 +1,142 @@
+// A protected disk in a temporary directory with its site and a vault, and a model of what every point must hold.
+
+import BlockIO
+import ChangeLog
+import DiskImage
+import Foundation
+import Logging
+import ObjectStore
+import Replication
+import Site
+import Synchronization
+import Vault
+import VirtualDisk
+
+/// The owner of the disk's log, in the test's own process.
+struct TestOwner: DiskOwner {
+    let disk: @Sendable () throws -> VirtualDisk
+
+    func makeDurable() throws -> UInt64 { try disk().makeDurable() }
+    func freeze() throws -> UInt64 { try disk().freeze() }
+    func unfreeze() throws { try disk().unfreeze() }
+}
+
+final class ReplicatedDisk: @unchecked Sendable {
+    // Sendable: `disk` is replaced by the test's thread only, while nothing replicates.
+    static let name = "d"
+
+    let folder: String
+    let site: SiteDirectory
+    let store: WatchedStore
+    let id = LogID.random()
+    let key = KeySource.keyFile([UInt8](repeating: 7, count: 32))
+    let sizeBytes: Int
+    private var opened: VirtualDisk?
+    var disk: VirtualDisk { opened! }
+    private(set) var bootID = "boot-1"
+    /// What the disk holds now, and what it held at each point.
+    private(set) var model: [UInt8]
+    private(set) var points: [UInt64: [UInt8]] = [:]
+
+    init(content: [UInt8]) throws {
+        folder = FileManager.default.temporaryDirectory.path + "/farshore-replication-" + UUID().uuidString
+        try Directory.create(folder)
+        model = content
+        sizeBytes = content.count
+        try Data(content).write(to: URL(fileURLWithPath: folder + "/image"))
+        site = SiteDirectory(path: folder + "/site")
+        try site.create()
+        store = WatchedStore(try DirectoryStore(root: folder + "/vault", create: true))
+        let vault = try Vault.create(store: store, protection: key, memory: HeadMemory(folder: nil)).vault
+        let start = try Sequencer(path: site.sequencePath).next()
+        try ChangeLog.create(
+            LogFolder(folder + "/log"), diskID: id, diskBytes: UInt64(content.count), targets: [vault.id.description], segmentBytes: 1 << 20,
+            budgetBytes: 256 << 20, startSequence: start)
+        _ = try vault.register(disk: VaultID(id.description)!, name: Self.name, sizeBytes: UInt64(content.count))
+        try Catalogue(site: site).add(ProtectedDisk(
+            name: Self.name, id: id.description, imagePath: folder + "/image", format: "raw", sizeBytes: UInt64(content.count),
+            logFolder: folder + "/log", logBudgetBytes: 256 << 20, intervalSeconds: 1, vaultURL: "file://\(folder)/vault",
+            vaultID: vault.id.description, keyFile: nil, passphraseFile: nil))
+        opened = try Self.open(folder, site, bootID)
+    }
+
+    deinit {
+        opened?.abandon()
+        try? FileManager.default.removeItem(atPath: folder)
+    }
+
+    private static func open(_ folder: String, _ site: SiteDirectory, _ bootID: String) throws -> VirtualDisk {
+        let log = LogFolder(folder + "/log")
+        return try VirtualDisk.open(
+            name: name, image: try openImage(folder + "/image", access: .readWrite, format: .raw), folder: log, lock: try OwnerLock.acquire(log),
+            sequencer: try Sequencer(path: site.sequencePath), options: ChangeLog.Options(bootID: bootID))
+    }
+
+    /// Drops the disk without a clean stop, and opens it again, in another boot if asked.
+    func reopen(inAnotherBoot: Bool = false) throws {
+        disk.abandon()
+        if inAnotherBoot { bootID += "x" }
+        // The old owner's lock goes with the old disk.
+        opened = nil
+        opened = try Self.open(folder, site, bootID)
+    }
+
+    func openVault() throws -> Vault { try Vault.open(store: store, key: key, memory: HeadMemory(folder: nil)) }
+
+    func replicator(stop: StopFlag = StopFlag(), site: SiteDirectory? = nil, key: KeySource? = nil) throws -> Replicator {
+        try Replicator(
+            catalogue: Catalogue(site: site ?? self.site), host: "test", stop: stop,
+            openVault: { [store, own = self.key] _ in try Vault.open(store: store, key: key ?? own, memory: HeadMemory(folder: nil)) },
+            owner: { [self] _ in TestOwner { self.disk } }, progress: { _, _, _ in })
+    }
+
+    static let quiet = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
+
+    /// One run of the uploader, as `upload --once` does it.
+    @discardableResult
+    func upload(key: KeySource? = nil) throws -> AttemptFailure? {
+        try UploadService(replicator: replicator(key: key), log: Self.quiet).runOnce().first?.failure
+    }
+
+    // MARK: Writing
+
+    func write(_ bytes: [UInt8], at offset: Int) throws {
+        try bytes.withUnsafeBytes { try disk.write($0, at: UInt64(offset), sequenceSlot: nil) }
+        model.replaceSubrange(offset..<offset + bytes.count, with: bytes)
+    }
+
+    func zero(at offset: Int, length: Int) throws {
+        try disk.zero(at: UInt64(offset), length: UInt64(length), mayFree: true, sequenceSlot: nil)
+        model.replaceSubrange(offset..<offset + length, with: repeatElement(0, count: length))
+    }
+
+    @discardableResult
+    func cut(tag: String = "") throws -> UInt64 {
+        let point = try VirtualDisk.cutPoint([disk], tag: tag)
+        points[point] = model
+        return point
+    }
+
+    /// Random writes, zeros and cuts.
+    func scribble(_ count: Int, using random: inout some RandomNumberGenerator) throws {
+        for _ in 0..<count {
+            let length = Int.random(in: 1...60_000, using: &random)
+            let offset = Int.random(in: 0..<(sizeBytes - length), using: &random)
+            switch Int.random(in: 0..<10, using: &random) {
+            case 0: try zero(at: offset, length: length)
+            case 1: try cut(tag: Bool.random(using: &random) ? "t\(points.count)" : "")
+            default: try write((0..<length).map { _ in UInt8.random(in: 0...255, using: &random) }, at: offset)
+            }
+        }
+        try cut()
+    }
+
+    // MARK: Reading back
+
+    var proven: ReplicationState { get throws { try Catalogue(site: site).replication(ofDisk: Self.name) } }
+
+    func history() throws -> DiskHistory? {
+        let vault = try openVault()
+        return try DiskHistory.newest(vault, try vault.disk(Self.name))
+    }
+}
