@@ -74,6 +74,10 @@ package final class ChangeLog: @unchecked Sendable {
     var spaceError: SystemError?
     /// When it is tried again, by the monotonic clock.
     var spaceRetryNanoseconds: UInt64 = 0
+    /// Room for destage is set aside (see `SpaceReserve`).
+    var hasReserve = false
+    /// Destage is using the room: not to be taken back before it has merged something.
+    var isReserveLent = false
     var isPreparing = false
     /// Threads that wait for a segment.
     var roomWaiterCount = 0

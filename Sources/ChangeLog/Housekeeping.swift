@@ -35,7 +35,7 @@ extension ChangeLog {
             spaceError = nil
             return
         }
-        guard !isStopping, segmentToSeal == nil, failure != nil || !isSpareWanted || spaceError != nil else { return }
+        guard !isStopping, segmentToSeal == nil, failure != nil || spaceError != nil || isReserveLent || !isSpareWanted else { return }
         monitor.wait(for: chores, milliseconds: Self.pollMilliseconds)
         // Not at each wake-up: whoever waits for room wakes this thread, and would be woken by each new failure.
         if Clock.monotonicNanoseconds() >= spaceRetryNanoseconds { spaceError = nil }
@@ -77,11 +77,16 @@ extension ChangeLog {
 
     /// Recycles the oldest segment or makes a new file; false when neither can be had now. The monitor is held.
     private func prepareSpare() -> Bool {
-        guard failure == nil, spaceError == nil, isSpareWanted else { return false }
-        if let segment = retired.popLast() ?? takeRecyclable() {
+        guard failure == nil else { return false }
+        if !hasReserve, !isReserveLent, remakeReserve() { return true }
+        guard isSpareWanted else { return false }
+        let failedBefore = spaceError == nil ? retired.popLast() : nil
+        if let segment = failedBefore ?? takeRecyclable() {
             prepare { () throws(SystemError) in try self.wipe(segment) } orKeep: { self.retired.append(segment) }
             return true
         }
+        // Not in the room that destage was lent.
+        guard spaceError == nil, hasReserve else { return false }
         let number = nextNumber
         nextNumber += 1
         prepare { () throws(SystemError) in try self.makeSegmentFile(number) } orKeep: {}
@@ -101,6 +106,25 @@ extension ChangeLog {
             orKeep()
         }
         wakeEveryone()
+    }
+
+    /// First in room that is there, else in place of a segment that is out of use. True when something was done.
+    private func remakeReserve() -> Bool {
+        guard spaceError == nil || !retired.isEmpty || isOldestRecyclable else { return false }
+        let segment = spaceError == nil ? nil : retired.popLast() ?? takeRecyclable()
+        monitor.unlock()
+        let result = Result { () throws(SystemError) in
+            if let segment { try removeFile(segment) }
+            try makeReserve()
+        }
+        monitor.lock()
+        isPreparing = false
+        switch result {
+        case .success: hasReserve = true
+        case .failure(let error): noteSpaceError(error)
+        }
+        wakeEveryone()
+        return true
     }
 
     /// Out of the live list, with no reader left.
@@ -165,13 +189,12 @@ extension ChangeLog {
         return spares.count < Self.newSparesWanted && fileCount < segmentCountMax
     }
 
-    private var isSlotToBeHad: Bool { !retired.isEmpty || isOldestRecyclable || fileCount < segmentCountMax }
-
     /// Whether a thread that needs a segment may wait for one. Waiting for destage is back-pressure; waiting for a target
     /// that may be down for days is not: the guest gets ENOSPC.
     var isRoomComing: Bool {
         if isPreparing { return true }
-        if isSlotToBeHad, spaceError == nil { return true }
+        if spaceError == nil, !retired.isEmpty || (fileCount < segmentCountMax && !isReserveLent) { return true }
+        if isOldestRecyclable { return true }
         // Also when no new file can be had for want of disk space: destage frees an old one.
         guard let oldest = live.first, oldest.phase != .active, oldest.currentIndex > destagedSegment else { return false }
         return destageObstacle == nil && oldest.lastSequence <= replicatedThrough
@@ -265,6 +288,7 @@ extension ChangeLog {
         monitor.lock()
         destagedSegment = max(destagedSegment, segment.index)
         spaceError = nil
+        isReserveLent = false
         wakeEveryone()
         monitor.unlock()
     }

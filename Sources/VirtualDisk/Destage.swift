@@ -44,10 +44,18 @@ extension VirtualDisk {
                 }
                 if !hasWork { log.waitForSealedSegment(milliseconds: Self.waitMilliseconds) }
             } catch {
+                if takeReserve(after: error) { continue }
                 noteDestage(DiskError(error))
                 log.waitForChore(milliseconds: Self.retryMilliseconds)
             }
         }
+    }
+
+    /// True when destage met a full filesystem and the log's reserve makes another try worthwhile.
+    private func takeReserve(after error: any Error) -> Bool {
+        guard case .system(let error) = DiskError(error), error.errno == ENOSPC || error.errno == EDQUOT else { return false }
+        destage.state.withLock { $0.isTight = true }
+        return log.releaseReserve()
     }
 
     private func noteDestage(_ error: DiskError?) {
@@ -63,7 +71,11 @@ extension VirtualDisk {
     /// One batch; false when there was nothing to do. The caller has the turn.
     func destageBatch() throws -> Bool {
         guard destage.frozenSequence == nil else { return false }
-        let limit = max(1, Self.batchBytesMax / log.geometry.segmentBytes)
+        let isTight = destage.state.withLock { state in
+            if state.isTight { state.isTight = log.isReserveOut }
+            return state.isTight
+        }
+        let limit = isTight ? 1 : max(1, Self.batchBytesMax / log.geometry.segmentBytes)
         let segments = log.sealedSegments(limit: limit)
         guard let last = segments.last else { return false }
         let batch = DestageBatch(disk: self, segments: segments)

@@ -8,6 +8,8 @@ final class DestageControl: Sendable {
         var frozenSequence: UInt64?
         /// Why the last batch failed; nil after one that worked.
         var error: DiskError?
+        /// Space ran out: one segment at a time, with the log's reserve, until the reserve is back.
+        var isTight = false
         var isStopping = false
         /// Ranges of the map that may be empty and were busy when their memory was to be given back.
         var untrimmedRanges: Set<Int> = []
