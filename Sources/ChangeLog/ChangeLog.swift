@@ -178,7 +178,7 @@ package final class ChangeLog: @unchecked Sendable {
     package func abandon() { stop() }
 
     func sync(_ segment: Segment) throws(SystemError) {
-        try segment.syncData()
+        try folder.sync(segment)
         options.didSync?(segment.file.path)
     }
 

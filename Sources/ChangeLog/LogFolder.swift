@@ -13,6 +13,7 @@ package struct LogFolder: Equatable, Sendable {
     package var stateFile: String { path + "/log.state" }
     package var lockFile: String { path + "/owner.lock" }
     package var freezeFile: String { path + "/freeze" }
+    package var failedSyncFile: String { path + "/sync-failed" }
     package func markFile(target: String) -> String { path + "/replicated-" + target }
 
     func segmentFile(_ number: Int) -> String {
@@ -64,6 +65,18 @@ package struct LogFolder: Equatable, Sendable {
 
     package func storeFreeze(sequence: UInt64) throws(SystemError) {
         try DurableFile.replace(freezeFile, with: Array("farshore freeze 1\nsequence \(sequence)\n".utf8))
+    }
+
+    var hasFailedSync: Bool { access(failedSyncFile, F_OK) == 0 }
+
+    /// Syncs the segment. A failure is noted for the next opening, which must not trust the page cache; the note need not be
+    /// durable, a power loss takes the page cache with it. Where no file can be made, the next opening fails as well.
+    func sync(_ segment: Segment) throws(SystemError) {
+        do throws(SystemError) { try segment.syncData() } catch {
+            let note = open(failedSyncFile, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600)
+            if note >= 0 { close(note) }
+            throw error
+        }
     }
 
     private func text(of path: String) throws(LogError) -> String? {

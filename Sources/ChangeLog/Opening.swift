@@ -14,10 +14,11 @@ extension ChangeLog {
         }
         let scan = try SegmentScan(folder, state, geometry)
         let sync = { (segment: Segment) throws(SystemError) in
-            try segment.syncData()
+            try folder.sync(segment)
             options.didSync?(segment.file.path)
         }
         var recovery = Recovery(state, geometry, spares: scan.spares, sync: sync, replay: replay)
+        if folder.hasFailedSync { try asLogError { () throws(SystemError) in try rewrite(scan, sync) } }
         // A killed owner may have wiped one and not synced it: its old header must not come back after it is used again.
         try asLogError { () throws(SystemError) in for spare in scan.spares { try sync(spare) } }
         var lastStop = LastStop.never
@@ -33,6 +34,7 @@ extension ChangeLog {
         state.cleanStop = nil
         try asLogError { () throws(SystemError) in
             try state.store(folder.stateFile)
+            try DurableFile.remove(folder.failedSyncFile)
             try sequencer.raise(above: recovery.lastSequence)
         }
         let log = ChangeLog(
@@ -41,6 +43,16 @@ extension ChangeLog {
         log.adopt(recovery.kept, spares: recovery.spares, lastSequence: recovery.lastSequence)
         try asLogError { () throws(SystemError) in try log.startHousekeeping() }
         return (log, lastStop)
+    }
+
+    /// After a failed sync the page cache holds pages that are clean and not on the disk, and every later sync would pass
+    /// them over: all that no earlier sync covered is made dirty again.
+    private static func rewrite(_ scan: SegmentScan, _ sync: (Segment) throws(SystemError) -> Void) throws(SystemError) {
+        for found in scan.live {
+            try found.segment.rewrite(found.seal == nil ? found.segment.geometry.segmentBytes : blockBytes)
+            try sync(found.segment)
+        }
+        for spare in scan.spares { try spare.rewrite(blockBytes) }
     }
 
     /// Before any other thread knows the log.
