@@ -22,7 +22,7 @@ with Scenario() as s:
     image = s.path("disk.img")
     with open(image, "wb") as file:
         file.truncate(SIZE)
-    s.farshore("protect", image, "--name", "d", "--vault", url, "--key-file", s.key())
+    s.farshore("protect", image, "--name", "d", "--vault", url, "--key-file", s.key(), "--log-budget", 8 << 30)  # nothing uploads
     model = bytearray(SIZE)
     process, mnt = s.mount()
     fd = os.open(os.path.join(mnt, "d", "disk.raw"), os.O_RDWR)
