@@ -118,6 +118,8 @@ import VaultFixtures
         #expect(code == EROFS)
     }
 
+    /// Promise P3: A point reads bit-exact, or the read fails naming the object; it never reads as zeros instead.
+    ///
     /// Damaged data is EIO for the blocks that lie in it; all others read right; never zeros instead.
     @Test(arguments: [true, false]) func damageIsAnErrorForItsRangeAlone(encrypted: Bool) throws {
         let test = try TestVault(encrypted: encrypted)

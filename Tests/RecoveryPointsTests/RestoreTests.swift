@@ -98,6 +98,8 @@ import VaultFixtures
         #expect(!FileManager.default.fileExists(atPath: directory + "/out"))
     }
 
+    /// Promise P4: Every point can be recovered with only the vault and its key.
+    ///
     /// The script in examples/ was written from the format page; it must find the same bytes.
     @Test(arguments: [KeySource.keyFile(TestVault.keyBytes), .passphrase(Array("open sesame".utf8)), .none])
     func theScriptRestoresTheSameBytes(key: KeySource) throws {

@@ -1,4 +1,4 @@
-// Promise of `vault check`: every damaged, missing or exchanged object of a vault is named, with the points and bytes
+// What `vault check` is for: every damaged, missing or exchanged object of a vault is named, with the points and bytes
 // it takes. One bit is flipped in every object of a small vault, one after the other.
 
 import Foundation
@@ -37,6 +37,7 @@ import VaultFixtures
         #expect(try check(test, readData: true).objects == UInt64(test.keys().count))
     }
 
+    /// Promise F4: A damaged, missing, swapped or truncated vault object is refused by name.
     @Test(arguments: [true, false]) func oneFlippedBitInAnyObjectIsNamed(encrypted: Bool) throws {
         let (test, _) = try smallVault(encrypted: encrypted)
         var numbers = SeededNumbers(seed: 9)

@@ -60,6 +60,29 @@ func readState(_ vault: Vault, disk: VaultID, at sequence: UInt64) throws -> [UI
         #expect(try history.newestPoint { $0.tag == "before" }?.sequence == disk.points[6].sequence)
     }
 
+    /// Promise P2: A point is listed in a vault only when everything it needs was verified there.
+    @Test func aStepThatIsNotInAHeadDoesNotExist() throws {
+        var meddled: MeddledStore!
+        let test = try TestVault { inner in
+            meddled = MeddledStore(inner)
+            return meddled
+        }
+        let disk = try ModelDisk(test.vault, sizeBytes: 2 << 20, seed: 4)
+        try disk.replicateInitially()
+        try disk.step(records: 3)
+        func listed() throws -> Int { try #require(try DiskHistory.newest(test.reopened(), try test.vault.disk("disk"))).points().count }
+        // Each kind of object in turn is acknowledged and lost: the point does not appear.
+        for part in ["segments/", "manifests/", "maps/", "heads/"] {
+            meddled.meddle { $0.drops = { $0.contains(part) } }
+            #expect(throws: VaultError.self, "\(part)") { try disk.step(records: 3, checkpoint: true) }
+            meddled.meddle { $0.drops = { _ in false } }
+            #expect(try listed() == 2, "\(part)")
+        }
+        try disk.step(records: 3)
+        #expect(try listed() == 3)
+        #expect(try VaultCheck(vault: test.reopened(), readData: true).run().isClean)
+    }
+
     @Test func aNewLineageBeginsWhereItBranched() throws {
         let test = try TestVault()
         let disk = try ModelDisk(test.vault, sizeBytes: 8 << 20, seed: 3)

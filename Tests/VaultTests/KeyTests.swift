@@ -28,6 +28,29 @@ import VaultFixtures
         }
     }
 
+    /// Promise F7: The key never reaches the target, and a wrong key is an error of its own.
+    @Test func noSecretIsInAnyObject() throws {
+        let directory = try temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let store = try DirectoryStore(root: directory, create: true)
+        let passphrase = "no object may hold these words"
+        let (vault, kit) = try Vault.create(store: store, protection: .passphrase(Array(passphrase.utf8)), memory: HeadMemory(folder: nil))
+        let disk = try ModelDisk(vault, sizeBytes: 3 << 20, seed: 2)
+        try disk.replicateInitially()
+        try disk.step(records: 20, checkpoint: true)
+        var secrets = [Data(passphrase.utf8)]
+        for line in kit.text.split(separator: "\n") where line.contains("-key") {
+            let digits = String(line.split(separator: " ").last ?? "")
+            guard let key = Hex.decode(digits), key.count == 32 else { continue }
+            secrets += [Data(digits.utf8), Data(key)]
+        }
+        #expect(secrets.count == 5)
+        for object in try store.listAll(prefix: "") {
+            let content = Data(try store.get(object.key))
+            for secret in secrets { #expect(content.range(of: secret) == nil, "\(object.key) holds a secret") }
+        }
+    }
+
     @Test func theWrongKeyIsTheWrongKey() throws {
         let test = try TestVault()
         #expect(code { _ = try open(test, .keyFile([UInt8](repeating: 8, count: 32))) } == "wrongKey")
