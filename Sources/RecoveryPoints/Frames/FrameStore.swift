@@ -50,10 +50,14 @@ package final class FrameStore: @unchecked Sendable {
         condition.unlock()
     }
 
-    /// Copies bytes `start…` of the source's plaintext into `buffer`; what lies behind its end reads as zeros.
+    /// Copies bytes `start…` of the source's plaintext into `buffer`. A block the source ends in is padded with zeros; what
+    /// lies behind that is not there, and the map that names it is wrong.
     func read(_ source: DataSource, from start: Int, into buffer: UnsafeMutableRawBufferPointer) throws(VaultError) {
         let object = try table(source)
         let end = min(start + buffer.count, object.header.plaintextBytes)
+        guard start + buffer.count - end < FormatLimits.blockBytes else {
+            throw .damaged(object: source.place.key, reason: "it has \(object.header.plaintextBytes) bytes, but a map or index names bytes up to \(start + buffer.count)")
+        }
         if end < start + buffer.count { zero(buffer, from: max(0, end - start)) }
         guard start < end else { return }
         let frameBytes = object.header.frameBytes

@@ -48,9 +48,9 @@ struct HistorySurvey {
         let fulls = manifests.values.filter { $0.kind == .full }.sorted { ($0.fullNumber ?? 0) < ($1.fullNumber ?? 0) }
         return fulls.flatMap { full -> [(root: MapRoot, first: UInt64, last: UInt64)] in
             let next = fulls.first { $0.after == full.sequence && $0.fullNumber == (full.fullNumber ?? 0) + 1 }
-            let end = next.map { max(full.sequence, $0.sequence - 1) } ?? state.lineages.map(\.sequence).max() ?? full.sequence
+            let end = next.map { max(full.sequence, $0.sequence &- 1) } ?? state.lineages.map(\.sequence).max() ?? full.sequence
             let own = full.root.map { [(root: $0, first: full.sequence, last: end)] } ?? []
-            let base = full.baseRoot.map { [(root: $0, first: full.after, last: max(full.after, full.sequence - 1))] } ?? []
+            let base = full.baseRoot.map { [(root: $0, first: full.after, last: max(full.after, full.sequence &- 1))] } ?? []
             return base + own
         }
     }

@@ -48,7 +48,7 @@ package struct DiskHistory: Sendable {
             while let (ref, named) = next, seen.insert(ref.hash).inserted {
                 let full = try manifest(ref, named)
                 guard try body(full) else { return }
-                let before = full.fulls?.first { $0.fullNumber + 1 == full.fullNumber }
+                let before = full.fulls?.max { $0.fullNumber < $1.fullNumber }
                 next = before.flatMap {
                     $0.sequence < state.oldestSequence ? nil : (ManifestRef(lineage: $0.lineage, sequence: $0.sequence, hash: $0.hash), full.lineage)
                 }

@@ -102,7 +102,8 @@ package final class HistoryWriter {
 
     private func isFullDue(_ step: Step, adding segments: [SegmentEntry]) -> Bool {
         let all = step.segments + segments
-        return step.newest.number - step.full.number + 1 >= limits.manifestsPerFull || all.reduce(0) { $0 + $1.payloadBytes } >= limits.payloadBytesPerFull
+        // A newest manifest numbered below the full one cannot be; then a full one is no harm.
+        return step.newest.number < step.full.number || step.newest.number - step.full.number + 1 >= limits.manifestsPerFull || all.reduce(0) { $0 + $1.payloadBytes } >= limits.payloadBytesPerFull
             || all.reduce(0) { $0 + $1.records } >= limits.recordsPerFull
     }
 

@@ -109,7 +109,7 @@ package enum MapPage: Equatable, Sendable {
     // MARK: Reading
 
     /// The page of `level` that covers from `firstBlock`; nil when the bytes are anything else.
-    init?(_ page: [UInt8], level: Int, firstBlock: UInt64) {
+    package init?(_ page: [UInt8], level: Int, firstBlock: UInt64) {
         guard page.count >= Self.headerBytes else { return nil }
         let decoded: MapPage? = page.withUnsafeBytes { bytes in
             guard bytes[..<4].elementsEqual(Self.magic), Int(bytes[4]) == level, bytes[5..<8].allSatisfy({ $0 == 0 }),

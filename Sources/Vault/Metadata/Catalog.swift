@@ -48,6 +48,15 @@ package struct Catalog: ChainDocument, Equatable {
         self.keyGeneration = keyGeneration
     }
 
+    /// What makes it no valid catalog; names become directories of a mount, so they are checked here too.
+    var flaw: String? {
+        if collectionEpoch == 0 || collectionEpoch > UInt32.max / 2 { return "its collection epoch is \(collectionEpoch)" }
+        if let disk = disks.first(where: { !Self.isValidName($0.name) }) { return "\(disk.name.debugDescription) cannot be a disk's name" }
+        if Set(disks.map(\.name)).count != disks.count || Set(disks.map(\.id)).count != disks.count { return "a disk stands in it twice" }
+        let isSized = disks.allSatisfy { $0.sizeBytes > 0 && $0.sizeBytes % 512 == 0 && $0.sizeBytes <= FormatLimits.diskBytesMax }
+        return isSized ? nil : "a disk in it has an impossible size"
+    }
+
     package func disk(named name: String) -> Disk? { disks.first { $0.name == name } }
 
     /// 1 to 64 characters of `A-Z a-z 0-9 . _ -`, not starting with a dot or dash: names become folders of a mount.
@@ -69,6 +78,7 @@ extension Vault {
 
     package func catalog() throws(VaultError) -> Published<Catalog> {
         guard let newest = try catalogChain.newest() else { throw .missing(object: ObjectPlace.catalog(1).key) }
+        if let flaw = newest.document.flaw { throw .damaged(object: ObjectPlace.catalog(newest.document.number).key, reason: flaw) }
         return newest
     }
 

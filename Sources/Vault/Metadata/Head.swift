@@ -169,11 +169,17 @@ package struct HeadChain: Sendable {
     private func check(_ head: Head) throws(VaultError) {
         func damaged(_ reason: String) -> VaultError { .damaged(object: ObjectPlace.head(group: group, head.number).key, reason: reason) }
         guard head.group == group else { throw damaged("it belongs to the group \(head.group)") }
+        guard head.writer.epoch <= FormatLimits.integerMax else { throw damaged("its writer epoch is \(head.writer.epoch)") }
         for disk in head.disks {
             guard disk.sizeBytes > 0, disk.sizeBytes % 512 == 0, disk.sizeBytes <= FormatLimits.diskBytesMax else { throw damaged("a disk of \(disk.sizeBytes) bytes") }
+            guard zip(disk.lineages, disk.lineages.dropFirst()).allSatisfy({ $0.sequence <= $1.sequence || $1.parent != nil }) else {
+                throw damaged("its lineages do not follow each other")
+            }
             for lineage in disk.lineages {
                 let sequences = [lineage.full.sequence] + lineage.tail.map(\.sequence)
-                guard zip(sequences, sequences.dropFirst()).allSatisfy({ $0 < $1 }), sequences.last == lineage.sequence else {
+                guard zip(sequences, sequences.dropFirst()).allSatisfy({ $0 < $1 }), sequences.last == lineage.sequence,
+                    lineage.sequence <= FormatLimits.integerMax
+                else {
                     throw damaged("the manifests of lineage \(lineage.id) do not rise to its sequence")
                 }
             }

@@ -25,6 +25,12 @@ package struct SegmentEntry: Codable, Equatable, Sendable {
         self.payloadBytes = payloadBytes
     }
 
+    /// What can be added up and allocated without a second thought.
+    var isWithinLimits: Bool {
+        payloadOffset <= UInt64(FormatLimits.segmentPlaintextBytesMax) && payloadBytes <= UInt64(FormatLimits.segmentPayloadBytesMax)
+            && records <= UInt64(FormatLimits.segmentRecordsMax) && bytes <= 2 * UInt64(FormatLimits.segmentPlaintextBytesMax)
+    }
+
     /// The same entry as a manifest of another lineage names it.
     package func named(from lineage: VaultID) -> SegmentEntry {
         SegmentEntry(
@@ -126,16 +132,18 @@ package struct Manifest: Codable, Equatable, Sendable {
     /// Nil when the fields fit each other as the format says, else what is wrong.
     var flaw: String? {
         if sizeBytes == 0 || sizeBytes % 512 != 0 || sizeBytes > FormatLimits.diskBytesMax { return "a disk of \(sizeBytes) bytes" }
-        if after > sequence || sequence > FormatLimits.integerMax { return "it covers sequences after \(after) to \(sequence)" }
+        if number == 0 || number > FormatLimits.integerMax { return "its number is \(number)" }
+        if after > sequence || sequence == 0 || sequence > FormatLimits.integerMax { return "it covers sequences after \(after) to \(sequence)" }
         if (number == 1) != (previous == nil) { return "its number and its previous manifest do not fit" }
         if zip(segments, segments.dropFirst()).contains(where: { $0.last >= $1.first }) { return "its segments do not rise" }
+        if segments.contains(where: { !$0.isWithinLimits }) { return "a segment beyond the limits of the format" }
         if segments.contains(where: { $0.first > $0.last || $0.last <= after || $0.first > sequence }) { return "a segment lies outside of what it covers" }
         if zip(points, points.dropFirst()).contains(where: { $0.sequence >= $1.sequence }) { return "its points do not rise" }
         if points.contains(where: { $0.sequence > sequence || ($0.sequence <= after && after != sequence) }) { return "a point lies outside of what it covers" }
         guard kind == .full else {
             return root == nil && baseRoot == nil && fullNumber == nil && fulls == nil && after < sequence ? nil : "a \(kind.rawValue) manifest with fields of a full one"
         }
-        guard let root, let fullNumber, fullNumber >= 1 else { return "a full manifest without a map" }
+        guard let root, let fullNumber, fullNumber >= 1, fullNumber <= number else { return "a full manifest without a map" }
         if let flaw = root.flaw(sizeBytes: sizeBytes) { return flaw }
         if !segments.isEmpty && baseRoot == nil { return "segments without the map they are laid over" }
         if let baseRoot, baseRoot.level < 0 || baseRoot.level > FormatLimits.mapLevelMax { return "its base map has level \(baseRoot.level)" }

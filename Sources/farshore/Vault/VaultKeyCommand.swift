@@ -32,7 +32,7 @@ struct VaultKeyList: ParsableCommand {
     func run() throws {
         let vault = try openVault(url: url, key: try key.source(), site: site)
         let keys = try vault.keyDescriptions().map {
-            Document(number: $0.number, kind: $0.kind, label: $0.label, created: timeText(nanoseconds: $0.createdMicros * 1000))
+            Document(number: $0.number, kind: $0.kind, label: $0.label, created: timeText(nanoseconds: $0.createdMicros.multipliedReportingOverflow(by: 1000).partialValue))
         }
         try output.print(keys) { keys in
             keys.isEmpty ? "This vault is not encrypted." : tableText([["NUMBER", "KIND", "LABEL", "CREATED"]] + keys.map { ["\($0.number)", $0.kind, $0.label, $0.created] })
