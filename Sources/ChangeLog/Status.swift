@@ -1,6 +1,7 @@
 // What a log says of itself, and whether a record reached it.
 
 package import BlockIO
+import Synchronization
 
 package struct LogStatus: Equatable, Sendable {
     package var fileBytes: UInt64
@@ -32,6 +33,13 @@ extension ChangeLog {
             starvation: isStarved && !isRoomComing ? starvationReason : nil)
     }
 
+    /// The files of segments with records, oldest first: removed in this order they leave a log that can be opened.
+    package var liveFiles: [String] {
+        monitor.lock()
+        defer { monitor.unlock() }
+        return live.map { $0.file.path }
+    }
+
     /// Whether a record with this sequence reached the log. Asked after recovery by whoever finds a request of a killed
     /// process; what is older than the log's oldest segment was in it.
     package func holdsRecord(sequence: UInt64) throws(SystemError) -> Bool {
@@ -39,7 +47,10 @@ extension ChangeLog {
         let oldest = live.first?.header?.afterSequence ?? lastReserved
         let segment = live.last { $0.header.map { $0.afterSequence < sequence } ?? false }
         let end = lastReserved
+        // Kept from being recycled while its table is read: a record that is not found is written once more.
+        segment?.pins.add(1, ordering: .sequentiallyConsistent)
         monitor.unlock()
+        defer { segment?.pins.subtract(1, ordering: .releasing) }
         guard sequence > oldest else { return true }
         guard sequence <= end, let segment, let header = segment.header else { return false }
         let table = try SegmentTable(segment.file, header, geometry)

@@ -59,10 +59,8 @@ extension VirtualDisk {
             // The state goes last: until then a repetition finds a log that is empty and merged.
             let folder = log.folder.path
             let names = try Directory.list(folder).filter { $0 != "log.state" && $0 != "owner.lock" }
-            for name in names + ["log.state", "owner.lock"] {
-                guard unlink(folder + "/" + name) == 0 || errno == ENOENT else {
-                    throw SystemError(errno: errno, operation: "remove", path: folder + "/" + name)
-                }
+            for path in log.liveFiles + (names + ["log.state", "owner.lock"]).map({ folder + "/" + $0 }) {
+                guard unlink(path) == 0 || errno == ENOENT else { throw SystemError(errno: errno, operation: "remove", path: path) }
             }
             guard rmdir(folder) == 0 || errno == ENOTEMPTY else { throw SystemError(errno: errno, operation: "remove", path: folder) }
         } catch { throw DiskError(error) }

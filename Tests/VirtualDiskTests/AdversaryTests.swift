@@ -35,6 +35,21 @@ import VirtualDisk
         #expect(wrong.load(ordering: .relaxed) == 0)
     }
 
+    /// Ending protection is interrupted between two files: the log left behind still opens, so that it can be repeated.
+    @Test func aLogThatIsHalfRemovedStillOpens() throws {
+        let test = try TestDisk(MemoryImage([UInt8](repeating: 0, count: 1 << 20)), targets: ["vault"])
+        defer { test.remove() }
+        // Two spares, of which the second is used first: the order of names is not the order of use.
+        while test.disk.status.log.fileBytes < 2 * UInt64(TestDisk.segmentBytes) { usleep(1000) }
+        for block in 0..<120 { try test.disk.put([UInt8](repeating: 1, count: blockBytes), at: block * blockBytes) }
+        let obstacle = test.folder.path + "/segment-000000-x"
+        try #require(mkdir(obstacle, 0o700) == 0)
+        #expect(throws: DiskError.self) { try test.disk.mergeAndRemoveLog() }
+        rmdir(obstacle)
+        try test.open()
+        #expect(try test.contents()[..<(120 * blockBytes)].allSatisfy { $0 == 1 })
+    }
+
     /// A copy that skips holes loses what SEEK_DATA does not find.
     @Test func dataThatMovesIntoTheImageDuringASeekIsFound() throws {
         let image = MeddledImage(MemoryImage([UInt8](repeating: 0, count: 1 << 20)))

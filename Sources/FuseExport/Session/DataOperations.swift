@@ -110,6 +110,9 @@ extension ServedDisk {
     /// Whether what this slot's request wrote is in the log already.
     func holdsRecord(of slot: Slot) -> Bool {
         let sequence = farshore_load_acquire(slot.sequence)
-        return sequence != 0 && holdsRecord(sequence: sequence)
+        if sequence != 0, holdsRecord(sequence: sequence) { return true }
+        // Said once, for the next successor too: when the segment is recycled, the log would count the number as written.
+        farshore_store_release(slot.sequence, 0)
+        return false
     }
 }
