@@ -83,10 +83,17 @@ final class DiskReplication {
             try connection.settleDoubtsOnce()
             let image = try openImage(disk.imagePath, access: .readOnly, format: ImageFormat(rawValue: disk.format))
             sizeBytes = image.sizeBytes
+            let before = try ImageIdentity(of: disk.imagePath)
             root = try InitialReplication(
                 vault: connection.vault, ledger: connection.ledger, image: image, epoch: connection.collectionEpoch,
                 threads: ReplicationLimits.chunkThreads, stop: replicator.stop, progress: throttledProgress(job, disk)
             ).run()
+            // Frozen means that nobody writes: what changed the image is not us, and what was read may be a mixture.
+            guard try ImageIdentity(of: disk.imagePath) == before else {
+                throw AttemptFailure(
+                    .mayPass, "\(disk.imagePath) was changed by somebody else while it was read", remedy: "stop the program that uses the image",
+                    cause: ImageError.inUse(path: disk.imagePath))
+            }
             return nil
         }
         try job.step("publish") {

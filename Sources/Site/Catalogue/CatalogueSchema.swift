@@ -43,6 +43,13 @@ extension Catalogue {
                 error TEXT,
                 remedy TEXT
             ) STRICT;
+            """)
+        try createJournalTables(database)
+    }
+
+    /// Jobs, events, and the presence of chunks in vaults.
+    private static func createJournalTables(_ database: Database) throws {
+        try database.execute(sql: """
             CREATE TABLE job (
                 id INTEGER PRIMARY KEY AUTOINCREMENT,
                 kind TEXT NOT NULL,

@@ -1,9 +1,10 @@
-// One line of `farshore doctor`, and the checks themselves. They read /proc, /sys and the loaded libraries; nothing is
-// mounted or written.
+// One line of `farshore doctor`, and the checks themselves. They read /proc and the loaded libraries, and mount an empty
+// directory for a moment to hear what the kernel's FUSE offers.
 
 import BlockIO
 import CLinux
 import Foundation
+import FuseExport
 import Glibc
 import Site
 
@@ -23,7 +24,7 @@ struct HostCheck: Encodable {
     }
 
     static func all(site: SiteDirectory) -> [HostCheck] {
-        [kernel(), fuseDevice(), fusermount(), allowOther(), ioUring(), lockedMemory(), openFiles(), clock(), siteFolder(site)] + libraries()
+        [kernel(), fuseDevice(), fusermount()] + fuseFeatures() + [allowOther(), ioUring(), lockedMemory(), openFiles(), clock(), siteFolder(site)] + libraries()
     }
 
     private static func kernel() -> HostCheck {
@@ -56,6 +57,31 @@ struct HostCheck: Encodable {
         if let found = folders.map({ "\($0)/fusermount3" as String }).first(where: { access($0, X_OK) == 0 }) { return HostCheck("fusermount3", .ok, found) }
         let state: State = geteuid() == 0 ? .degraded : .missing
         return HostCheck("fusermount3", state, "not found: ordinary users cannot mount", try: "apt install fuse3")
+    }
+
+    /// What the kernel offers, asked by a mount of a moment's length in a temporary directory.
+    private static func fuseFeatures() -> [HostCheck] {
+        let folder = FileManager.default.temporaryDirectory.path + "/farshore-doctor-\(getpid())"
+        defer { rmdir(folder) }
+        do {
+            let mount = try FuseMount.mount(at: folder, allowOther: false)
+            let kernel = mount.kernel
+            FuseMount.detach(folder)
+            return [
+                HostCheck("FUSE", .ok, "protocol 7.\(kernel.minorVersion), requests up to \(kernel.maxWriteBytes >> 10) KiB"),
+                feature("parallel direct writes", kernel.hasParallelDirectWrites, "writers of one disk take turns"),
+                feature("asynchronous direct I/O", kernel.hasAsyncDirectIO, "deep queues are served one by one"),
+                feature("shared mappings", kernel.allowsSharedMappings, "mmap(MAP_SHARED) of a served disk fails"),
+                HostCheck("resend", .ok, "\(kernel.offersResend ? "offered" : "not offered") by the kernel; not needed, requests are kept in slots"),
+                HostCheck("FUSE over io_uring", .ok, "\(kernel.offersIOUring ? "offered" : "not offered") by the kernel; not used, a dead worker would lose requests"),
+            ]
+        } catch {
+            return [HostCheck("FUSE", .missing, "a mount was tried and failed: \(error)", try: "apt install fuse3; see /dev/fuse above")]
+        }
+    }
+
+    private static func feature(_ name: String, _ isThere: Bool, _ without: String) -> HostCheck {
+        isThere ? HostCheck(name, .ok, "in use") : HostCheck(name, .degraded, "not offered: \(without)", try: "a newer kernel (6.9 or later)")
     }
 
     private static func allowOther() -> HostCheck {
@@ -107,12 +133,14 @@ struct HostCheck: Encodable {
 
     /// The shared libraries that are loaded, by the file names that carry their versions.
     private static func libraries() -> [HostCheck] {
-        let maps = (try? String(contentsOfFile: "/proc/self/maps", encoding: .utf8)) ?? ""
+        // Read to its end: files of /proc state no size.
+        let data = try? FileHandle(forReadingAtPath: "/proc/self/maps")?.readToEnd()
+        let maps = String(decoding: data ?? Data(), as: UTF8.self)
         let files = Set(maps.split(separator: "\n").compactMap { line in line.firstIndex(of: "/").map { slash in String(line[slash...]) } })
         let wanted = [("libcrypto", "libssl3"), ("libzstd", "libzstd1"), ("libisal", "libisal2"), ("libsqlite3", "libsqlite3-0"), ("libfuse3", "libfuse3-3")]
         return wanted.map { (name, package) -> HostCheck in
             if let file = files.first(where: { $0.contains("/\(name).so") }) { return HostCheck(name, .ok, file) }
-            return HostCheck(name, .ok, "linked into the program, or not used by it; Debian's package is \(package)")
+            return HostCheck(name, .degraded, "not loaded: linked in, or of another name", try: "apt install \(package)")
         }
     }
 

@@ -114,7 +114,7 @@ struct ProtectCommand: ParsableCommand {
         var opened: Vault?
         try job.step("vault") {
             let vault = try openVault(url: vault.url, key: key, site: site)
-            try checks.vault(vault, leftover: leftover)
+            warnings += try checks.vault(vault, leftover: leftover)
             opened = vault
             return vault.id.description
         }

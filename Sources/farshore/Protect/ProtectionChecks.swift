@@ -20,6 +20,9 @@ struct ProtectionChecks {
     /// Three segments of 32 MiB.
     static let logBudgetBytesMin: UInt64 = 96 << 20
 
+    /// Targets refuse requests from clocks that are further off.
+    static let clockSkewSecondsMax = 900
+
     let catalogue: Catalogue
     let name: String
     let site: SiteDirectory
@@ -79,10 +82,15 @@ struct ProtectionChecks {
         return ["\(nearest) has \(bytesText(free)) free, less than the log may grow to (\(bytesText(budgetBytes))): writes will fail when it is full"]
     }
 
-    func vault(_ vault: Vault, leftover: LogState?) throws {
+    func vault(_ vault: Vault, leftover: LogState?) throws -> [String] {
         let catalog = try vault.catalog().document
         if let known = catalog.disk(named: name), known.id.description != leftover?.diskID.description {
             throw Failure(.inUse, "the vault already has a disk named \(name)", try: "another --name, or farshore vault forget \(name) if its points are not wanted")
         }
+        guard let offset = vault.store.clockOffsetSeconds else { return [] }
+        if abs(offset) >= Self.clockSkewSecondsMax {
+            throw Failure(.failed, "this host's clock is \(abs(offset)) s \(offset > 0 ? "behind" : "ahead of") the target's", try: "set the clock: timedatectl set-ntp true")
+        }
+        return abs(offset) > 60 ? ["this host's clock is \(abs(offset)) s off the target's"] : []
     }
 }

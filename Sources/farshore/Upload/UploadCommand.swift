@@ -39,6 +39,11 @@ struct UploadCommand: ParsableCommand {
         let error: String?
     }
 
+    struct Started: Encodable {
+        let site: String
+        let log: String
+    }
+
     func validate() throws {
         guard !(service.foreground && once) else { throw ValidationError("--once is in the foreground by itself") }
     }
@@ -47,7 +52,8 @@ struct UploadCommand: ParsableCommand {
         if !service.foreground, !once {
             if try SiteLock.isTaken(site.directory.uploadLockPath) { throw Self.alreadyRuns() }
             try BackgroundService.detach()
-            return
+            let started = Started(site: site.directory.path, log: site.directory.runFolder + "/upload.log")
+            return try output.print(started) { "uploader started; it logs to \($0.log)" }
         }
         let catalogue = try site.catalogue()
         guard let lock = try SiteLock.tryTake(site.directory.uploadLockPath) else { throw Self.alreadyRuns() }
