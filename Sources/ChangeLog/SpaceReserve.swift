@@ -38,5 +38,7 @@ extension ChangeLog {
     func removeFile(_ segment: Segment) throws(SystemError) {
         try segment.file.truncate(to: 0)
         guard unlink(segment.file.path) == 0 else { throw SystemError(errno: errno, operation: "remove", path: segment.file.path) }
+        // Before the segment after it is wiped: were this one back after a power loss, the log would have a gap.
+        try Directory.sync(folder.path)
     }
 }
