@@ -41,7 +41,7 @@ let package = Package(
         .target(name: "CLinux", path: "CModules/CLinux"),
 
         room("BlockIO", ["CLinux", "CISAL"]),
-        room("DiskImage", ["BlockIO"]),
+        room("DiskImage", ["BlockIO", "CLinux"]),
         room("ChangeLog", ["BlockIO"]),
         room("VirtualDisk", ["BlockIO", "DiskImage", "ChangeLog"]),
         room("FuseExport", ["BlockIO", "VirtualDisk", "DiskImage", "CFuse", "CLinux"]),

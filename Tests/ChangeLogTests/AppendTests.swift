@@ -25,6 +25,8 @@ import Testing
         #expect(try again.log.appendBlock(1, at: 1) > zero.sequence)
     }
 
+    // Promise F1: When the log's budget is used up, writes fail with ENOSPC, reads go on, and nothing acknowledged
+    // is dropped.
     @Test func aFullBudgetIsNoSpaceAndReleasedSpaceIsUsed() throws {
         let test = try TestLog(targets: ["vault"], segments: 4)
         defer { test.remove() }
@@ -53,6 +55,7 @@ import Testing
         #expect(throws: LogError.self) { try test.read(after: 1) }
     }
 
+    // Promise F2: After fsync failed once, the disk refuses writes until it is opened again.
     @Test func aFailedSyncFailsTheLogUntilReopened() throws {
         let test = try TestLog()
         defer { test.remove() }

@@ -4,6 +4,7 @@ import Glibc
 import Testing
 
 @Suite struct RecoveryTests {
+    // Promise F6: A failed write to the log is not acknowledged and leaves no trace that later hides another record.
     @Test(arguments: [1, 25, 70]) func aHoleIsFilledAndWhatFollowsIsKept(before: Int) throws {
         let test = try TestLog()
         defer { test.remove() }
@@ -25,6 +26,8 @@ import Testing
         #expect(records.last?.header.sequence == newest && records.count == before + 43)
     }
 
+    // Promise D4: After a power loss the disk holds a prefix of its writes in sequence order, and at least every
+    // durable one.
     @Test func powerLossCutsAtTheFirstHole() throws {
         let test = try TestLog()
         defer { test.remove() }
@@ -89,6 +92,8 @@ import Testing
     }
 
     /// A guest that could read the log writes it back as data: headers in payload are never looked at.
+    // Promise D5: A record is accepted only where the log itself placed it, so guest data that imitates one is never
+    // taken for one.
     @Test func forgedHeadersInGuestDataAreIgnored() throws {
         let test = try TestLog(segments: 3)
         defer { test.remove() }

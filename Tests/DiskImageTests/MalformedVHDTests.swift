@@ -64,6 +64,7 @@ private func be64(_ number: UInt64) -> [UInt8] { withUnsafeBytes(of: number.bigE
 
     @Test func thereAreManyKinds() { #expect(Self.dynamic.count + Self.fixed.count >= 60) }
 
+    // Promise F8: Damaged or hostile images are refused with the field named and nothing written.
     @Test(arguments: dynamic) func dynamicIsRefused(_ lie: Lie) throws {
         let folder = try TestFolder()
         let path = try folder.write("lie.vhd", apply(lie, to: Self.soundDynamic()))

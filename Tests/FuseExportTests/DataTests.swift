@@ -50,6 +50,8 @@ struct DataTests {
         #expect(file.read(bytes.count, at: 513) == bytes)
     }
 
+    // Promise D1: A write is durable when fsync, fdatasync or a write with O_SYNC or O_DSYNC was acknowledged after
+    // it.
     @Test("O_DSYNC writes, fsync and fdatasync succeed")
     func syncing() throws {
         let mount = try RawMount()
@@ -76,6 +78,7 @@ struct DataTests {
         #expect(image.read(1, at: 100) == [42])
     }
 
+    // Promise D6: Discarded and zeroed ranges read as zeros, or the request is refused.
     @Test("punched and zeroed ranges read as zeros, punching frees, reserving and growing are refused")
     func allocation() throws {
         let mount = try RawMount(sizeBytes: 16 << 20)

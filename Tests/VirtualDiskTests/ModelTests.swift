@@ -13,6 +13,8 @@ import VirtualDisk
         return (1...UInt64(12 * campaignScale)).map { $0 }
     }
 
+    // Promise D4: After a power loss the disk holds a prefix of its writes in sequence order, and at least every
+    // durable one.
     @Test(arguments: seeds) func randomOperations(seed: UInt64) throws {
         let model = try Model(seed: seed)
         defer { model.test.remove() }

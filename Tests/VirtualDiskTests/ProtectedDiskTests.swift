@@ -9,6 +9,7 @@ import VirtualDisk
 @Suite struct ProtectedDiskTests {
     private func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncatingIfNeeded: $0 / 4096 + 1) } }
 
+    // Promise D7: An image that was changed behind Farshore's back is refused, not served.
     @Test func anImageChangedBehindOurBackIsRefused() throws {
         let root = try TestDisk.makeFolder()
         let path = root + "/disk.raw"

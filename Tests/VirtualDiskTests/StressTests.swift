@@ -10,6 +10,7 @@ import VirtualDisk
 
 @Suite struct StressTests {
     /// Every block is written whole, with one value; a reader that sees two values saw a torn block.
+    // Promise D3: A read returns each 4 KiB block as one write left it, never a mixture of two states.
     @Test func blocksAreNeverTorn() throws {
         try withFileDisk(blocks: 64) { test in
             let disk = test.disk!
@@ -77,6 +78,8 @@ import VirtualDisk
     }
 
     /// A point holds what was acknowledged before it was asked for and nothing issued after it returned.
+    // Promise P1: A point holds every write acknowledged before the cut was asked for and none issued after it
+    // returned.
     @Test func pointsCutUnderLoadAreLegal() throws {
         try withFileDisk(blocks: 32, targets: ["vault"], segments: 1024) { test in
             let disk = test.disk!

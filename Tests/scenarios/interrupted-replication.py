@@ -1,5 +1,8 @@
 """Initial replication of a 4 GiB image with 1 GiB of data into Ceph RGW, killed three times: no chunk whose PUT was
 answered is sent again; then deltas, and everything back from the bucket alone. A dropped write is caught."""
+# Promise F5: An interrupted initial replication sends no chunk again whose PUT was answered.
+# Promise F3: A local segment is let go only after the vault's copy of it was verified.
+# Promise P2: A point is listed in a vault only when everything it needs was verified there.
 import collections
 import hashlib
 import os
@@ -13,11 +16,11 @@ from proxy import Proxy
 requires("ceph-mon", "ceph-osd", "radosgw")
 
 with Scenario(seed=11) as s:
-    host, port, credentials, client = objects.start(s, "ceph-rgw")
+    host, port, bucket, credentials = objects.start(s, "ceph-rgw")
     proxy = Proxy(host, port)
     s.at_end(proxy.stop)
     os.environ.update(credentials)
-    url = s.make_vault(objects.location(proxy.port, "main"))
+    url = s.make_vault(objects.location(bucket, proxy.port, "main"))
     image = s.path("disk.img")
     with open(image, "wb") as file:
         file.truncate(4 * GIB)

@@ -1,4 +1,5 @@
 """kill -9 of the whole process group during writes, start again: everything acknowledged is there."""
+# Promise D2: kill -9 of every Farshore process loses no acknowledged write.
 import os
 import signal
 import threading

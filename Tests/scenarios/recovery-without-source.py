@@ -2,6 +2,7 @@
 
 The source image, its log and its site are deleted first, and recovery runs in a mount namespace that hides where they were.
 """
+# Promise P4: Every point can be recovered with only the vault and its key.
 import hashlib
 import os
 import shutil
