@@ -19,7 +19,7 @@ struct SupervisionTests {
         let seconds = 4 * campaignScale
         fio.arguments = [
             "fio", "--name=verify", "--filename=\(mount.raw)", "--rw=randrw", "--bs=4k-64k", "--iodepth=16", "--ioengine=libaio", "--direct=1",
-            "--verify=crc32c", "--verify_backlog=64", "--verify_fatal=1", "--time_based", "--runtime=\(seconds)", "--size=64m", "--output=\(mount.folder)/fio",
+            "--verify=crc32c", "--verify_state_save=0", "--verify_backlog=64", "--verify_fatal=1", "--time_based", "--runtime=\(seconds)", "--size=64m", "--output=\(mount.folder)/fio",
         ]
         try fio.run()
         var kills = 0

@@ -54,7 +54,7 @@ with Scenario() as s:
     try:
         fio = subprocess.Popen(
             ["fio", "--name=verify", f"--filename={mnt}/data/disk.raw", "--rw=randrw", "--bs=4k-64k", "--iodepth=16", "--ioengine=libaio",
-             "--direct=1", "--verify=crc32c", "--verify_backlog=64", "--verify_fatal=1", "--time_based", f"--runtime={SECONDS}", "--size=128m", f"--rate=,{RATE_BYTES}",
+             "--direct=1", "--verify=crc32c", "--verify_state_save=0", "--verify_backlog=64", "--verify_fatal=1", "--time_based", f"--runtime={SECONDS}", "--size=128m", f"--rate=,{RATE_BYTES}",
              f"--output={s.path('fio.txt')}", f"--aux-path={s.dir}"], stdin=subprocess.DEVNULL, cwd=s.dir)
         s.at_end(fio.kill)
         write_tree(s.path("fs", "tree"), s.random)

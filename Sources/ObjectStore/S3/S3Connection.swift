@@ -44,8 +44,11 @@ final class S3Connection: Sendable {
     }
 
     deinit {
-        // Nothing is in flight here, and whatever a connection says while it closes concerns nobody.
-        try? client.syncShutdown()
+        do {
+            try client.syncShutdown()
+        } catch {
+            // Nothing is in flight here, and whatever a connection says while it closes concerns nobody.
+        }
     }
 
     private static func trust(_ authoritiesFile: String?) throws(StoreError) -> TLSConfiguration {

@@ -26,6 +26,8 @@ package struct VaultKeys: Sendable {
     func objectKey(_ header: ObjectHeader, object: String) throws(VaultError) -> [UInt8] {
         guard cipher == .aes256GCM else { return [] }
         guard let dataKey = dataKeys[header.keyGeneration] else {
+            // The catalog is read first and names the newest generation: a key that opens it opens all before it too.
+            guard object.hasPrefix("catalog/") else { throw .damaged(object: object, reason: "its header names key generation \(header.keyGeneration), which the vault does not have") }
             throw .wrongKey("\(object) is sealed with key generation \(header.keyGeneration), which the key given does not open")
         }
         return Digest.hkdf(dataKey, salt: header.salt, info: "farshore object v1", count: 32)
