@@ -85,8 +85,11 @@ class Vault:
             self.unlock(key_file, passphrase_file)
 
     def raw(self, key):
-        with open(os.path.join(self.directory, key), "rb") as file:
-            return file.read()
+        try:
+            with open(os.path.join(self.directory, key), "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            raise Damaged(f"{key} is missing") from None
 
     def exists(self, key):
         return os.path.exists(os.path.join(self.directory, key))
