@@ -27,11 +27,10 @@ extension Vault {
             catalog.collectionEpoch += 1
         }
         let isLast = catalog.document.disks.isEmpty
-        // Heads come last of the disk's own: while one is left, repeating finds the rest.
-        var prefixes = ["disks/\(found.id)/", "heads/\(found.group)/"]
-        if isLast { prefixes = ["chunks/", "maps/"] + prefixes }
         var deleted: UInt64 = 0
-        for prefix in prefixes { deleted += try deleteAll(prefix) }
+        if isLast { deleted += try deleteContent(before: catalog.document.collectionEpoch) }
+        // Heads come last of the disk's own: while one is left, repeating finds the rest.
+        for prefix in ["disks/\(found.id)/", "heads/\(found.group)/"] { deleted += try deleteAll(prefix) { $0 } }
         try memory.forget("\(id)/heads/\(found.group)")
         return ForgottenDisk(disk: found, deletedObjects: deleted, isContentDeleted: isLast)
     }
@@ -44,14 +43,27 @@ extension Vault {
         return false
     }
 
-    /// By LIST, which may miss objects: what is left behind costs space, and nothing else reads it.
-    private func deleteAll(_ prefix: String) throws(VaultError) -> UInt64 {
+    /// Chunks and map pages. A disk registered meanwhile uses none from before `epoch`, and what it has sent stays: of
+    /// chunks the key tells; the deletion of map pages ends, which leaves some to collection.
+    private func deleteContent(before epoch: UInt32) throws(VaultError) -> UInt64 {
+        let chunks = try deleteAll("chunks/") { keys in
+            keys.filter { key in key.split(separator: ".").last.flatMap { UInt32($0) }.map { $0 < epoch } ?? false }
+        }
+        return try chunks + deleteAll("maps/") { keys throws(VaultError) in try catalog().document.disks.isEmpty ? keys : [] }
+    }
+
+    /// By LIST, which may miss objects: what is left behind costs space, and nothing else reads it. `doomed` tells which
+    /// of a page's keys go.
+    private func deleteAll(_ prefix: String, doomed: ([String]) throws(VaultError) -> [String]) throws(VaultError) -> UInt64 {
         var deleted: UInt64 = 0
+        var after: String?
         while true {
-            let page = try fromStore { () throws(StoreError) in try store.list(prefix: prefix, startAfter: nil) }
-            guard !page.objects.isEmpty else { return deleted }
-            try fromStore { () throws(StoreError) in try store.delete(page.objects.map(\.key)) }
-            deleted += UInt64(page.objects.count)
+            let page = try fromStore { () throws(StoreError) in try store.list(prefix: prefix, startAfter: after) }
+            guard let last = page.objects.last?.key else { return deleted }
+            let keys = try doomed(page.objects.map(\.key))
+            if !keys.isEmpty { try fromStore { () throws(StoreError) in try store.delete(keys) } }
+            deleted += UInt64(keys.count)
+            after = last
         }
     }
 }

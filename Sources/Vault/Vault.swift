@@ -142,35 +142,62 @@ package final class Vault: Sendable {
             do {
                 try store.put(place.key, bytes, ifAbsent: true)
             } catch where error.code == .alreadyExists {
-                return try adopt(place, bytes, plaintext)
+                guard let stored = try adopt(place, bytes, plaintext) else { return try replace(place, bytes) }
+                return stored
             } catch {
                 throw .store(error)
             }
         } else {
             let existing = try fromStore { () throws(StoreError) in try store.head(place.key) }
-            if existing != nil { return try adopt(place, bytes, plaintext) }
+            if existing != nil {
+                guard let stored = try adopt(place, bytes, plaintext) else { return try replace(place, bytes) }
+                return stored
+            }
             try fromStore { () throws(StoreError) in try store.put(place.key, bytes, ifAbsent: false) }
         }
         try verify(place, bytes)
         return bytes
     }
 
-    /// What is there counts when it opens and has the same content; never is it overwritten.
-    private func adopt(_ place: ObjectPlace, _ bytes: [UInt8], _ isSame: ([UInt8]) throws(VaultError) -> Bool) throws(VaultError) -> [UInt8] {
+    /// What is there counts when it opens and has the same content. Nil when it is damaged for certain: then an earlier PUT
+    /// of ours was not kept, for nothing names an object that was never verified.
+    private func adopt(_ place: ObjectPlace, _ bytes: [UInt8], _ isSame: ([UInt8]) throws(VaultError) -> Bool) throws(VaultError) -> [UInt8]? {
         let stored = try fetch(place)
         if stored == bytes { return stored }
-        guard try isSame(stored) else { throw .conflict(chain: place.key) }
-        return stored
+        do throws(VaultError) {
+            guard try isSame(stored) else { throw .conflict(chain: place.key) }
+            return stored
+        } catch .damaged(let object, let reason) {
+            // Bytes that differ between two reads are the connection's damage, not the object's.
+            guard try fetch(place) == stored else { throw .damaged(object: object, reason: reason) }
+            return nil
+        }
+    }
+
+    /// The only overwriting there is: sound bytes over bytes that open as nothing.
+    private func replace(_ place: ObjectPlace, _ bytes: [UInt8]) throws(VaultError) -> [UInt8] {
+        try fromStore { () throws(StoreError) in try store.put(place.key, bytes, ifAbsent: false) }
+        try verify(place, bytes)
+        return bytes
     }
 
     private func verify(_ place: ObjectPlace, _ bytes: [UInt8]) throws(VaultError) {
         let isBulk = place.kind == .chunk || place.kind == .segment
         if isBulk, store.features.checksumTrusted, !settings.verifyByReading {
-            guard let info = try fromStore(nil, { () throws(StoreError) in try store.head(place.key) }) else { throw .missing(object: place.key) }
+            guard let info = try fromStore(nil, { () throws(StoreError) in try store.head(place.key) }) else {
+                throw .notKept(object: place.key, reason: "it is not there")
+            }
             if info.sizeBytes == UInt64(bytes.count), let md5 = info.md5, let own = Digest.md5(bytes), md5 == own { return }
         }
-        guard try fetch(place) == bytes else {
-            throw .damaged(object: place.key, reason: "the target did not keep what was sent: the bytes read back differ")
+        guard try fetchJustPut(place) == bytes else { throw .notKept(object: place.key, reason: "the bytes read back differ") }
+    }
+
+    /// Reads back what was just acknowledged.
+    func fetchJustPut(_ place: ObjectPlace) throws(VaultError) -> [UInt8] {
+        do {
+            return try fetch(place)
+        } catch .missing(let object) {
+            throw .notKept(object: object, reason: "it is not there")
         }
     }
 

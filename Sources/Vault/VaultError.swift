@@ -9,6 +9,8 @@ package enum VaultError: Error, Equatable, Sendable, CustomStringConvertible {
     case damaged(object: String, reason: String)
     /// The object is named by another one but is not there.
     case missing(object: String)
+    /// The target acknowledged an object and then did not have it, or had other bytes. Sending it again may help.
+    case notKept(object: String, reason: String)
     /// Another uploader took over the group; this one must stop.
     case fenced(String)
     /// The chain went on while a change was prepared: read it again.
@@ -31,6 +33,7 @@ package enum VaultError: Error, Equatable, Sendable, CustomStringConvertible {
         case .wrongKey(let text): "wrong key: \(text)"
         case .damaged(let object, let reason): "the vault's object \(object) is damaged: \(reason)"
         case .missing(let object): "the vault's object \(object) is missing"
+        case .notKept(let object, let reason): "the target did not keep the object \(object), which it had acknowledged: \(reason)"
         case .fenced(let text): "fenced: \(text)"
         case .conflict(let chain): "\(chain) was changed by someone else at the same time"
         case .rolledBack(let text): "refused: \(text)"
@@ -44,7 +47,7 @@ package enum VaultError: Error, Equatable, Sendable, CustomStringConvertible {
     package var isRecoverable: Bool {
         switch self {
         case .store(let error): error.isRecoverable
-        case .conflict: true
+        case .conflict, .notKept: true
         default: false
         }
     }
@@ -52,7 +55,7 @@ package enum VaultError: Error, Equatable, Sendable, CustomStringConvertible {
     /// The content of the vault is not what it should be, as opposed to a target that cannot be reached.
     package var isIntegrityDamage: Bool {
         switch self {
-        case .damaged, .missing, .rolledBack: true
+        case .damaged, .missing, .notKept, .rolledBack: true
         default: false
         }
     }

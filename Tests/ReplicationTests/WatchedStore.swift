@@ -21,6 +21,7 @@ final class WatchedStore: ObjectStore {
         var requests = Requests()
         var fault: Fault?
         var isDropped: @Sendable (String) -> Bool = { _ in false }
+        var isChanged: @Sendable (String) -> Bool = { _ in false }
     }
 
     private let state = Mutex(State())
@@ -34,6 +35,9 @@ final class WatchedStore: ObjectStore {
     /// PUTs of these keys are acknowledged and not kept.
     func dropPuts(_ isDropped: @escaping @Sendable (String) -> Bool) { state.withLock { $0.isDropped = isDropped } }
 
+    /// PUTs of these keys are acknowledged and kept with one bit flipped.
+    func changePuts(_ isChanged: @escaping @Sendable (String) -> Bool) { state.withLock { $0.isChanged = isChanged } }
+
     func failPuts(_ fault: Fault?) { state.withLock { $0.fault = fault } }
 
     var location: String { base.location }
@@ -41,8 +45,10 @@ final class WatchedStore: ObjectStore {
 
     func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
         try fail(key, .before)
-        let isDropped = state.withLock { $0.isDropped }
-        if !isDropped(key) { try base.put(key, bytes, ifAbsent: ifAbsent) }
+        let (isDropped, isChanged) = state.withLock { ($0.isDropped, $0.isChanged) }
+        var kept = bytes
+        if isChanged(key) { kept[bytes.count / 2] ^= 1 }
+        if !isDropped(key) { try base.put(key, kept, ifAbsent: ifAbsent) }
         state.withLock { $0.requests.puts.append(key) }
         count()
         try fail(key, .after)

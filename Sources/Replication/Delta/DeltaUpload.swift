@@ -22,7 +22,7 @@ struct DeltaUpload {
         var writer = newWriter()
         var batch = Batch()
         do {
-            _ = try reader.records(after: after, through: through) { record, payload in
+            let last = try reader.records(after: after, through: through) { record, payload in
                 guard batch.takes(record) else { throw BatchIsFull() }
                 if !writer.fits(payloadBytes: payload.count) {
                     if stop.isOver { throw Stopped() }
@@ -34,6 +34,11 @@ struct DeltaUpload {
                 try writer.append(SegmentRecord(record, kind), payload: payload)
                 batch.add(record)
                 if kind == .point { addition.points.append(RecoveryPoint(record, tag: payload)) }
+            }
+            guard last == through else {
+                throw AttemptFailure(
+                    .mayPass, "\(reader.folder.path): the records end at sequence \(last), but were declared durable up to \(through)",
+                    remedy: "docs/operating/recovering.md says what a damaged log means", cause: LogError.recycled(folder: reader.folder.path, after: last, oldest: through))
             }
         } catch is BatchIsFull {
             // The rest follows in the next publication.

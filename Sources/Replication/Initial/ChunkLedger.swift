@@ -10,15 +10,13 @@ package import Vault
 package final class ChunkLedger: Sendable {
     private let catalogue: Catalogue
     private let vaultID: String
-    private let epoch: UInt32
     /// Content that some thread is sending now; changed with `finished` locked, so that no wake-up is missed.
     private let sending = Mutex<Set<Hash256>>([])
     private let finished = NSCondition()
 
-    package init(catalogue: Catalogue, vault: VaultID, epoch: UInt32) {
+    package init(catalogue: Catalogue, vault: VaultID) {
         self.catalogue = catalogue
         vaultID = vault.description
-        self.epoch = epoch
     }
 
     /// Before anything is sent: finds out about each chunk whose PUT an earlier process began. `isThere` fetches the
@@ -36,20 +34,19 @@ package final class ChunkLedger: Sendable {
         }
     }
 
-    /// The chunk's place in the vault. `send` is called when the vault does not hold it yet; it returns verified.
-    /// Content that another thread is sending is waited for, and sent here if that thread failed.
-    package func place(_ id: Hash256, send: (ChunkRef) throws -> Void) throws -> ChunkRef {
-        begin(id)
-        defer { end(id) }
+    /// Verifies that the vault holds the chunk. `send` is called when it is not known to; it returns verified.
+    /// Content that another thread is sending is waited for, and sent here if that thread failed. A chunk of an earlier
+    /// epoch counts as absent: it may be deleted at any moment.
+    package func place(_ chunk: ChunkRef, send: (ChunkRef) throws -> Void) throws {
+        begin(chunk.id)
+        defer { end(chunk.id) }
         // Looked up after `begin`: a thread that sent the same content settled it before its `end`.
-        if let known = try catalogue.presentEpoch(ofChunk: id.bytes, vault: vaultID), let epoch = UInt32(exactly: known) {
-            return ChunkRef(id: id, epoch: epoch)
-        }
-        let chunk = ChunkRef(id: id, epoch: epoch)
-        try catalogue.journalChunk(id.bytes, epoch: UInt64(epoch), vault: vaultID)
+        let id = chunk.id.bytes
+        let epoch = UInt64(chunk.epoch)
+        if try catalogue.presentEpoch(ofChunk: id, vault: vaultID) == epoch { return }
+        try catalogue.journalChunk(id, epoch: epoch, vault: vaultID)
         try send(chunk)
-        try catalogue.settleChunk(id.bytes, epoch: UInt64(epoch), vault: vaultID)
-        return chunk
+        try catalogue.settleChunk(id, epoch: epoch, vault: vaultID)
     }
 
     private func begin(_ id: Hash256) {

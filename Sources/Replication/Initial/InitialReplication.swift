@@ -57,8 +57,9 @@ struct InitialReplication {
     /// The chunk's place in the vault, or nil for zeros.
     private func send(_ bytes: UnsafeRawBufferPointer) throws -> ChunkRef? {
         if isZero(bytes) { return nil }
-        let name = vault.chunkRef(of: bytes, epoch: epoch)
-        return try ledger.place(name.id) { try vault.putChunk(bytes, as: $0) }
+        let chunk = vault.chunkRef(of: bytes, epoch: epoch)
+        try ledger.place(chunk) { try vault.putChunk(bytes, as: $0) }
+        return chunk
     }
 }
 

@@ -15,7 +15,7 @@ package final class Publisher {
         package var records: UInt64 { segments.reduce(0) { $0 + $1.records } }
     }
 
-    private let vault: Vault
+    let vault: Vault
     package let disk: VaultID
     /// Named in the head; free text.
     private let host: String

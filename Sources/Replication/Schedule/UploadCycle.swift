@@ -34,6 +34,14 @@ package struct UploadCycle: Equatable, Sendable {
         }
     }
 
+    /// The last attempt failed; `resume` makes the next one due.
+    package var isHalted: Bool {
+        switch state {
+        case .retrying, .stopped: true
+        case .due, .attempting, .fenced: false
+        }
+    }
+
     /// Begins an attempt when one is due.
     package mutating func begin(now: UInt64) -> Bool {
         guard let time = wakeAt, now >= time else { return false }

@@ -24,6 +24,14 @@ package struct AttemptFailure: Error, CustomStringConvertible {
 
     package var description: String { message }
 
+    /// Someone has to look, though it is tried again.
+    package var isAlarm: Bool {
+        switch cause as? VaultError {
+        case .notKept, .noVault: return true
+        default: return outcome != .mayPass
+        }
+    }
+
     /// Sorts an error of any room. What nobody knows is taken for lasting: retrying it would hide it.
     package init(_ error: any Error) {
         switch error {
@@ -46,13 +54,18 @@ package struct AttemptFailure: Error, CustomStringConvertible {
         case .wrongKey: return AttemptFailure(.forGood, "\(error)", remedy: "give the vault's own key file or passphrase", cause: error)
         case .damaged, .missing, .rolledBack:
             return AttemptFailure(.forGood, "\(error)", remedy: "farshore vault check URL names all that is damaged", cause: error)
+        case .noVault:
+            return AttemptFailure(.mayPass, "\(error)", remedy: "mount the filesystem of the vault, or bring it back", cause: error)
+        case .notKept:
+            return AttemptFailure(.mayPass, "\(error)", remedy: "ask who operates the target: it lost or changed what it had acknowledged", cause: error)
         default:
             return AttemptFailure(error.isRecoverable ? .mayPass : .forGood, "\(error)", remedy: "farshore vault check URL", cause: error)
         }
     }
 
     private static func of(_ error: StoreError, cause: any Error) -> AttemptFailure {
-        AttemptFailure(error.isRecoverable ? .mayPass : .forGood, error.message, remedy: error.remedy, cause: cause)
+        // A directory that is not mounted yet after a start looks like one that is gone.
+        AttemptFailure(error.isRecoverable || error.code == .bucketMissing ? .mayPass : .forGood, error.message, remedy: error.remedy, cause: cause)
     }
 
     private static func of(_ error: SiteError) -> AttemptFailure {

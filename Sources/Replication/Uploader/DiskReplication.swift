@@ -38,7 +38,8 @@ final class DiskReplication {
     /// The publisher of this run, which keeps the writer epoch. After a failed attempt it reads the head again, and stops
     /// for good when another uploader took over meanwhile.
     private func currentPublisher(_ disk: ProtectedDisk, _ connection: VaultConnection) throws -> Publisher {
-        if let publisher {
+        // A disk protected anew under the same name is another disk, maybe of another vault.
+        if let publisher, publisher.disk.description == disk.id, publisher.vault === connection.vault {
             try publisher.refreshIfNeeded()
             return publisher
         }
@@ -70,6 +71,7 @@ final class DiskReplication {
     private func carryOutInitial(
         _ job: RunningJob, _ disk: ProtectedDisk, _ connection: VaultConnection, _ publisher: Publisher, _ folder: LogFolder
     ) throws {
+        let epoch = try connection.collectionEpoch(for: publisher.disk)
         var sequence: UInt64 = 0
         var frozenAt: UInt64 = 0
         try job.step("freeze") {
@@ -85,7 +87,7 @@ final class DiskReplication {
             sizeBytes = image.sizeBytes
             let before = try ImageIdentity(of: disk.imagePath)
             root = try InitialReplication(
-                vault: connection.vault, ledger: connection.ledger, image: image, epoch: connection.collectionEpoch,
+                vault: connection.vault, ledger: connection.ledger, image: image, epoch: epoch,
                 threads: ReplicationLimits.chunkThreads, stop: replicator.stop, progress: throttledProgress(job, disk)
             ).run()
             // Frozen means that nobody writes: what changed the image is not us, and what was read may be a mixture.
@@ -94,10 +96,17 @@ final class DiskReplication {
                     .mayPass, "\(disk.imagePath) was changed by somebody else while it was read", remedy: "stop the program that uses the image",
                     cause: ImageError.inUse(path: disk.imagePath))
             }
+            // A block device does not tell of changes, but destage cannot have begun while the freeze stood.
+            guard try folder.readFreeze() == sequence else {
+                throw AttemptFailure(
+                    .mayPass, "\(disk.imagePath) was let go of while it was read", remedy: "farshore status \(disk.name)",
+                    cause: ImageError.inUse(path: disk.imagePath))
+            }
             return nil
         }
         try job.step("publish") {
             guard let root else { return nil }
+            _ = try connection.collectionEpoch(for: publisher.disk)
             // Read while frozen: a power loss before the freeze began a lineage that is the current one now.
             let lineage = try folder.readState().lineage
             try publisher.publishInitial(
@@ -151,6 +160,10 @@ final class DiskReplication {
     /// What the head that was just read back proves: noted for `status`, and in the log so that its owner may recycle.
     private func noteProven(_ disk: ProtectedDisk, _ publisher: Publisher, _ folder: LogFolder) throws {
         guard let head = publisher.head, let current = publisher.state?.current, let lineage = LogID(hex: current.id.description) else { return }
+        // The name may be another disk's by now, with a log in the same folder.
+        guard try replicator.catalogue.disk(named: disk.name).id == disk.id else {
+            throw SiteError(.diskNotFound, "\(disk.name) was released while it was replicated", remedy: "farshore status")
+        }
         try folder.storeMark(ReplicatedMark(sequence: current.sequence, lineage: lineage), target: disk.vaultID)
         var state = try replicator.catalogue.replication(ofDisk: disk.name)
         state.phase = .delta

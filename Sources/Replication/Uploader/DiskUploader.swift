@@ -28,6 +28,7 @@ final class DiskUploader: Sendable {
     func run() {
         var cycle = UploadCycle(intervalSeconds: 1, now: Clock.monotonicNanoseconds())
         var wasPaused = false
+        var announced: UInt64?
         let replication = DiskReplication(replicator)
         while !stop.isStopping {
             do throws(SiteError) {
@@ -35,7 +36,8 @@ final class DiskUploader: Sendable {
                 cycle.setInterval(seconds: disk.intervalSeconds)
                 if wasPaused, !disk.isPaused { cycle.resume(now: Clock.monotonicNanoseconds()) }
                 wasPaused = disk.isPaused
-                if !disk.isPaused, cycle.begin(now: Clock.monotonicNanoseconds()) { try carryOut(&cycle, disk, replication) }
+                if cycle.isHalted, try catalogue.replication(ofDisk: name).nextAttemptNanoseconds != announced { cycle.resume(now: Clock.monotonicNanoseconds()) }
+                if !disk.isPaused, cycle.begin(now: Clock.monotonicNanoseconds()) { announced = try carryOut(&cycle, disk, replication) }
             } catch {
                 // The catalogue itself fails (full disk, lock): nothing can be recorded there now.
                 log.error("\(name): \(error)")
@@ -56,12 +58,13 @@ final class DiskUploader: Sendable {
             throw stopped
         } catch {
             let failure = AttemptFailure(error)
-            try recordFailure(failure, nextAttemptIn: nil)
+            _ = try recordFailure(failure, nextAttemptIn: nil)
             return failure
         }
     }
 
-    private func carryOut(_ cycle: inout UploadCycle, _ disk: ProtectedDisk, _ replication: DiskReplication) throws(SiteError) {
+    /// One attempt; when it failed, the time of the next one as it was noted in the catalogue.
+    private func carryOut(_ cycle: inout UploadCycle, _ disk: ProtectedDisk, _ replication: DiskReplication) throws(SiteError) -> UInt64? {
         do {
             try replication.attempt(disk)
             cycle.ended(.succeeded, now: Clock.monotonicNanoseconds())
@@ -72,8 +75,9 @@ final class DiskUploader: Sendable {
             let failure = AttemptFailure(error)
             cycle.ended(failure.outcome, now: Clock.monotonicNanoseconds())
             let now = Clock.monotonicNanoseconds()
-            try recordFailure(failure, nextAttemptIn: cycle.wakeAt.map { $0 - min($0, now) })
+            return try recordFailure(failure, nextAttemptIn: cycle.wakeAt.map { $0 - min($0, now) })
         }
+        return nil
     }
 
     private func sleep(until wakeAt: UInt64?) {
@@ -91,13 +95,14 @@ final class DiskUploader: Sendable {
         log.info("\(name): replication goes on")
     }
 
-    private func recordFailure(_ failure: AttemptFailure, nextAttemptIn wait: UInt64?) throws(SiteError) {
+    private func recordFailure(_ failure: AttemptFailure, nextAttemptIn wait: UInt64?) throws(SiteError) -> UInt64? {
         var state = try catalogue.replication(ofDisk: name)
         state.fail(failure, nextAttemptNanoseconds: wait.map { Clock.wallNanoseconds() + $0 })
         try catalogue.setReplication(state, ofDisk: name)
         let next = wait.map { "next attempt in \(($0 + 500_000_000) / 1_000_000_000) s" } ?? "not retried by itself; \(failure.remedy)"
-        try catalogue.record(failure.outcome == .mayPass ? .warning : .critical, disk: name, "replication failed: \(failure.message); \(next)")
+        try catalogue.record(failure.isAlarm ? .critical : .warning, disk: name, "replication failed: \(failure.message); \(next)")
         log.error("\(name): replication failed: \(failure.message); \(next)")
+        return state.nextAttemptNanoseconds
     }
 }
 
@@ -113,7 +118,7 @@ extension ReplicationState {
     mutating func fail(_ failure: AttemptFailure, nextAttemptNanoseconds: UInt64?) {
         failures += 1
         self.nextAttemptNanoseconds = nextAttemptNanoseconds
-        health = failure.outcome == .mayPass ? .warning : .critical
+        health = failure.isAlarm ? .critical : .warning
         error = failure.message
         remedy = failure.remedy
     }

@@ -31,8 +31,13 @@ package final class UploadService: Sendable {
             for name in endedNames.withLock({ names in defer { names = [] }; return names }) {
                 threads.removeValue(forKey: name)?.join()
             }
-            for disk in try catalogue.disks() where disk.state == .protected && threads[disk.name] == nil {
-                threads[disk.name] = try start(disk.name)
+            do {
+                for disk in try catalogue.disks() where disk.state == .protected && threads[disk.name] == nil {
+                    threads[disk.name] = try start(disk.name)
+                }
+            } catch {
+                // Ended here, it would wait for the disks' threads for ever and start no more; the next turn may work.
+                log.error("the protected disks cannot be looked up: \(error)")
             }
             stop.sleep(milliseconds: Self.pollMilliseconds)
         }

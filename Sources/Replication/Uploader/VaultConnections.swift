@@ -8,18 +8,30 @@ package import Vault
 package final class VaultConnection: Sendable {
     package let vault: Vault
     package let ledger: ChunkLedger
-    /// For chunks sent now: the collection epoch of the vault's catalog.
-    package let collectionEpoch: UInt32
     private let areDoubtsSettled = Mutex(false)
 
     init(vault: Vault, catalogue: Catalogue) throws(VaultError) {
         self.vault = vault
+        ledger = ChunkLedger(catalogue: catalogue, vault: vault.id)
+        _ = try catalog()
+    }
+
+    private func catalog() throws(VaultError) -> Catalog {
         let catalog = try vault.catalog().document
         guard (catalog.condemned ?? []).isEmpty else {
             throw .refused("the vault holds condemned objects of a collection, which this version does not know how to leave out")
         }
-        collectionEpoch = catalog.collectionEpoch
-        ledger = ChunkLedger(catalogue: catalogue, vault: vault.id, epoch: catalog.collectionEpoch)
+        return catalog
+    }
+
+    /// The epoch for chunks sent now. Read anew for each initial replication: `vault forget` raises it and deletes the
+    /// chunks of the epochs before. A disk that was forgotten has no place in the vault any more.
+    func collectionEpoch(for disk: VaultID) throws(VaultError) -> UInt32 {
+        let catalog = try catalog()
+        guard catalog.disks.contains(where: { $0.id == disk }) else {
+            throw .notFound("the vault \(vault.id) does not know the disk \(disk): it was forgotten there")
+        }
+        return catalog.collectionEpoch
     }
 
     /// Before the first chunk is sent: what an earlier process left in doubt. Holds the lock meanwhile, for a chunk that
@@ -38,6 +50,8 @@ package final class VaultConnections: Sendable {
 
     private struct Key: Hashable {
         let url: String
+        /// A vault that was made again at the same URL is another one.
+        let vaultID: String
         let keyFile: String?
         let passphraseFile: String?
     }
@@ -52,7 +66,7 @@ package final class VaultConnections: Sendable {
     }
 
     package func connection(for disk: ProtectedDisk) throws -> VaultConnection {
-        let key = Key(url: disk.vaultURL, keyFile: disk.keyFile, passphraseFile: disk.passphraseFile)
+        let key = Key(url: disk.vaultURL, vaultID: disk.vaultID, keyFile: disk.keyFile, passphraseFile: disk.passphraseFile)
         return try connections.withLock { connections in
             if let known = connections[key] { return known }
             let vault = try open(disk)

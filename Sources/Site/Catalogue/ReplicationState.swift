@@ -1,6 +1,7 @@
 // What the uploader last knew of a disk's replication, kept for `status` and for the next start. `provenSequence` is
 // only ever what was read back from the vault's head, never the uploader's own count.
 
+import BlockIO
 import GRDB
 
 package struct ReplicationState: Equatable, Sendable {
@@ -46,6 +47,15 @@ extension Catalogue {
         let found = try read { try Row.fetchOne($0, sql: "SELECT * FROM replication WHERE disk = ?", arguments: [name]).map(ReplicationState.init(row:)) }
         guard let found else { throw SiteError(.diskNotFound, "no disk named \(name) is protected on this site", remedy: "farshore status") }
         return found
+    }
+
+    /// Makes the next attempt of a disk whose last one failed due now; the uploader notices that the time was changed.
+    package func requestAttempt(ofDisk name: String) throws(SiteError) {
+        try write {
+            try $0.execute(
+                sql: "UPDATE replication SET next_attempt = ? WHERE disk = ? AND failures > 0",
+                arguments: [Int64(bitPattern: Clock.wallNanoseconds()), name])
+        }
     }
 
     package func setReplication(_ state: ReplicationState, ofDisk name: String) throws(SiteError) {

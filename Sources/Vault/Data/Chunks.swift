@@ -19,13 +19,12 @@ extension Vault {
         return stored.count
     }
 
-    /// Whether the chunk is there; a damaged one is an error. For chunks whose PUT was never answered, and for the
-    /// first use of one that another disk uploaded.
+    /// Whether the chunk is there and sound. For chunks whose PUT was never answered: one that is damaged is sent again.
     package func holdsChunk(_ ref: ChunkRef) throws(VaultError) -> Bool {
         do {
             _ = try readChunk(ref)
             return true
-        } catch .missing {
+        } catch .missing, .damaged {
             return false
         }
     }

@@ -77,7 +77,7 @@ struct Chain<Document: ChainDocument>: Sendable {
             try fromStore { () throws(StoreError) in try vault.store.put(place.key, bytes, ifAbsent: false) }
             vault.settle()
         }
-        guard try vault.fetch(place) == bytes else { throw .conflict(chain: name) }
+        guard try vault.fetchJustPut(place) == bytes else { throw .conflict(chain: name) }
     }
 
     private var memoryName: String { "\(vault.id)/\(name)" }

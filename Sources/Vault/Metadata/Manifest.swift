@@ -98,7 +98,7 @@ package struct Manifest: Codable, Equatable, Sendable {
     package let previous: ManifestRef?
     package let sizeBytes: UInt64
     package let segments: [SegmentEntry]
-    package let points: [RecoveryPoint]
+    package fileprivate(set) var points: [RecoveryPoint]
     package let merged: [MergedInterval]?
     package let root: MapRoot?
     package let baseRoot: MapRoot?
@@ -163,7 +163,11 @@ extension Vault {
         let bytes = try seal(try CanonicalJSON.encode(manifest), place: place)
         let stored = try putVerified(place, bytes) { stored throws(VaultError) in
             var found = try CanonicalJSON.decode(Manifest.self, try SealedObject.open(stored, place: place, keys: keys), object: place.key)
+            // Times are labels: the point of an initial state is dated anew by each try.
             found.timeMicros = manifest.timeMicros
+            if found.points.elementsEqual(manifest.points, by: { $0.sequence == $1.sequence && $0.kind == $1.kind && $0.tag == $1.tag }) {
+                found.points = manifest.points
+            }
             return found == manifest
         }
         return ManifestRef(lineage: nil, sequence: manifest.sequence, hash: Hash256(bytes: Digest.sha256(stored))!)

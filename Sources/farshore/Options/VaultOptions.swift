@@ -60,6 +60,8 @@ extension Failure {
             self.init(.integrityDamage, error.description, try: "run `farshore vault check URL --read-data` to see which points are affected")
         case .rolledBack:
             self.init(.integrityDamage, error.description, try: "ask who operates the target; only if the vault was restored on purpose, remove the file for this chain in the site's heads folder")
+        case .notKept:
+            self.init(.integrityDamage, error.description, try: "ask who operates the target, then run the command again")
         case .fenced: self.init(.fenced, error.description, try: "stop this uploader: another host replicates this disk now")
         case .conflict: self.init(.failed, error.description, try: "run the command again")
         case .unsupportedVersion: self.init(.failed, error.description, try: "use a newer version of farshore")

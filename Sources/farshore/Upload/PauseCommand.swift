@@ -21,7 +21,7 @@ struct PauseCommand: ParsableCommand {
 struct ResumeCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "resume",
-        abstract: "Upload a paused disk again.",
+        abstract: "Upload a paused disk again, or one that waits because an attempt failed.",
         discussion: "Example:\n  farshore resume db1")
 
     @Argument(help: "The disk.")
@@ -42,6 +42,7 @@ private func setPaused(_ isPaused: Bool, disk: String, site: SiteOptions, output
     let catalogue = try site.catalogue()
     _ = try catalogue.disk(named: disk)
     try catalogue.setPaused(isPaused, disk: disk)
+    if !isPaused { try catalogue.requestAttempt(ofDisk: disk) }
     try catalogue.record(.information, disk: disk, isPaused ? "upload paused by the administrator" : "upload resumed by the administrator")
     try output.print(PauseDocument(disk: disk, isPaused: isPaused)) { "\($0.disk): upload \($0.isPaused ? "paused" : "resumed")" }
 }
