@@ -45,16 +45,43 @@ import Testing
         #expect(rows.map(\.name) == cases.map(\.name))
     }
 
+    @Test func everyKeyOfAJSONDocumentIsNamed() throws {
+        let page = try SourceTree.text("docs/reference/json.md")
+        let words = Set(page.split { !$0.isLetter && !$0.isNumber }.map(String.init))
+        var count = 0
+        for file in try SourceTree().files where file.room == "farshore" && !file.isTest {
+            for (index, line) in file.lines.enumerated() where line.contains(#/struct \w+: Encodable \{$/#) {
+                let indent = String(line.prefix { $0 == " " })
+                for member in file.lines[(index + 1)...].prefix(while: { $0 != indent + "}" }) {
+                    guard member.hasPrefix(indent + "    let "), let name = member.firstMatch(of: #/let (\w+):/#)?.1 else { continue }
+                    count += 1
+                    #expect(words.contains(String(name)), "docs/reference/json.md does not name \(name) of \(file.path)")
+                }
+            }
+        }
+        #expect(count > 60)
+    }
+
     @Test func everyRelativeLinkResolves() throws {
         for page in pages() {
             let folder = SourceTree.root.appending(path: page).deletingLastPathComponent()
             for match in withoutCodeBlocks(try SourceTree.text(page)).matches(of: #/\]\(([^)\s]+)\)/#) {
                 let link = String(match.1)
-                if link.contains("://") || link.hasPrefix("#") || link.hasPrefix("mailto:") { continue }
-                let target = folder.appending(path: String(link.prefix { $0 != "#" })).standardizedFileURL
-                #expect(FileManager.default.fileExists(atPath: target.path), "\(page) links to \(link)")
+                if link.contains("://") || link.hasPrefix("mailto:") { continue }
+                let parts = link.split(separator: "#", omittingEmptySubsequences: false).map(String.init)
+                let target = parts[0].isEmpty ? SourceTree.root.appending(path: page) : folder.appending(path: parts[0]).standardizedFileURL
+                let isThere = FileManager.default.fileExists(atPath: target.path)
+                #expect(isThere, "\(page) links to \(link)")
+                guard isThere, parts.count > 1 else { continue }
+                let anchors = withoutCodeBlocks(try String(contentsOf: target, encoding: .utf8)).matches(of: #/(?m)^#+ (.+)$/#).map { anchor(String($0.1)) }
+                #expect(anchors.contains(parts[1]), "\(page) links to \(link), where no such heading is")
             }
         }
+    }
+
+    /// A heading's anchor as forges make it.
+    private func anchor(_ heading: String) -> String {
+        String(heading.lowercased().compactMap { $0 == " " ? "-" : $0.isLetter || $0.isNumber || $0 == "-" || $0 == "_" ? $0 : nil })
     }
 
     @Test func everySourceFileAPageNamesExists() throws {
