@@ -10,7 +10,7 @@ requires_root()
 
 def shape(text):
     """The text without what changes from run to run: times, sizes, ids, numbers."""
-    return [re.sub(r"[0-9][0-9.,:TZ-]*|[0-9a-f]{16,}", "#", line.strip()) for line in text.splitlines() if line.strip()]
+    return [re.sub(r"\b[0-9a-f]{16,}\b|[0-9][0-9.,:TZ-]*( [KMGT]?i?B\b)?", "#", line.strip()) for line in text.splitlines() if line.strip()]
 
 
 with Scenario(seed=3):

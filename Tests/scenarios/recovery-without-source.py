@@ -40,7 +40,7 @@ with Scenario(seed=7) as s:
         for number in range(3):
             s.farshore("upload", "--once")
             s.farshore("point", "cut", kind, "--tag", f"busy{number}")
-        fio.wait()
+        check(fio.wait() == 0, "fio met an error")
         run("umount", at)
         served = os.path.join(mnt, kind, "disk.raw")
         s.farshore("point", "cut", kind, "--tag", "end")

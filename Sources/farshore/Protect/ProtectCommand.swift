@@ -34,7 +34,7 @@ struct ProtectCommand: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Seconds between recovery points and uploads.", valueName: "seconds"))
     var interval = 30
 
-    @Option(name: .long, help: ArgumentHelp("How large the log may grow; writes are refused beyond (default: half of the disk, from 256 MiB to 64 GiB).", valueName: "bytes"))
+    @Option(name: .long, help: ArgumentHelp("How large the log may grow; writes are refused beyond (default: half of the disk, from 2 GiB to 64 GiB).", valueName: "bytes"))
     var logBudget: UInt64?
 
     @OptionGroup var site: SiteOptions
