@@ -21,9 +21,11 @@ package struct OutputImage: ~Copyable, Sendable {
 
     /// Starts an image of `sizeBytes` (a multiple of 512) to stand at `path`. With `resume`, goes on with a partial
     /// one of the same format and size; any other partial image is thrown away. `uniqueID` (16 bytes) and `timeStamp`
-    /// (seconds since 2000) go into a VHD's footer.
+    /// (seconds since 2000) go into a VHD's footer. `beforeThrowingAway` runs before a partial image is emptied: what the
+    /// caller has noted of it must not outlive it.
     package static func begin(
-        _ path: String, format: ImageFormat, sizeBytes: UInt64, uniqueID: [UInt8], timeStamp: UInt32, resume: Bool = false
+        _ path: String, format: ImageFormat, sizeBytes: UInt64, uniqueID: [UInt8], timeStamp: UInt32, resume: Bool = false,
+        beforeThrowingAway: () throws(SystemError) -> Void = {}
     ) throws(ImageError) -> OutputImage {
         let partial = path + partialSuffix
         try requireFitting(sizeBytes, format, path: path)
@@ -35,6 +37,7 @@ package struct OutputImage: ~Copyable, Sendable {
         if resume, let image = try reopen(partial, format: format, sizeBytes: sizeBytes) {
             return OutputImage(path: path, image: image, isResumed: true, lock: lock)
         }
+        try asImageError(beforeThrowingAway)
         try lay(partial, format: format, sizeBytes: sizeBytes, uniqueID: uniqueID, timeStamp: timeStamp)
         let image = try openImage(partial, access: .readWrite, format: format)
         return OutputImage(path: path, image: image, isResumed: false, lock: lock)

@@ -6,6 +6,7 @@ import DiskImage
 import Foundation
 import ObjectStore
 import RecoveryPoints
+import Synchronization
 import Testing
 import Vault
 import VaultFixtures
@@ -81,6 +82,45 @@ import VaultFixtures
         // What was done is not fetched again: data came to what was missing, with room for tables and metadata.
         #expect(meddled.counts.getBytes < Int(outcome.writtenBytes) + (2 << 20))
         #expect(try content(path) == disk.content(at: disk.sequence))
+    }
+
+    /// Killed before its own first note, a restore must leave no note of another one about the partial image it emptied.
+    @Test(arguments: [false, true]) func aPartialImageThatIsThrownAwayLeavesNoNote(isRemoved: Bool) throws {
+        var meddled: MeddledStore!
+        let test = try TestVault { inner in
+            meddled = MeddledStore(inner)
+            return meddled
+        }
+        let disk = try ModelDisk(test.vault, sizeBytes: 64 << 20, seed: 6)
+        disk.fill()
+        try disk.replicateInitially()
+        let first = disk.sequence
+        try disk.step(records: 1)
+        let directory = try temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let path = directory + "/out"
+        let last = try test.keys().last { $0.hasPrefix("chunks/") }
+        func run(at sequence: UInt64) throws {
+            let (reader, sources) = try reader(test.vault, disk.id, at: sequence)
+            defer { sources.close() }
+            _ = try Restore(reader: reader, path: path, format: .raw) { _, _ in }.run(uniqueID: [UInt8](repeating: 0, count: 16), timeStamp: 0, replacing: false)
+        }
+        let timedOut = StoreError(.timedOut, "no answer", try: "later")
+        meddled.meddle { $0.fails = { $0 == last ? timedOut : nil } }
+        #expect(throws: RestoreError.self) { try run(at: first) }
+        let notes = try FileManager.default.contentsOfDirectory(atPath: directory).filter { $0.hasSuffix(".farshore-restore") }
+        #expect(notes.count == 1)
+        if isRemoved { try FileManager.default.removeItem(atPath: path + OutputImage.partialSuffix) }
+        let seen = Mutex<[Bool]>([])
+        meddled.meddle {
+            $0.fails = { key in
+                guard key.hasPrefix("chunks/") else { return nil }
+                seen.withLock { $0.append(FileManager.default.fileExists(atPath: directory + "/" + notes[0])) }
+                return timedOut
+            }
+        }
+        #expect(throws: RestoreError.self) { try run(at: isRemoved ? first : disk.sequence) }
+        #expect(seen.withLock { $0.first } == false)
     }
 
     @Test func damageStopsTheRestoreAndNamesTheObject() throws {

@@ -170,4 +170,46 @@ import Vault
         try disk.store.put("farshore.json", hidden, ifAbsent: true)
         #expect(try disk.upload()?.message == nil)
     }
+
+    @Test func twoHostsWithCopiesOfADiskNeverMix() throws {
+        let first = try ReplicatedDisk(content: sampleContent())
+        var random = SeededRandom(3)
+        try first.scribble(5, using: &random)
+        #expect(try first.upload() == nil)
+        let second = try ReplicatedDisk(copyOf: first)
+        try second.scribble(5, using: &random)
+        #expect(try second.upload()?.message == nil)
+        try first.reopen()
+        try first.scribble(60, using: &random)
+        let failure = try #require(try first.upload())
+        #expect(failure.outcome == .forGood)
+        #expect(try first.proven.health == .critical)
+        // The copy goes on, and its points are its own.
+        try second.scribble(5, using: &random)
+        #expect(try second.upload()?.message == nil)
+        let history = try #require(try second.history())
+        for (sequence, content) in second.points where sequence >= history.state.oldestSequence {
+            #expect(try vaultContent(history, at: sequence) == content, "point #\(sequence)")
+        }
+    }
+
+    /// A crash between a head and its mark is no other host's doing.
+    @Test func aMarkThatACrashCameBeforeIsSet() throws {
+        let disk = try ReplicatedDisk(content: sampleContent())
+        var random = SeededRandom(4)
+        try disk.scribble(5, using: &random)
+        #expect(try disk.upload() == nil)
+        let folder = LogFolder(disk.folder + "/log")
+        let target = try disk.openVault().id.description
+        let before = try #require(try folder.readMark(target: target))
+        try disk.scribble(20, using: &random)
+        #expect(try disk.upload() == nil)
+        let after = try folder.readMark(target: target)
+        try folder.storeMark(before, target: target)
+        #expect(try disk.upload()?.message == nil)
+        #expect(try folder.readMark(target: target) == after)
+        unlink(folder.markFile(target: target))
+        #expect(try disk.upload()?.message == nil)
+        #expect(try folder.readMark(target: target) == after)
+    }
 }

@@ -28,7 +28,7 @@ final class ReplicatedDisk: @unchecked Sendable {
     let folder: String
     let site: SiteDirectory
     let store: WatchedStore
-    let id = LogID.random()
+    let id: LogID
     let key = KeySource.keyFile([UInt8](repeating: 7, count: 32))
     let sizeBytes: Int
     private var opened: VirtualDisk?
@@ -41,6 +41,7 @@ final class ReplicatedDisk: @unchecked Sendable {
     init(content: [UInt8]) throws {
         folder = FileManager.default.temporaryDirectory.path + "/farshore-replication-" + UUID().uuidString
         try Directory.create(folder)
+        id = .random()
         model = content
         sizeBytes = content.count
         try Data(content).write(to: URL(fileURLWithPath: folder + "/image"))
@@ -57,6 +58,22 @@ final class ReplicatedDisk: @unchecked Sendable {
             name: Self.name, id: id.description, imagePath: folder + "/image", format: "raw", sizeBytes: UInt64(content.count),
             logFolder: folder + "/log", logBudgetBytes: 256 << 20, intervalSeconds: 1, vaultURL: vault.store.location,
             vaultID: vault.id.description, keyFile: nil, passphraseFile: nil))
+        opened = try Self.open(folder, site, bootID)
+    }
+
+    /// The same disk on another host: copies of image, log and site, and the same vault.
+    init(copyOf other: ReplicatedDisk) throws {
+        folder = other.folder + "-copy"
+        try Directory.create(folder)
+        for name in ["image", "log", "site"] { try FileManager.default.copyItem(atPath: other.folder + "/" + name, toPath: folder + "/" + name) }
+        (id, model, points, sizeBytes, store, bootID) = (other.id, other.model, other.points, other.sizeBytes, other.store, other.bootID)
+        site = SiteDirectory(path: folder + "/site")
+        let catalogue = try Catalogue(site: site)
+        let state = try catalogue.replication(ofDisk: Self.name)
+        let entry = entry(vault: try openVault())
+        try catalogue.remove(disk: Self.name)
+        try catalogue.add(entry)
+        try catalogue.setReplication(state, ofDisk: Self.name)
         opened = try Self.open(folder, site, bootID)
     }
 

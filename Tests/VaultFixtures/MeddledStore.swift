@@ -16,6 +16,8 @@ package final class MeddledStore: ObjectStore {
         package var stores: @Sendable (String, [UInt8]) -> [UInt8] = { $1 }
         /// Runs before a PUT reaches the target.
         package var beforePut: @Sendable (String) -> Void = { _ in }
+        /// Runs before a LIST reaches the target.
+        package var beforeList: @Sendable (String) -> Void = { _ in }
 
         init() {}
     }
@@ -74,6 +76,7 @@ package final class MeddledStore: ObjectStore {
     }
 
     package func list(prefix: String, startAfter: String?) throws(StoreError) -> ListPage {
+        meddling.withLock { $0.beforeList }(prefix)
         counted.withLock { $0.lists += 1 }
         return try inner.list(prefix: prefix, startAfter: startAfter)
     }

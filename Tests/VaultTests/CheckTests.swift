@@ -112,4 +112,27 @@ import VaultFixtures
         try again.replicateInitially()
         #expect(try check(test, readData: true).isClean)
     }
+
+    /// A disk that is registered while the last one is being forgotten keeps what it has sent.
+    @Test func forgettingLeavesContentSentMeanwhile() throws {
+        var meddled: MeddledStore!
+        let test = try TestVault { inner in
+            meddled = MeddledStore(inner)
+            return meddled
+        }
+        try ModelDisk(test.vault, name: "one", sizeBytes: 2 << 20, seed: 1).replicateInitially()
+        let late = [UInt8](repeating: 5, count: 4096)
+        let chunk = late.withUnsafeBytes { test.vault.chunkRef(of: $0, epoch: 2) }
+        let vault = test.vault
+        meddled.meddle {
+            $0.beforeList = { prefix in
+                guard prefix == "chunks/" else { return }
+                _ = try? vault.register(disk: .random(), name: "two", sizeBytes: 1 << 20)
+                _ = try? late.withUnsafeBytes { try vault.putChunk($0, as: chunk) }
+            }
+        }
+        _ = try vault.forget("one")
+        #expect(try vault.readChunk(chunk) == late)
+        #expect(try test.keys().filter { $0.hasPrefix("chunks/") }.count == 1)
+    }
 }

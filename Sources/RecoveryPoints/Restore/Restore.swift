@@ -70,7 +70,9 @@ package struct Restore: Sendable {
 
     private func begin(uniqueID: [UInt8], timeStamp: UInt32, resume: Bool) throws(RestoreError) -> OutputImage {
         do {
-            return try OutputImage.begin(path, format: format, sizeBytes: reader.sizeBytes, uniqueID: uniqueID, timeStamp: timeStamp, resume: resume)
+            return try OutputImage.begin(path, format: format, sizeBytes: reader.sizeBytes, uniqueID: uniqueID, timeStamp: timeStamp, resume: resume) {
+                () throws(SystemError) in try DurableFile.remove(statePath)
+            }
         } catch {
             throw .image(error)
         }

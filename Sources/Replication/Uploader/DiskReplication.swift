@@ -28,11 +28,26 @@ final class DiskReplication {
             try replicator.catalogue.record(.warning, disk: disk.name, "the log began a new history at sequence \(sequence); replication follows it")
             try noteProven(disk, publisher, folder)
         case .continues:
-            // A mark or a release that a crash came before.
-            if try folder.readMark(target: disk.vaultID)?.sequence != publisher.state?.current?.sequence { try noteProven(disk, publisher, folder) }
+            try settleMark(disk, publisher, folder)
         }
         if try folder.readFreeze() != nil { try replicator.owner(disk).unfreeze() }
         try replicateDelta(disk, connection, publisher, folder)
+    }
+
+    /// A mark that a crash came before is set; one that somebody else overtook is an alarm.
+    private func settleMark(_ disk: ProtectedDisk, _ publisher: Publisher, _ folder: LogFolder) throws {
+        guard let current = publisher.state?.current else { return }
+        let mark = try folder.readMark(target: disk.vaultID)
+        if mark?.sequence == current.sequence { return }
+        let marked = try mark?.sequence(in: folder.readState().lineages) ?? 0
+        let shared = SharedHistory(vault: publisher.vault, disk: publisher.disk, reader: try LogReader(folder))
+        guard try marked >= current.sequence || shared.includes(current, after: marked) else {
+            throw AttemptFailure(
+                .forGood, "the vault's history of \(disk.name) after sequence \(marked) is not that of this log: another host has replicated a copy of this disk",
+                remedy: "unprotect the copy that is wrong; protect the right one under a new name if it is this one",
+                cause: VaultError.fenced("heads/\(publisher.disk) was continued by another host"))
+        }
+        try noteProven(disk, publisher, folder)
     }
 
     /// The publisher of this run, which keeps the writer epoch. After a failed attempt it reads the head again, and stops

@@ -5,15 +5,26 @@ import BlockIO
 import ChangeLog
 import DiskImage
 import FuseExport
+import Glibc
 import Site
 
 struct DiskLocks: ~Copyable {
     let log: OwnerLock
     let image: ImageLock
 
-    /// Throws `inUse` errors when the uploader, another mount or a virtual machine has the disk.
+    /// The uploader takes a disk that nobody serves for moments, longer only to freeze it.
+    private static let waitSecondsMax: UInt64 = 10
+
+    /// Throws `inUse` errors when another mount, a virtual machine or, for long, the uploader has the disk.
     static func take(_ disk: ProtectedDisk) throws -> DiskLocks {
-        DiskLocks(log: try OwnerLock.acquire(LogFolder(disk.logFolder)), image: try ImageLock.take(disk.imagePath, for: .exclusive))
+        let deadline = Clock.monotonicNanoseconds() + waitSecondsMax * 1_000_000_000
+        while true {
+            do {
+                return DiskLocks(log: try OwnerLock.acquire(LogFolder(disk.logFolder)), image: try ImageLock.take(disk.imagePath, for: .exclusive))
+            } catch LogError.inUse where Clock.monotonicNanoseconds() < deadline {
+                usleep(200_000)
+            }
+        }
     }
 
     /// From what the supervisor handed down, in the order of `descriptors`; nil when that is not a pair of locks.

@@ -37,14 +37,15 @@ struct DiskReport: Encodable {
     let nextAttempt: String?
     let job: JobDocument?
 
-    init(_ disk: ProtectedDisk, catalogue: Catalogue, served: ServedDiskStatus?) throws {
+    init(_ disk: ProtectedDisk, catalogue: Catalogue, served: ServedDiskStatus?, isUploading: Bool) throws {
         let replication = try catalogue.replication(ofDisk: disk.name)
         let folder = LogFolder(disk.logFolder)
         let log = LogView(folder, provenSequence: replication.provenSequence)
         self.disk = disk.name
         state = disk.state.rawValue
-        (health, reason) = Self.judge(replication, served, log)
-        remedy = replication.remedy
+        let behind = Self.behind(disk, replication, log, isUploading: isUploading)
+        (health, reason) = Self.judge(replication, served, log, behind)
+        remedy = replication.remedy ?? behind?.remedy
         image = disk.imagePath
         sizeBytes = disk.sizeBytes
         vault = disk.vaultURL
@@ -68,12 +69,26 @@ struct DiskReport: Encodable {
         job = try catalogue.jobs(limit: 20).first { $0.disk == disk.name && $0.state == .running }.map(JobDocument.init)
     }
 
-    /// The worst of what the three say.
-    private static func judge(_ replication: ReplicationState, _ served: ServedDiskStatus?, _ log: LogView) -> (String, String?) {
+    /// Why the vault will not get what it lacks, or gets it too late, though no attempt failed.
+    private static func behind(_ disk: ProtectedDisk, _ replication: ReplicationState, _ log: LogView, isUploading: Bool) -> (text: String, remedy: String)? {
+        let isComplete = replication.provenSequence != nil && log.lag?.records == 0
+        guard disk.state == .protected, !isComplete else { return nil }
+        if disk.isPaused { return ("upload is paused; the vault does not have everything", "farshore resume \(disk.name)") }
+        let isLate = log.lag.map { $0.seconds > Double(3 * disk.intervalSeconds + 60) } ?? true
+        guard isLate else { return nil }
+        if !isUploading { return ("no uploader is running; the vault does not have everything", "farshore upload") }
+        return log.lag.map { ("the vault is \(durationText(seconds: $0.seconds)) behind", "farshore events") }
+    }
+
+    /// The worst of what they say.
+    private static func judge(
+        _ replication: ReplicationState, _ served: ServedDiskStatus?, _ log: LogView, _ behind: (text: String, remedy: String)?
+    ) -> (String, String?) {
         var found: [(rank: Int, text: String?)] = [(0, nil)]
         if let served { found.append((served.health.rank, served.reason)) }
         found.append((replication.health.rank, replication.error.map { "replication failed: \($0)" }))
         if let problem = log.problem { found.append((2, problem)) }
+        if let behind { found.append((1, behind.text)) }
         let worst = found.max { $0.rank < $1.rank } ?? (0, nil)
         return (["normal", "warning", "critical"][worst.rank], worst.rank == 0 ? nil : worst.text)
     }

@@ -31,9 +31,10 @@ struct StatusCommand: ParsableCommand {
         let catalogue = try site.catalogue()
         let disks = try disk.map { [try catalogue.disk(named: $0)] } ?? catalogue.disks()
         let served = try Self.served(site.directory)
-        let reports = try disks.map { disk in try DiskReport(disk, catalogue: catalogue, served: served?.first { $0.disk == disk.name }) }
+        let isUploading = try SiteLock.isTaken(site.directory.uploadLockPath)
+        let reports = try disks.map { disk in try DiskReport(disk, catalogue: catalogue, served: served?.first { $0.disk == disk.name }, isUploading: isUploading) }
         let document = Document(
-            site: site.directory.path, isMounted: served != nil, isUploading: try SiteLock.isTaken(site.directory.uploadLockPath), disks: reports)
+            site: site.directory.path, isMounted: served != nil, isUploading: isUploading, disks: reports)
         try output.print(document) { document in
             let services = "mount \(document.isMounted ? "running" : "not running"), uploader \(document.isUploading ? "running" : "not running")"
             guard !document.disks.isEmpty else { return "no disk is protected on this site (\(document.site)); \(services)" }
