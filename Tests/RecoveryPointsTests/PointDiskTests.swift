@@ -172,7 +172,8 @@ import VaultFixtures
         defer { sources.close() }
         _ = try read(point, 0, 4096)
         let counts = meddled.counts
-        #expect(counts.gets <= 20 && counts.lists == 0 && counts.puts.isEmpty, "\(counts.gets) GETs, \(counts.heads) HEADs")
+        // A host that never saw the vault asks once for each chain whether an object was lost.
+        #expect(counts.gets <= 20 && counts.lists <= 2 && counts.puts.isEmpty, "\(counts.gets) GETs, \(counts.heads) HEADs")
     }
 
     @Test func pointsAreFoundByName() throws {

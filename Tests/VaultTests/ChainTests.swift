@@ -25,6 +25,17 @@ import VaultFixtures
         #expect(try heads.newest()?.document.number == 2_601)
     }
 
+    /// A host that never saw the vault must not take a lost object for the end of the chain.
+    @Test(arguments: [1, 2, 3, 11, 1_024]) func aLostObjectHidesNoLaterOne(lost: UInt64) throws {
+        let test = try TestVault(encrypted: false)
+        let heads = test.vault.heads(group: group)
+        let epoch = try heads.claim(host: "a").document.writer.epoch
+        for number in 0..<(lost < 1_000 ? 19 : 1_100) { try bump(heads, epoch, "\(number)") }
+        let newest = try heads.newest()?.document.number
+        try FileManager.default.removeItem(atPath: test.file(ObjectPlace.head(group: group, lost).key))
+        #expect(try test.reopened().heads(group: group).newest()?.document.number == newest)
+    }
+
     @Test func aKnownNumberCostsFewRequests() throws {
         var meddled: MeddledStore!
         let test = try TestVault(encrypted: true) { inner in

@@ -27,7 +27,8 @@ struct Chain<Document: ChainDocument>: Sendable {
     /// The newest document, or nil for a chain that has none.
     func newest() throws(VaultError) -> Published<Document>? {
         let remembered = try vault.memory.newest(memoryName)
-        let number = try newestNumber(guess: remembered?.number ?? 0)
+        var number = try newestNumber(guess: remembered?.number ?? 0)
+        if remembered == nil { number = try raised(number) }
         guard number > 0 else {
             guard let remembered else { return nil }
             throw .rolledBack("\(name) is gone from the target, but this host has seen number \(remembered.number)")
@@ -96,6 +97,31 @@ struct Chain<Document: ChainDocument>: Sendable {
         var newest = try lastPresent(from: base, limit: (anchors + 1) * interval - 1) { number throws(VaultError) in try exists(number) }
         while try exists(newest + 1) { newest += 1 }
         return newest
+    }
+
+    /// Who never saw this chain cannot tell a lost object from its end: LIST shows what lies behind the gap. It may be stale,
+    /// so it only raises the number found; a target that refuses it leaves that number.
+    private func raised(_ found: UInt64) throws(VaultError) -> UInt64 {
+        var highest = found
+        var last: String? = found > 0 ? place(found).key : nil
+        while true {
+            let page: ListPage
+            do throws(StoreError) {
+                page = try vault.store.list(prefix: name + "/", startAfter: last)
+            } catch where error.code == .accessDenied || error.code == .unsupported {
+                return highest
+            } catch {
+                throw .store(error)
+            }
+            for object in page.objects {
+                guard let number = UInt64(object.key.dropFirst(name.count + 1)), number <= FormatLimits.integerMax else { continue }
+                highest = max(highest, number)
+            }
+            last = page.objects.last?.key
+            guard page.isTruncated, last != nil else { break }
+        }
+        while try exists(highest + 1) { highest += 1 }
+        return highest
     }
 
     /// The highest present number, where `from` counts as present and presence has no gaps up to `limit`.
