@@ -54,6 +54,8 @@ package struct AttemptFailure: Error, CustomStringConvertible {
         case .wrongKey: return AttemptFailure(.forGood, "\(error)", remedy: "give the vault's own key file or passphrase", cause: error)
         case .damaged, .missing, .rolledBack:
             return AttemptFailure(.forGood, "\(error)", remedy: "farshore vault check URL names all that is damaged", cause: error)
+        case .notFound:
+            return AttemptFailure(.forGood, "\(error)", remedy: "unprotect the disk, and protect it again, which sends it anew", cause: error)
         case .noVault:
             return AttemptFailure(.mayPass, "\(error)", remedy: "mount the filesystem of the vault, or bring it back", cause: error)
         case .notKept:

@@ -99,7 +99,8 @@ final class DiskUploader: Sendable {
         var state = try catalogue.replication(ofDisk: name)
         state.fail(failure, nextAttemptNanoseconds: wait.map { Clock.wallNanoseconds() + $0 })
         try catalogue.setReplication(state, ofDisk: name)
-        let next = wait.map { "next attempt in \(($0 + 500_000_000) / 1_000_000_000) s" } ?? "not retried by itself; \(failure.remedy)"
+        let next = wait.map { "next attempt in \(($0 + 500_000_000) / 1_000_000_000) s" }
+            ?? (failure.outcome == .mayPass ? failure.remedy : "not retried by itself; \(failure.remedy)")
         try catalogue.record(failure.isAlarm ? .critical : .warning, disk: name, "replication failed: \(failure.message); \(next)")
         log.error("\(name): replication failed: \(failure.message); \(next)")
         return state.nextAttemptNanoseconds
