@@ -31,6 +31,8 @@ final class KnownEnds: Sendable {
     private let ends = Mutex<[String: End]>([:])
 
     func sequence(of folder: LogFolder) throws -> UInt64? {
+        // Whoever opened it between our closing and our look at the time, and was killed since, may have written.
+        guard try folder.readState().cleanStop != nil else { return nil }
         let time = try Self.changeTime(of: folder)
         return ends.withLock { $0[folder.path].flatMap { $0.changeTimeNanoseconds == time ? $0.sequence : nil } }
     }
