@@ -8,6 +8,13 @@ bool farshore_clock_is_synchronised(void) {
     return result >= 0 && result != TIME_ERROR;
 }
 
+uint64_t farshore_raise_open_files_max(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 0;
+    struct rlimit raised = {.rlim_cur = limit.rlim_max, .rlim_max = limit.rlim_max};
+    return (uint64_t)(setrlimit(RLIMIT_NOFILE, &raised) == 0 ? raised.rlim_cur : limit.rlim_cur);
+}
+
 uint64_t farshore_locked_memory_bytes_max(void) {
     struct rlimit limit;
     return getrlimit(RLIMIT_MEMLOCK, &limit) == 0 ? (uint64_t)limit.rlim_cur : 0;

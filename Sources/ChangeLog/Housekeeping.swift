@@ -100,7 +100,10 @@ extension ChangeLog {
         monitor.lock()
         isPreparing = false
         switch result {
-        case .success(let segment): spares.append(segment)
+        case .success(let segment):
+            spares.append(segment)
+            // The next append that needs a segment gets this one: also when nobody writes, health must say so.
+            isStarved = false
         case .failure(let error):
             noteSpaceError(error)
             orKeep()

@@ -37,6 +37,14 @@ package struct ImageIdentity: Equatable, Sendable {
         }
     }
 
+    /// The identity at a clean stop, as it will also be found after a power loss: flushing data leaves the change time
+    /// of the file to the kernel, which may write it much later.
+    package static func durable(of path: String) throws(SystemError) -> ImageIdentity {
+        let descriptor = try Descriptor.open(path, O_RDONLY)
+        try descriptor.sync()
+        return try ImageIdentity(of: path)
+    }
+
     private static let sampleBytes = 4096
     /// The first 1 MiB and a little: partition tables and the superblocks at the usual places change with any use.
     private static let firstBlocks: UInt64 = 272

@@ -24,6 +24,8 @@ package enum VaultError: Error, Equatable, Sendable, CustomStringConvertible {
     case alreadyExists(String)
     /// A disk, point or key object that the vault does not have.
     case notFound(String)
+    /// The key or passphrase file named does not exist.
+    case noKeyFile(path: String)
     /// The caller asked for what the format does not allow.
     case refused(String)
     case store(StoreError)
@@ -39,6 +41,7 @@ package enum VaultError: Error, Equatable, Sendable, CustomStringConvertible {
         case .rolledBack(let text): "refused: \(text)"
         case .unsupportedVersion(let object, let found): "the vault's object \(object) has \(found), which this version cannot read"
         case .noVault(let text), .alreadyExists(let text), .notFound(let text), .refused(let text): text
+        case .noKeyFile(let path): "\(path), named as the file of the key or passphrase, does not exist"
         case .store(let error): error.message
         }
     }

@@ -31,7 +31,7 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
         identity: (@Sendable () throws -> ImageIdentity)? = nil
     ) throws(DiskError) -> VirtualDisk {
         let path = image.path
-        let identity = identity ?? { try ImageIdentity(of: path) }
+        let identity = identity ?? { try ImageIdentity.durable(of: path) }
         do {
             let state = try folder.readState()
             guard state.diskBytes == image.sizeBytes else {

@@ -1,6 +1,7 @@
 // The command line: one binary, one thin file a command, grouped by noun.
 
 import ArgumentParser
+import CLinux
 @preconcurrency import Glibc
 
 struct Farshore: ParsableCommand {
@@ -34,6 +35,8 @@ struct Program {
     /// ArgumentParser's own exit codes are replaced by the documented ones.
     static func main() {
         setvbuf(stdout, nil, _IOLBF, 0)
+        // Whoever owns a log has a file open for each of its segments: hundreds, with several disks thousands.
+        _ = farshore_raise_open_files_max()
         do {
             var command = try Farshore.parseAsRoot(siteLifted(from: Array(CommandLine.arguments.dropFirst())))
             try command.run()

@@ -11,7 +11,7 @@ import Testing
         switch request {
         case .cut(_, let tag): .points([CutPoint(disk: "a", sequence: UInt64.max, timeNanoseconds: 1, tag: tag)])
         case .makeDurable: .durable(sequence: 9)
-        case .status: .status((0..<2000).map { Self.status("disk-\($0)") })
+        case .status: .status((0..<2000).map { Self.status("disk-\($0)") }, refused: [RefusedDisk(disk: "bad", reason: "it was changed", remedy: "put it back")])
         default: .refused(ControlRefusal(.noSuchDisk, "no such disk", remedy: "look"))
         }
     }
@@ -32,8 +32,8 @@ import Testing
         let client = ControlClient(socketPath: path)
         #expect(try client.ask(.cut(disks: [], tag: "t")) == .points([Self.point]))
         #expect(try client.ask(.makeDurable(disk: "a")) == .durable(sequence: 9))
-        guard case .status(let all) = try client.ask(.status) else { Issue.record("not a status"); return }
-        #expect(all.count == 2000)
+        guard case .status(let all, let refused) = try client.ask(.status) else { Issue.record("not a status"); return }
+        #expect(all.count == 2000 && refused.map(\.disk) == ["bad"])
         #expect { try client.demand(.freeze(disk: "x")) } throws: { ($0 as? SiteError)?.code == .diskNotFound }
     }
 

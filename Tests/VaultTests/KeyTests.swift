@@ -83,6 +83,11 @@ import VaultFixtures
         #expect(code { _ = try Vault.create(store: store, protection: passphrase, memory: HeadMemory(folder: nil)) } == "alreadyExists")
     }
 
+    @Test func aKeyFileThatDoesNotExistIsNamed() {
+        let path = FileManager.default.temporaryDirectory.path + "/farshore-no-such-key"
+        #expect(throws: VaultError.noKeyFile(path: path)) { _ = try KeySource.keyFile(path: path) }
+    }
+
     @Test func keyFilesMayBeRawHexOrBase64() throws {
         let test = try TestVault()
         let path = test.directory + "-key"

@@ -107,6 +107,38 @@ import VirtualDisk
         #expect(image.bytes == (try test.contents()))
     }
 
+    @Test func aDiscardedLogIsGoneAndTheImageIsAsItWas() throws {
+        let image = MemoryImage(pattern(1 << 20))
+        let test = try TestDisk(image)
+        defer { test.remove() }
+        _ = try test.disk.freeze()
+        let before = image.bytes
+        try test.disk.put([1, 2, 3], at: 77)
+        let foreign = test.folder.path + "/notes.txt"
+        try DurableFile.replace(foreign, with: [1])
+        test.disk.abandon()
+        try test.folder.discard(try OwnerLock.acquire(test.folder))
+        #expect(try Directory.list(test.folder.path) == ["notes.txt"])
+        #expect(image.bytes == before)
+        unlink(foreign)
+        try test.folder.discard(try OwnerLock.acquire(test.folder))
+        #expect(access(test.folder.path, F_OK) != 0)
+    }
+
+    /// Nobody writes after the upload: status must not wait for a write to see that there is room again.
+    @Test func healthRecoversWithoutAWriteOnceTheLogIsReplicated() throws {
+        let test = try TestDisk(MemoryImage(pattern(1 << 20)), targets: ["vault"], segments: 4)
+        defer { test.remove() }
+        #expect(throws: SystemError.self) {
+            while true { try test.disk.put([UInt8](repeating: 0xCC, count: 65536), at: 0) }
+        }
+        #expect(test.disk.status.health == .critical)
+        let mark = ReplicatedMark(sequence: try test.disk.makeDurable(), lineage: test.disk.log.lineage)
+        try test.folder.storeMark(mark, target: "vault")
+        for _ in 0..<100 where test.disk.status.health != .normal { usleep(50_000) }
+        #expect(test.disk.status.health == .normal, "\(test.disk.status)")
+    }
+
     @Test func damagedPayloadDoesNotReachTheImage() throws {
         let image = MemoryImage(pattern(1 << 20))
         let test = try TestDisk(image)

@@ -51,6 +51,8 @@ static inline int farshore_block_device_size(int fd, uint64_t *bytes) { return i
 // Whether the kernel holds the wall clock to be disciplined (NTP).
 bool farshore_clock_is_synchronised(void);
 uint64_t farshore_locked_memory_bytes_max(void);
+// Raises the soft limit of open files to the hard one; the limit then, 0 when it cannot be asked.
+uint64_t farshore_raise_open_files_max(void);
 // At most 15 bytes are kept.
 static inline void farshore_name_this_thread(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
 

@@ -1,13 +1,13 @@
 // What the control socket carries: one JSON object a line each way, one request and one reply a connection at a time.
-// The worker of the mount answers; the CLI and the uploader ask. docs/reference/json.md describes the same messages.
-// A request over `controlRequestBytesMax` or one that does not parse is answered with `refused` and the connection ends.
+// The worker of the mount answers; the CLI and the uploader ask.
+// They are no contract: both ends are of one version. A request over `controlRequestBytesMax` or one that does not parse is answered with `refused` and the connection ends.
 
 package let controlRequestBytesMax = 64 << 10
 /// A status of 10,000 disks fits.
 package let controlReplyBytesMax = 4 << 20
 
 package enum ControlRequest: Codable, Equatable, Sendable {
-    /// State of every disk the mount serves.
+    /// State of every disk the mount serves, and why it does not serve the others.
     case status
     /// Cuts one recovery point over `disks` (empty: all that are served), sharing one sequence number.
     case cut(disks: [String], tag: String?)
@@ -23,7 +23,7 @@ package enum ControlRequest: Codable, Equatable, Sendable {
 }
 
 package enum ControlReply: Codable, Equatable, Sendable {
-    case status([ServedDiskStatus])
+    case status([ServedDiskStatus], refused: [RefusedDisk])
     case points([CutPoint])
     case durable(sequence: UInt64)
     case frozen(sequence: UInt64)
@@ -43,6 +43,19 @@ package struct ControlRefusal: Codable, Equatable, Sendable {
     package init(_ reason: Reason, _ message: String, remedy: String) {
         self.reason = reason
         self.message = message
+        self.remedy = remedy
+    }
+}
+
+/// A protected disk that the mount could not open.
+package struct RefusedDisk: Codable, Equatable, Sendable {
+    package let disk: String
+    package let reason: String
+    package let remedy: String
+
+    package init(disk: String, reason: String, remedy: String) {
+        self.disk = disk
+        self.reason = reason
         self.remedy = remedy
     }
 }

@@ -47,6 +47,6 @@ package enum KeySource: Sendable {
         } catch {
             throw .refused("\(error)")
         }
-        throw .refused("\(path): no such file")
+        throw .noKeyFile(path: path)
     }
 }

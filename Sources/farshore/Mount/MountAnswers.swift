@@ -52,7 +52,7 @@ extension Failure {
         case .log(let cause): self.init(cause)
         case .system(let cause): self.init(cause)
         case .imageChanged(let image, _, _):
-            self.init(.badImage, "\(error)", try: "put \(image) back as it was; or `farshore unprotect` the disk and protect it again, which sends it anew")
+            self.init(.badImage, "\(error)", try: "put \(image) back as it was; or copy it and its log aside, and give up what only the log holds: farshore unprotect DISK --discard-log")
         case .sizeMismatch(let image, _, _):
             self.init(.badImage, "\(error)", try: "put \(image) back to its size")
         }
@@ -62,8 +62,8 @@ extension Failure {
         switch error {
         case .system(let cause): self.init(cause)
         case .inUse: self.init(.inUse, "\(error)", try: "farshore status: one mount, uploader or command at a time owns a log")
-        case .notALog(let folder): self.init(.notFound, "\(error)", try: "bring \(folder) back; it holds writes the image may not have")
-        case .damaged: self.init(.integrityDamage, "\(error)", try: "keep a copy of the folder; restore the disk from its vault")
+        case .notALog(let folder): self.init(.notFound, "\(error)", try: "bring \(folder) back, it holds writes the image may not have; if it is lost: farshore unprotect DISK --discard-log")
+        case .damaged: self.init(.integrityDamage, "\(error)", try: "keep a copy of the folder; restore the disk from its vault, then farshore unprotect DISK --discard-log")
         default: self.init(.failed, "\(error)", try: "farshore doctor")
         }
     }

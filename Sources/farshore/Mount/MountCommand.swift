@@ -18,6 +18,7 @@ struct MountCommand: ParsableCommand {
             absent above 2,040 GiB). Give disk.raw to a virtual machine, a loop device or any program. Files cannot be created
             or truncated there. Returns when the disks are served; unmount with `farshore unmount DIR`. At SIGTERM the mount
             goes first; who still uses it after 10 seconds is named in the log and sees I/O errors from then on.
+            A disk that does not open is named on stderr, and the others are served; where none opens the mount fails.
 
             Example:
               farshore mount /srv/disks && losetup -f --show /srv/disks/db1/disk.raw
@@ -36,6 +37,13 @@ struct MountCommand: ParsableCommand {
     private struct Document: Encodable {
         let directory: String
         let disks: [String]
+        let refused: [Refused]
+    }
+
+    private struct Refused: Encodable {
+        let disk: String
+        let reason: String
+        let remedy: String
     }
 
     func run() throws {
@@ -44,12 +52,14 @@ struct MountCommand: ParsableCommand {
             return
         }
         try BackgroundService.detach()
-        let document = Document(directory: absolutePath(directory), disks: try servedDisks().map(\.name))
+        guard case .status(let served, let refused) = try ControlClient(site: site.directory).demand(.status) else {
+            throw Failure(.failed, "the mount does not say what it serves", try: "farshore status")
+        }
+        let document = Document(
+            directory: absolutePath(directory), disks: served.map(\.disk),
+            refused: refused.map { Refused(disk: $0.disk, reason: $0.reason, remedy: $0.remedy) })
+        for disk in refused { printError("farshore: warning: \(disk.disk) is not served: \(disk.reason)\nTry: \(disk.remedy)") }
         try output.print(document) { "\($0.disks.count) \($0.disks.count == 1 ? "disk" : "disks") served at \($0.directory)" }
-    }
-
-    private func servedDisks() throws -> [ProtectedDisk] {
-        try site.catalogue().disks().filter { $0.state == .protected }
     }
 
     private func supervise() throws {
@@ -58,8 +68,7 @@ struct MountCommand: ParsableCommand {
         farshore_name_this_thread("farshore")
         let folder = site.directory
         try folder.create()
-        let disks = try servedDisks()
-        let locks = try takeLocks(folder, disks)
+        let locks = try takeLocks(folder, try site.catalogue().disks().filter { $0.state == .protected })
         let log = try BackgroundService.openLog(folder.runFolder + "/mount.log")
         let logDescriptor = BackgroundService.isDetached ? log.raw : STDERR_FILENO
         let note = { @Sendable (text: String) in serviceLog(text, to: logDescriptor) }
@@ -72,7 +81,7 @@ struct MountCommand: ParsableCommand {
             workerArguments: ["serve-mount", place, "--site", folder.path] + (allowOther ? ["--allow-other"] : []) + ["--held"],
             workerStandardError: logDescriptor, log: note,
             onReady: {
-                note("serving \(disks.map(\.name).joined(separator: ", ")) at \(place)")
+                note("serving at \(place)")
                 BackgroundService.announceReady(log: logDescriptor)
             })
         do {
@@ -94,8 +103,13 @@ struct MountCommand: ParsableCommand {
         }
         try locks.hold(MountCommand.siteLockName, [own.file.raw])
         for disk in disks {
-            let pair = try DiskLocks.take(disk)
-            try locks.hold(disk.name, pair.descriptors)
+            do {
+                let pair = try DiskLocks.take(disk, site: folder)
+                try locks.hold(disk.name, pair.descriptors)
+            } catch {
+                // The worker meets the same, and says so where the other disks that do not open are named.
+                continue
+            }
         }
         return locks
     }

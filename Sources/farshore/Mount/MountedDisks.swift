@@ -27,6 +27,8 @@ final class MountedDisks: Sendable {
     private let sequencer: Sequencer
     private let options: ChangeLog.Options
     private let entries = Mutex<[String: Entry]>([:])
+    /// Disks that did not open, until they do.
+    private let refused = Mutex<[String: RefusedDisk]>([:])
     /// One disk is opened, frozen or released at a time; points and status do not wait for it.
     private let turn = Mutex<Void>(())
 
@@ -44,13 +46,27 @@ final class MountedDisks: Sendable {
 
     // MARK: Opening and closing
 
-    /// Opens the disk with the locks the supervisor holds for it, or takes them and has it hold them.
+    /// Opens the disk, or remembers why it cannot be served and gives up its locks, so that other commands can mend it.
     func open(_ disk: ProtectedDisk, inherited: [Int32]?) throws {
+        do {
+            guard disk.state == .protected else { throw disk.releasingFailure }
+            try serve(disk, inherited: inherited)
+            refused.withLock { $0[disk.name] = nil }
+        } catch {
+            _ = process.release(disk.name)
+            let failure = Failure.explaining(error) ?? Failure(.failed, "\(error)", try: "farshore doctor")
+            refused.withLock { $0[disk.name] = RefusedDisk(disk: disk.name, reason: failure.message, remedy: failure.remedy) }
+            throw failure
+        }
+    }
+
+    /// With the locks the supervisor holds for the disk, or with new ones that it is given to hold.
+    private func serve(_ disk: ProtectedDisk, inherited: [Int32]?) throws {
         let locks: DiskLocks
         if let inherited, let known = try DiskLocks.inherited(inherited, disk) {
             locks = known
         } else {
-            locks = try DiskLocks.take(disk)
+            locks = try DiskLocks.take(disk, site: catalogue.site)
             _ = process.hold(disk.name, locks.descriptors)
         }
         guard let format = ImageFormat(rawValue: disk.format) else {
@@ -106,7 +122,7 @@ final class MountedDisks: Sendable {
     func answer(_ request: ControlRequest) -> ControlReply {
         do {
             switch request {
-            case .status: return .status(all().map { ServedDiskStatus($0.disk.status) })
+            case .status: return .status(all().map { ServedDiskStatus($0.disk.status) }, refused: refused.withLock { $0.values.sorted { $0.disk < $1.disk } })
             case .cut(let names, let tag): return .points(try cut(names, tag: tag))
             case .makeDurable(let name): return .durable(sequence: try entry(name).disk.makeDurable())
             case .freeze(let name): return .frozen(sequence: try turn.withLock { _ in try entry(name).disk.freeze() })
@@ -141,11 +157,7 @@ final class MountedDisks: Sendable {
 
     private func add(_ name: String) throws {
         guard entries.withLock({ $0[name] }) == nil else { return }
-        let disk = try catalogue.disk(named: name)
-        guard disk.state == .protected else {
-            throw SiteError(.diskBusy, "\(name) is being released", remedy: "farshore unprotect \(name), to its end")
-        }
-        try open(disk, inherited: nil)
+        try open(try catalogue.disk(named: name), inherited: nil)
         serviceLog("serving \(name) too")
     }
 
@@ -184,6 +196,11 @@ extension FilePermissions {
 }
 
 extension ProtectedDisk {
+    /// Why nothing but `unprotect` uses the disk.
+    var releasingFailure: Failure {
+        Failure(.inUse, "an unprotect of \(name) has begun and not ended; it is neither served nor replicated", try: "farshore unprotect \(name), to its end")
+    }
+
     /// The same bytes at every start; nil where a VHD cannot describe the disk.
     func vhdFooter(sizeBytes: UInt64) -> [UInt8]? {
         guard sizeBytes <= VHDFooter.sizeBytesMax else { return nil }

@@ -7,6 +7,7 @@ import DiskImage
 import FuseExport
 import Glibc
 import Site
+import VirtualDisk
 
 struct ServeMountCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -36,14 +37,7 @@ struct ServeMountCommand: ParsableCommand {
         let disks = try MountedDisks(process: process, catalogue: catalogue, directory: directory, honoursImageOwner: allowOther)
         // A successor has requests of guests in hand: a disk that does not open any more must not take the others along.
         let isSuccessor = process.slots.traffic().requests > 0
-        for disk in try catalogue.disks() where disk.state == .protected {
-            do {
-                try disks.open(disk, inherited: locks.descriptors[disk.name])
-            } catch where isSuccessor {
-                serviceLog("\(disk.name) cannot be served any more: \(error)")
-                try catalogue.record(.critical, disk: disk.name, "cannot be served any more: \(error)")
-            }
-        }
+        try open(try catalogue.disks(), disks, locks, catalogue, mayServeNone: isSuccessor)
         if isSuccessor { try catalogue.record(.warning, disk: nil, "the worker of the mount was replaced; no request was lost") }
         let control = try ControlServer(path: site.directory.controlSocketPath) { disks.answer($0) }
         let points = try PointInterval(disks: disks)
@@ -52,5 +46,22 @@ struct ServeMountCommand: ParsableCommand {
         points.stop()
         try disks.closeAll()
         if case .failed(let error) = end { throw error }
+    }
+
+    /// One disk that does not open must not take the others along; where there is none else, the first one's reason is the mount's.
+    private func open(_ all: [ProtectedDisk], _ disks: MountedDisks, _ locks: InheritedLocks, _ catalogue: Catalogue, mayServeNone: Bool) throws {
+        var first: Failure?
+        for disk in all {
+            do {
+                try disks.open(disk, inherited: locks.descriptors[disk.name])
+            } catch let failure as Failure {
+                first = first ?? failure
+                serviceLog("\(disk.name) is not served: \(failure.message). Try: \(failure.remedy)")
+                try catalogue.record(.critical, disk: disk.name, "the mount does not serve it: \(failure.message)")
+            }
+        }
+        let served = disks.all().map(\.disk.name)
+        if let first, served.isEmpty, !mayServeNone { throw first }
+        serviceLog(served.isEmpty ? "no disk is open" : "open: \(served.joined(separator: ", "))")
     }
 }

@@ -1,7 +1,9 @@
 // `farshore unprotect`: ends protection. The log is merged, the image is complete and stands alone.
 
 import ArgumentParser
+import BlockIO
 import ChangeLog
+import Glibc
 import Site
 import VirtualDisk
 
@@ -10,7 +12,11 @@ struct UnprotectCommand: ParsableCommand {
         commandName: "unprotect",
         abstract: "End protection: merge the log, so that the image is current and needs no Farshore.",
         discussion: """
-            Not while the disk is mounted. What is in the vault stays there, with all its points, until `farshore vault forget`.
+            A running mount lets the disk go, unless somebody has its files open. An image or a log that is refused is left as
+            it is, and so is the protection. What is in the vault stays there, with all its points, until `farshore vault forget`.
+
+            Where the log can never be merged, because the image was changed or the log is damaged, --discard-log ends protection
+            with the image as it is. What only the log holds is lost then; copy both aside first.
 
             Example:
               farshore unprotect db1
@@ -18,6 +24,9 @@ struct UnprotectCommand: ParsableCommand {
 
     @Argument(help: "The disk.")
     var disk: String
+
+    @Flag(name: .long, help: "Drop the log without merging it: the writes that only it holds are lost.")
+    var discardLog = false
 
     @OptionGroup var site: SiteOptions
     @OptionGroup var output: OutputOptions
@@ -27,20 +36,25 @@ struct UnprotectCommand: ParsableCommand {
         let image: String
         let vault: String
         let job: Int64
+        let discarded: DiscardedLog?
     }
 
     func run() throws {
         let catalogue = try site.catalogue()
         let protected = try catalogue.disk(named: disk)
-        let job = try catalogue.beginJob(.unprotect, disk: disk, steps: ["release", "merge", "forget"])
+        let job = try catalogue.beginJob(.unprotect, disk: disk, steps: ["release", discardLog ? "discard" : "merge", "forget"])
+        var discarded: DiscardedLog?
         do {
-            try job.step("release") { try release() }
-            // From here on a crash is mended by running the command again.
-            try catalogue.setState(.releasing, ofDisk: disk)
-            try job.step("merge") { try merge(protected) }
-            try job.step("forget") {
-                try catalogue.remove(disk: disk)
-                return nil
+            var wasServed = false
+            try job.step("release") {
+                wasServed = try release()
+                return wasServed ? "the mount let go of it" : "not mounted"
+            }
+            do {
+                if discardLog { discarded = try discard(protected, catalogue, job) } else { try merge(protected, catalogue, job) }
+            } catch {
+                if wasServed, try catalogue.disk(named: disk).state == .protected { serveAgain() }
+                throw error
             }
             try job.succeed()
         } catch {
@@ -48,34 +62,94 @@ struct UnprotectCommand: ParsableCommand {
             try job.fail(failure.message, remedy: failure.remedy)
             throw error
         }
-        try catalogue.record(.information, disk: disk, "no longer protected; \(protected.imagePath) is complete")
-        let document = Document(disk: disk, image: protected.imagePath, vault: protected.vaultURL, job: job.id)
-        try output.print(document) { "\($0.disk): no longer protected. \($0.image) is current and stands alone.\nIts points stay in \($0.vault)." }
+        let end = discarded?.text ?? "\(protected.imagePath) is complete"
+        try catalogue.record(discarded == nil ? .information : .warning, disk: disk, "no longer protected; \(end)")
+        let document = Document(disk: disk, image: protected.imagePath, vault: protected.vaultURL, job: job.id, discarded: discarded)
+        try output.print(document, text: Self.text)
     }
 
-    private func release() throws -> String? {
+    private static func text(_ document: Document) -> String {
+        guard let discarded = document.discarded else {
+            return "\(document.disk): no longer protected. \(document.image) is current and stands alone.\nIts points stay in \(document.vault)."
+        }
+        return "\(document.disk): no longer protected. \(document.image) stays as it is.\n\(discarded.text)\nIts points stay in \(document.vault)."
+    }
+
+    /// Whether a mount served it.
+    private func release() throws -> Bool {
         do {
             _ = try ControlClient(site: site.directory).demand(.release(disk: disk), timeoutSeconds: 120)
-            return "the mount let go of it"
+            return true
         } catch {
             switch error.code {
-            case .mountAway, .diskNotFound: return "not mounted"
-            case .refused: throw Failure(.inUse, "\(disk) is mounted: \(error.message)", try: "farshore unmount DIR, then farshore unprotect \(disk)")
+            case .mountAway, .diskNotFound: return false
+            case .refused: throw Failure(.inUse, "\(disk) is mounted: \(error.message)", try: "\(error.remedy), then farshore unprotect \(disk)")
             default: throw error
             }
         }
     }
 
-    private func merge(_ protected: ProtectedDisk) throws -> String? {
-        // An earlier run that removed the log already: its state file went last.
-        do throws(LogError) { _ = try LogFolder(protected.logFolder).readState() } catch .notALog { return "the log is gone already" }
-        let opened = try OwnedDisk.open(protected, site: site.directory)
-        do {
-            try opened.disk.mergeAndRemoveLog()
-        } catch {
+    private func serveAgain() {
+        do { _ = try ControlClient(site: site.directory).demand(.add(disk: disk)) } catch {
+            printError("farshore: the running mount does not serve \(disk) any more: \(error.message)")
+        }
+    }
+
+    /// All that can fail for what is in log or image comes before the state changes; from then on a crash is mended by
+    /// running the command again.
+    private func merge(_ protected: ProtectedDisk, _ catalogue: Catalogue, _ job: RunningJob) throws {
+        var found: OwnedDisk?
+        try job.step("merge") {
+            found = try open(protected)
+            guard let opened = found else { return "the log is gone already" }
+            try Self.orAbandoned(opened) {
+                try opened.disk.unfreeze()
+                try opened.disk.mergeAll()
+            }
+            return nil
+        }
+        try job.step("forget") {
+            if let opened = found {
+                try Self.orAbandoned(opened) {
+                    try catalogue.setState(.releasing, ofDisk: disk)
+                    try opened.disk.mergeAndRemoveLog()
+                }
+            }
+            try catalogue.remove(disk: disk)
+            return nil
+        }
+    }
+
+    /// Nil when an earlier run removed the log already: its state file went last.
+    private func open(_ protected: ProtectedDisk) throws -> OwnedDisk? {
+        do throws(LogError) { _ = try LogFolder(protected.logFolder).readState() } catch {
+            if case .notALog = error, protected.state == .releasing { return nil }
+            throw error
+        }
+        return try waitingForUploader(of: site.directory) { try OwnedDisk.open(protected, site: site.directory) }
+    }
+
+    private static func orAbandoned(_ opened: OwnedDisk, _ work: () throws -> Void) throws {
+        do { try work() } catch {
             opened.disk.abandon()
             throw error
         }
-        return nil
+    }
+
+    private func discard(_ protected: ProtectedDisk, _ catalogue: Catalogue, _ job: RunningJob) throws -> DiscardedLog {
+        let folder = LogFolder(protected.logFolder)
+        let discarded = DiscardedLog(protected, try catalogue.replication(ofDisk: disk))
+        try job.step("discard") {
+            guard access(folder.path, F_OK) == 0 else { return "the log is gone already" }
+            let lock = try waitingForUploader(of: site.directory) { try OwnerLock.acquire(folder) }
+            try catalogue.setState(.releasing, ofDisk: disk)
+            try folder.discard(lock)
+            return discarded.text
+        }
+        try job.step("forget") {
+            try catalogue.remove(disk: disk)
+            return nil
+        }
+        return discarded
     }
 }

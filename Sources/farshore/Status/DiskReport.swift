@@ -37,15 +37,20 @@ struct DiskReport: Encodable {
     let nextAttempt: String?
     let job: JobDocument?
 
-    init(_ disk: ProtectedDisk, catalogue: Catalogue, served: ServedDiskStatus?, isUploading: Bool) throws {
+    init(_ disk: ProtectedDisk, catalogue: Catalogue, served: ServedDiskStatus?, refused: RefusedDisk?, isUploading: Bool) throws {
         let replication = try catalogue.replication(ofDisk: disk.name)
         let folder = LogFolder(disk.logFolder)
         let log = LogView(folder, provenSequence: replication.provenSequence)
         self.disk = disk.name
         state = disk.state.rawValue
         let behind = Self.behind(disk, replication, log, isUploading: isUploading)
-        (health, reason) = Self.judge(replication, served, log, behind)
-        remedy = replication.remedy ?? behind?.remedy
+        job = try catalogue.jobs(limit: 20).first { $0.disk == disk.name && $0.state == .running }.map(JobDocument.init)
+        if let ended = Self.notServed(disk, refused, isBeingEnded: job?.kind == Job.Kind.unprotect.rawValue) {
+            (health, reason, remedy) = ("critical", ended.text, ended.remedy)
+        } else {
+            (health, reason) = Self.judge(replication, served, log, behind)
+            remedy = replication.remedy ?? behind?.remedy
+        }
         image = disk.imagePath
         sizeBytes = disk.sizeBytes
         vault = disk.vaultURL
@@ -66,7 +71,12 @@ struct DiskReport: Encodable {
                 isReplicated: point.sequence <= replication.provenSequence ?? 0)
         }
         nextAttempt = replication.nextAttemptNanoseconds.map(timeText(nanoseconds:))
-        job = try catalogue.jobs(limit: 20).first { $0.disk == disk.name && $0.state == .running }.map(JobDocument.init)
+    }
+
+    /// Why nobody can use the disk now, which comes before all else that is wrong with it.
+    private static func notServed(_ disk: ProtectedDisk, _ refused: RefusedDisk?, isBeingEnded: Bool) -> (text: String, remedy: String)? {
+        if disk.state == .releasing, !isBeingEnded { return (disk.releasingFailure.message, disk.releasingFailure.remedy) }
+        return refused.map { ("the mount does not serve it: \($0.reason)", $0.remedy) }
     }
 
     /// Why the vault will not get what it lacks, or gets it too late, though no attempt failed.

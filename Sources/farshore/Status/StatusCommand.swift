@@ -30,9 +30,9 @@ struct StatusCommand: ParsableCommand {
     func run() throws {
         let catalogue = try site.catalogue()
         let disks = try disk.map { [try catalogue.disk(named: $0)] } ?? catalogue.disks()
-        let served = try Self.served(site.directory)
+        let (served, refused) = try Self.served(site.directory)
         let isUploading = try SiteLock.isTaken(site.directory.uploadLockPath)
-        let reports = try disks.map { disk in try DiskReport(disk, catalogue: catalogue, served: served?.first { $0.disk == disk.name }, isUploading: isUploading) }
+        let reports = try disks.map { disk in try DiskReport(disk, catalogue: catalogue, served: served?.first { $0.disk == disk.name }, refused: refused.first { $0.disk == disk.name }, isUploading: isUploading) }
         let document = Document(
             site: site.directory.path, isMounted: served != nil, isUploading: isUploading, disks: reports)
         try output.print(document) { document in
@@ -42,13 +42,13 @@ struct StatusCommand: ParsableCommand {
         }
     }
 
-    /// What the running mount says of its disks; nil when none runs.
-    private static func served(_ site: SiteDirectory) throws -> [ServedDiskStatus]? {
+    /// What the running mount says of its disks, and of those it could not open; nil when none runs.
+    private static func served(_ site: SiteDirectory) throws -> ([ServedDiskStatus]?, refused: [RefusedDisk]) {
         do {
-            guard case .status(let disks) = try ControlClient(site: site).demand(.status) else { return nil }
-            return disks
+            guard case .status(let disks, let refused) = try ControlClient(site: site).demand(.status) else { return (nil, []) }
+            return (disks, refused)
         } catch where error.code == .mountAway {
-            return nil
+            return (nil, [])
         }
     }
 }

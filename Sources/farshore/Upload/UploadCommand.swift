@@ -2,6 +2,7 @@
 
 import ArgumentParser
 import BlockIO
+import CLinux
 import Foundation
 import Glibc
 import Logging
@@ -17,7 +18,8 @@ struct UploadCommand: ParsableCommand {
             Without options the service starts in the background and goes on until SIGTERM, after which it finishes what it has
             begun within 30 seconds. --once replicates all that is there, initial replication included, and exits 0 only when all
             of it is verified in the vault; else with the status of what is wrong. Failures that may pass are retried after 1, 2,
-            4, 8, 10 and then every 30 minutes; others wait for `farshore resume DISK`.
+            4, 8, 10 and then every 30 minutes; others wait for `farshore resume DISK`. --stop ends the uploader of this site,
+            whoever started it, and returns when it is gone.
 
             Example:
               farshore upload --once
@@ -27,6 +29,9 @@ struct UploadCommand: ParsableCommand {
 
     @Flag(name: .long, help: "Make one attempt for every disk, then exit.")
     var once = false
+
+    @Flag(name: .long, help: "Stop the uploader that is running; returns when it has ended.")
+    var stop = false
 
     @OptionGroup var site: SiteOptions
     @OptionGroup var output: OutputOptions
@@ -39,6 +44,11 @@ struct UploadCommand: ParsableCommand {
         let error: String?
     }
 
+    struct Stopping: Encodable {
+        let site: String
+        let stopped: Int32
+    }
+
     struct Started: Encodable {
         let site: String
         let log: String
@@ -46,9 +56,11 @@ struct UploadCommand: ParsableCommand {
 
     func validate() throws {
         guard !(service.foreground && once) else { throw ValidationError("--once is in the foreground by itself") }
+        guard !stop || !(service.foreground || once) else { throw ValidationError("--stop goes with neither --once nor --foreground") }
     }
 
     func run() throws {
+        if stop { return try stopRunning() }
         if !service.foreground, !once {
             if try SiteLock.isTaken(site.directory.uploadLockPath) { throw Self.alreadyRuns() }
             try BackgroundService.detach()
@@ -57,13 +69,23 @@ struct UploadCommand: ParsableCommand {
         }
         let catalogue = try site.catalogue()
         guard let lock = try SiteLock.tryTake(site.directory.uploadLockPath) else { throw Self.alreadyRuns() }
+        // Detached, it was started by way of /proc/self/exe and would show as "exe".
+        if BackgroundService.isDetached { farshore_name_this_thread("farshore") }
         let stop = StopFlag()
         try onTermination { stop.stop() }
         let bars = UploadProgress()
         let uploader = makeService(catalogue, stop, bars)
         try withExtendedLifetime(lock) {
+            try DurableFile.replace(site.directory.uploadPIDPath, with: Array("\(getpid())\n".utf8))
+            defer { unlink(site.directory.uploadPIDPath) }
             if once { try runOnce(uploader, catalogue, bars) } else { try serve(uploader) }
         }
+    }
+
+    private func stopRunning() throws {
+        let running = try RunningUploader(site: site.directory)
+        try running.stop()
+        try output.print(Stopping(site: site.directory.path, stopped: running.pid)) { "uploader stopped (process \($0.stopped))" }
     }
 
     private func makeService(_ catalogue: Catalogue, _ stop: StopFlag, _ bars: UploadProgress) -> UploadService {
@@ -97,10 +119,13 @@ struct UploadCommand: ParsableCommand {
             throw Failure(.failed, "stopped before all was replicated", try: "farshore upload --once")
         }
         bars.finish()
-        let documents = try catalogue.disks().map { disk in
+        let disks = try catalogue.disks()
+        // Also when its unprotect began during this call.
+        let releasing = disks.filter { $0.state == .releasing }
+        let documents = try disks.map { disk in
             DiskDocument(
                 disk: disk.name, replicatedSequence: try catalogue.replication(ofDisk: disk.name).provenSequence, paused: disk.isPaused,
-                error: failures.first { $0.disk == disk.name }?.failure.message)
+                error: disk.state == .releasing ? disk.releasingFailure.message : failures.first { $0.disk == disk.name }?.failure.message)
         }
         try output.print(documents) { documents in
             documents.isEmpty ? "no disk is protected on this site" : documents.map(Self.line).joined(separator: "\n")
@@ -109,6 +134,7 @@ struct UploadCommand: ParsableCommand {
             let status = Failure.explaining(first.failure.cause)?.status ?? .failed
             throw Failure(status, "\(first.disk): \(first.failure.message)", try: first.failure.remedy)
         }
+        if let left = releasing.first { throw left.releasingFailure }
         if let paused = documents.first(where: { $0.paused }) {
             throw Failure(.failed, "\(paused.disk) is paused and was not replicated", try: "farshore resume \(paused.disk)")
         }
@@ -121,7 +147,7 @@ struct UploadCommand: ParsableCommand {
     }
 
     private static func alreadyRuns() -> Failure {
-        Failure(.inUse, "another uploader of this site is running", try: "stop it first, or let it do the work: farshore status")
+        Failure(.inUse, "another uploader of this site is running", try: "let it do the work (farshore status), or stop it: farshore upload --stop")
     }
 }
 

@@ -52,7 +52,7 @@ struct VaultCheckCommand: ParsableCommand {
         guard report.isClean else {
             throw Failure(
                 .integrityDamage, "\(report.findings.count) damaged object\(report.findings.count == 1 ? "" : "s")",
-                try: "restore these objects from a copy of the vault, or use a point that is not affected; new points are whole after the next initial replication")
+                try: "restore these objects from a copy of the vault, or use a point that is not affected; to have whole points again, end the disk's protection and protect it under a new name, which sends all of it anew")
         }
     }
 
