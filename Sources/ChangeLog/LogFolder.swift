@@ -35,6 +35,15 @@ package struct LogFolder: Equatable, Sendable {
     }
 
     /// A target's name is part of a file name: letters, digits, `-`, `_` and `.`, at most 64.
+    /// Replaces what a clean stop recorded of the image; a log that was not stopped cleanly has no such record and stays as it
+    /// is. The caller holds the owner's lock.
+    package func recordImage(_ cleanStop: LogState.CleanStop) throws(LogError) {
+        var state = try readState()
+        guard state.cleanStop != nil else { return }
+        state.cleanStop = cleanStop
+        do throws(SystemError) { try state.store(stateFile) } catch { throw .system(error) }
+    }
+
     package static func isValidTarget(_ name: String) -> Bool {
         !name.isEmpty && name.utf8.count <= 64 && name.utf8.first != 46
             && name.utf8.allSatisfy { (48...57).contains($0) || (65...90).contains($0) || (97...122).contains($0) || [45, 46, 95].contains($0) }

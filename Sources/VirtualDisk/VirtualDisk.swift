@@ -74,6 +74,18 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
         }
     }
 
+    /// Takes the image at `path` for what the last clean stop left, because somebody who knows says so. `lock` is the log's.
+    package static func acceptImage(at path: String, folder: LogFolder, lock: borrowing OwnerLock) throws(DiskError) {
+        do {
+            let now = try ImageIdentity.durable(of: path)
+            let state = try folder.readState()
+            guard state.diskBytes <= now.sizeBytes else {
+                throw DiskError.sizeMismatch(image: path, imageBytes: now.sizeBytes, logBytes: state.diskBytes)
+            }
+            try folder.recordImage(LogState.CleanStop(now))
+        } catch { throw DiskError(error) }
+    }
+
     /// Ends a clean run. The caller has ended all requests before.
     package func close() throws(DiskError) {
         do {

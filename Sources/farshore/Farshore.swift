@@ -18,6 +18,7 @@ struct Farshore: ParsableCommand {
             ImageCommand.self,
             ProtectCommand.self,
             UnprotectCommand.self,
+            AcceptCommand.self,
             UploadCommand.self,
             PointCommand.self,
             RestoreCommand.self,

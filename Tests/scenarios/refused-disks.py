@@ -150,3 +150,21 @@ with Scenario() as s:
     check(limits[3] == limits[4], f"soft limit {limits[3]}, hard limit {limits[4]}")
     check(s.stop(starting) == 0, "the mount did not end cleanly")
     print("uploader: named, stopped, waited for")
+
+    # Only the mode moved: refused, accepted by word of the administrator, nothing of the log lost. And one image has one log.
+    s.site = s.path("second-site")
+    image = protect("moded")
+    process, mnt = s.mount(s.path("second-mnt"), served="moded")
+    write(mnt, "moded", newest)
+    check(s.stop(process) == 0, "the mount did not stop cleanly")
+    os.chmod(image, 0o640)
+    s.farshore("upload", "--once", status=11)
+    s.farshore("accept", "moded")
+    process, mnt = s.mount(s.path("second-mnt"), served="moded")
+    with open(os.path.join(mnt, "moded", "disk.raw"), "rb") as file:
+        file.seek(4 * MIB)
+        check(file.read(len(newest)) == newest, "accepting the image lost what only the log held")
+    check(s.stop(process) == 0, "the mount did not stop cleanly")
+    done = s.farshore("protect", image, "--name", "twice", "--vault", url, "--key-file", s.key(), "--log-dir", s.path("other-log"),
+                      site=s.path("third-site"), status=9)
+    check("unprotect" in done.stderr and "remove" not in done.stderr, done.stderr)

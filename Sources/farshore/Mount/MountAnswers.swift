@@ -52,7 +52,7 @@ extension Failure {
         case .log(let cause): self.init(cause)
         case .system(let cause): self.init(cause)
         case .imageChanged(let image, _, _):
-            self.init(.badImage, "\(error)", try: "put \(image) back as it was; or copy it and its log aside, and give up what only the log holds: farshore unprotect DISK --discard-log")
+            self.init(.badImage, "\(error)", try: "farshore accept DISK if only its owner, mode, name or times changed; if its content did, copy \(image) and its log aside and give up what only the log holds: farshore unprotect DISK --discard-log")
         case .sizeMismatch(let image, _, _):
             self.init(.badImage, "\(error)", try: "put \(image) back to its size")
         }

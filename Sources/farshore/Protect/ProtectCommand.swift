@@ -106,6 +106,8 @@ struct ProtectCommand: ParsableCommand {
         var warnings: [String] = []
         var leftover: LogState?
         try job.step("log") {
+            // A log beside the image belongs to it, wherever the new one would go: two logs over one image undo each other.
+            if logDir != nil { _ = try checks.leftover(checks.defaultLogFolder(image)) }
             leftover = try checks.leftover(folder)
             warnings += try checks.logFolder(folder, budgetBytes: budget)
             return folder

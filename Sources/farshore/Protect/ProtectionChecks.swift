@@ -65,7 +65,9 @@ struct ProtectionChecks {
     }
 
     private func notEmpty(_ folder: String, _ file: String) -> Failure {
-        Failure(.inUse, "\(folder) is not empty (\(file))", try: "--log-dir with a new folder, or remove what an earlier protection left there")
+        access(folder + "/log.state", F_OK) == 0
+            ? Failure(.inUse, "\(folder) is the change log of a protected disk: it may hold writes that the image lacks", try: "farshore unprotect DISK on the site that protects it, or farshore status there")
+            : Failure(.inUse, "\(folder) is not empty (\(file))", try: "--log-dir with a new folder")
     }
 
     /// There is room for the log.
