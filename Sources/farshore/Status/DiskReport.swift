@@ -114,7 +114,7 @@ struct DiskReport: Encodable {
         let waiting = undestagedBytes.map { ", \(bytesText($0)) not merged yet" } ?? ""
         add("log", "\(bytesText(logBytes)) of \(bytesText(logBudgetBytes))\(waiting)" + (frozenSequence.map { ", image held at #\($0)" } ?? ""))
         if let lastPoint { add("last point", "#\(lastPoint.sequence)  \(lastPoint.time)\(lastPoint.tag.map { "  \($0)" } ?? "")  \(lastPoint.isReplicated ? "replicated" : "local")") }
-        if let nextAttempt { add("next attempt", nextAttempt) }
+        if let nextAttempt { add("next try", nextAttempt) }
         if let job { add("job \(job.id)", "\(job.kind): \(job.progressText)") }
         return lines.joined(separator: "\n")
     }

@@ -1,6 +1,7 @@
 // `farshore vault forget`: removes a disk and its points from a vault.
 
 import ArgumentParser
+import Site
 import Vault
 
 struct VaultForget: ParsableCommand {
@@ -30,7 +31,11 @@ struct VaultForget: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        let forgotten = try vault.open(site).forget(disk)
+        let opened = try vault.open(site)
+        if let own = try site.catalogue().disks().first(where: { ($0.name == disk || $0.id == disk) && $0.vaultID == opened.id.description }) {
+            throw Failure(.inUse, "this site still protects \(own.name) with that vault", try: "farshore unprotect \(own.name)")
+        }
+        let forgotten = try opened.forget(disk)
         let document = Document(
             disk: forgotten.disk.name, id: forgotten.disk.id.description, deletedObjects: forgotten.deletedObjects, contentDeleted: forgotten.isContentDeleted)
         try output.print(document) { document in
