@@ -9,7 +9,8 @@ import VirtualDisk
 @Suite struct ProtectedDiskTests {
     private func pattern(_ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncatingIfNeeded: $0 / 4096 + 1) } }
 
-    // Promise D7: An image that was changed behind Farshore's back is refused, not served.
+    // Promise D7: An image file changed after a clean stop is refused until the administrator accepts it; after a kill
+    // it is served, and that is told.
     @Test func anImageChangedBehindOurBackIsRefused() throws {
         let root = try TestDisk.makeFolder()
         let path = root + "/disk.raw"
