@@ -117,12 +117,12 @@ class Scenario:
                 process.wait()
         return process.returncode
 
-    def mount(self, directory=None, *options, site=None, served=None):
+    def mount(self, directory=None, *options, site=None, served=None, env=None):
         """Mounts every protected disk of the site; returns (process, directory)."""
         directory = directory or self.path("mnt")
         os.makedirs(directory, exist_ok=True)
         self.at_end(lambda: subprocess.run(["umount", "-l", directory], capture_output=True))
-        process = self.start("mount", directory, "--foreground", *options, site=site,
+        process = self.start("mount", directory, "--foreground", *options, site=site, env=env,
                              wait_for=lambda: os.path.ismount(directory) and (served is None or os.path.exists(os.path.join(directory, served, "disk.raw"))))
         return process, directory
 
@@ -139,6 +139,13 @@ class Scenario:
         url = url or "file://" + self.path("vault")
         self.farshore("vault", "create", url, *(options or ("--key-file", self.key())))
         return url
+
+    def syscalls(self, **settings):
+        """The environment that puts Tests/tools/syscalls.c between farshore and libc, with these of its settings."""
+        library = self.path("syscalls.so")
+        if not os.path.exists(library):
+            run("clang", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", library, os.path.join(ROOT, "Tests", "tools", "syscalls.c"), "-ldl")
+        return {"LD_PRELOAD": library, **{"SYSCALLS_" + name: str(value) for name, value in settings.items()}}
 
     # --- real block devices
 

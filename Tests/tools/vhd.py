@@ -2,7 +2,7 @@
 """A second opinion on VHD: a reader and a writer from the specification alone, standard library only.
 
 vhd.py read IMAGE OUT.raw           writes the disk's bytes; exits 1 naming what is wrong
-vhd.py make OUT.vhd OUT.raw --size BYTES [--block BYTES] [--layout plain|table-last|gaps|partial-bitmaps] [--seed N]
+vhd.py make OUT.vhd OUT.raw --size BYTES [--block BYTES] [--layout plain|table-last|gaps|partial-bitmaps] [--filled PART] [--seed N]
                                     makes a dynamic image with blocks in random order, and what it must read as
 """
 import argparse, random, struct, sys
@@ -89,7 +89,7 @@ def read(path, out):
         raise ValueError("blocks overlap")
 
 
-def make(path, raw, size, block, layout, seed):
+def make(path, raw, size, block, layout, seed, filled=0.6):
     chance = random.Random(seed)
     count = (size + block - 1) // block
     bitmap = bitmap_bytes(block)
@@ -98,7 +98,7 @@ def make(path, raw, size, block, layout, seed):
     header_at, table_at = 512, 1536
     sectors, out, flat = [0xFFFFFFFF] * count, open(path, "wb"), open(raw, "wb")
     flat.truncate(size)
-    order = [index for index in range(count) if chance.random() < 0.6]
+    order = [index for index in range(count) if chance.random() < filled]
     chance.shuffle(order)
     for index in order:
         if layout == "gaps":
@@ -133,15 +133,16 @@ def main():
     maker = verbs.add_parser("make")
     maker.add_argument("image"), maker.add_argument("out")
     maker.add_argument("--size", type=int, required=True), maker.add_argument("--block", type=int, default=2 << 20)
-    maker.add_argument("--layout", default="plain"), maker.add_argument("--seed", type=int, default=1)
+    maker.add_argument("--layout", default="plain"), maker.add_argument("--filled", type=float, default=0.6), maker.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     try:
         if given.verb == "read":
             read(given.image, given.out)
         else:
-            make(given.image, given.out, given.size, given.block, given.layout, given.seed)
+            make(given.image, given.out, given.size, given.block, given.layout, given.seed, given.filled)
     except (ValueError, struct.error) as error:
         sys.exit(f"vhd.py: {given.image}: {error}")
 
 
-main()
+if __name__ == "__main__":
+    main()
