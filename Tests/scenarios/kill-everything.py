@@ -2,67 +2,37 @@
 # Promise D2: kill -9 of every Farshore process loses no acknowledged write.
 import os
 import signal
-import threading
+import sys
+import time
 
-from scenario import KIB, MIB, SCALE, Scenario, check
+from scenario import MIB, ROOT, SCALE, Scenario, check
 
-ROUNDS = int(12 * SCALE)
-BLOCK, BLOCKS, WRITERS = 4 * KIB, 2048, 4
+sys.path.insert(0, os.path.join(ROOT, "Tests", "tools"))
+from numbered import RUN, NumberedDisk
+
+ROUNDS, DISK_BYTES = int(12 * SCALE), 8 * MIB
 
 with Scenario() as s:
     url = s.make_vault()
     image = s.path("disk.img")
     with open(image, "wb") as file:
-        file.truncate(BLOCK * BLOCKS)
+        file.truncate(DISK_BYTES)
     s.farshore("protect", image, "--name", "d", "--vault", url, "--key-file", s.key())
-    # For each block the newest acknowledged stamp and the newest one begun; each writer has blocks of its own.
-    acknowledged, begun = [0] * BLOCKS, [0] * BLOCKS
-
-    def writer(number, path, stop):
-        rng = __import__("random").Random(s.seed * 100 + number + sum(acknowledged))
-        try:
-            fd = os.open(path, os.O_RDWR)
-        except OSError:
-            return
-        try:
-            while not stop.is_set():
-                block = rng.randrange(BLOCKS // WRITERS) * WRITERS + number
-                stamp = begun[block] + 1
-                begun[block] = stamp
-                os.pwrite(fd, (block << 32 | stamp).to_bytes(8, "little") * (BLOCK // 8), block * BLOCK)
-                acknowledged[block] = stamp
-        except OSError:
-            pass  # the mount went with its processes, as it must when all are killed
-        finally:
-            os.close(fd)
-
-    total = 0
-    for number in range(ROUNDS):
-        process, mnt = s.mount()
+    disk = NumberedDisk("d", list(range(0, DISK_BYTES, RUN)), s.seed)
+    for number in range(ROUNDS + 1):
+        process, mnt = s.mount(served="d")
         path = os.path.join(mnt, "d", "disk.raw")
-        fd = os.open(path, os.O_RDONLY)
-        lost = 0
-        for block in range(BLOCKS):
-            data = os.pread(fd, BLOCK, block * BLOCK)
-            words = {data[i:i + 8] for i in range(0, BLOCK, 8)}
-            check(len(words) == 1, f"round {number}: block {block} is torn")
-            value = int.from_bytes(words.pop(), "little")
-            stamp = value & 0xFFFFFFFF
-            check(value == 0 or value >> 32 == block, f"round {number}: block {block} holds another block's data")
-            check(acknowledged[block] <= stamp <= begun[block],
-                  f"round {number}: block {block} holds stamp {stamp}, acknowledged was {acknowledged[block]}, begun {begun[block]}")
-            acknowledged[block] = begun[block] = stamp
-        os.close(fd)
-        stop = threading.Event()
-        threads = [threading.Thread(target=writer, args=(n, path, stop)) for n in range(WRITERS)]
-        for thread in threads:
-            thread.start()
-        stop.wait(s.random.uniform(0.05, 0.6))
+        with open(path, "rb", buffering=0) as file:
+            disk.check(lambda offset, count: os.pread(file.fileno(), count, offset), disk.acknowledged())
+        if number == ROUNDS:
+            check(s.stop(process) == 0, "the mount did not stop cleanly\n" + open(process.log).read())
+            break
+        if number % 20 == 19:
+            s.farshore("upload", "--once")
+        disk.start(path)
+        time.sleep(s.random.uniform(0.05, 0.6))
         os.killpg(process.pid, signal.SIGKILL)
-        stop.set()
         process.wait()
         os.system(f"umount -l {mnt}")
-        for thread in threads:
-            thread.join()
-        total = sum(acknowledged)
-    print(f"{ROUNDS} rounds, {total} acknowledged writes, none lost, no block torn")
+        disk.stop()
+    print(f"{ROUNDS} rounds, {sum(disk.acknowledged())} acknowledged operations, none lost, no block torn")

@@ -52,6 +52,11 @@ class Device:
             self.loop = None
 
 
+def is_whole(offset, head):
+    """The super blocks of ext4 and of its journal have 1,024 bytes, and ext4 cannot be mounted when one is torn."""
+    return offset == 0 or head == b"\xc0\x3b\x39\x98\0\0\0\4"
+
+
 def own_namespace():
     """Mounts of this process are its own, so that it may show Farshore another boot id than the kernel's."""
     if ctypes.CDLL(None, use_errno=True).unshare(0x00020000) != 0:
@@ -188,7 +193,7 @@ class Campaign:
             rng = random.Random(f"{self.s.seed} {self.kind} {place} {torn}")
             with open(point, "r+b", buffering=0) as file:
                 if torn:
-                    lost += writes.apply_torn(file.fileno(), flushed, place, rng)
+                    lost += writes.apply_torn(file.fileno(), flushed, place, rng, is_whole)
                 else:
                     writes.apply(file.fileno(), flushed, place)
             try:
@@ -198,6 +203,8 @@ class Campaign:
                 if kept:
                     shutil.copy(point, kept)
                 raise Caught(f"{self.kind}: after entry {place} of {count}, flushed up to {flushed}, {'torn' if torn else 'whole'}: {error}")
+            if number % 100 == 99:
+                print(f"{self.kind}: {number + 1} of {POINTS} points", flush=True)
         # The reader of the log is right: all of it is the device as QEMU left it.
         writes.apply(fd, applied, count)
         os.close(fd)

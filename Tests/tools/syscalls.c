@@ -24,7 +24,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { FRAMES = 24, OWN_FRAMES = 7, SITES = 1 << 14 };
+enum { FRAMES = 24, OWN_FRAMES = 4, SITES = 1 << 14 };
 
 static uintptr_t text_start, text_end, load_base;
 static _Atomic uint64_t seen[SITES];

@@ -50,15 +50,16 @@ class WriteLog:
         for entry in self.entries[first:end]:
             self._write(fd, entry, entry.offset, entry.length)
 
-    def apply_torn(self, fd, first, end, rng):
-        """Of the entries first..<end any sector may be lost, but for those written with FUA. Returns how many were lost."""
+    def apply_torn(self, fd, first, end, rng, is_whole=lambda offset, head: False):
+        """Of the entries first..<end any sector may be lost, but for those written with FUA; a request of which `is_whole` says
+        so is lost as a whole or not. Returns how many sectors were lost."""
         chance, lost = rng.choice((0.05, 0.3, 0.5, 0.9)), 0
         for entry in self.entries[first:end]:
             if entry.flags & FUA:
                 self._write(fd, entry, entry.offset, entry.length)
                 continue
             # Half of the requests whole or not at all, half of them torn.
-            if rng.random() < 0.5:
+            if rng.random() < 0.5 or is_whole(entry.offset, self.bytes[entry.data:entry.data + 8]):
                 if rng.random() < chance:
                     lost += entry.length // SECTOR
                 else:
