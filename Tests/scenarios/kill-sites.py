@@ -16,25 +16,26 @@ from scenario import KIB, MIB, PROGRAM, ROOT, SCALE, Scenario, check, requires, 
 
 sys.path.insert(0, os.path.join(ROOT, "Tests", "tools"))
 import logstate
+import sites
 from numbered import RUN, NumberedDisk
 
-requires("clang", "nm")
+requires("nm")
 KILLS = 10 if SCALE < 2 else int(25 * SCALE)
 SECONDS = 1.2 if SCALE < 2 else 2.0
 DISK_BYTES, SEGMENT_BYTES, BUDGET_BYTES = 16 * MIB, 256 * KIB, 12 * MIB
 # Before these a kill finds another state on disk than before the call that went before; the others come after them.
 CHANGING = ("write", "writev", "pwrite", "pwrite64", "pwritev", "fsync", "fdatasync", "ftruncate", "ftruncate64", "fallocate",
-            "rename", "renameat", "link", "linkat", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir", "send", "sendmsg")
+            "create", "rename", "renameat", "link", "linkat", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir", "send", "sendmsg")
 TRIES = 4
 # After this many kills the disks begin anew, so that the first replication and its freeze are met again.
 LIFE = 6
 
 
-class Sites:
-    """The call sites met so far, by the program's role."""
+class Places:
+    """The places met so far, by the program's role."""
 
     def __init__(self, s):
-        self.files = {role: s.path("sites-" + role) for role in ("mount", "upload")}
+        self.files = {role: s.path("places-" + role) for role in ("mount", "upload")}
         self.met = {}
         self.killed = collections.Counter()
         self.missed = collections.Counter()
@@ -66,7 +67,7 @@ class Sites:
     def a_flush(self):
         """A place that is met under load, and a count that lets the load begin."""
         self.read()
-        return next(key for key in sorted(self.met) if key[0] == "mount" and self.met[key][0] == "pwritev"), 20
+        return next(key for key in sorted(self.met) if key[0] == "mount" and self.met[key][0] == "pwrite" and "/segment-" in self.met[key][1]), 20
 
     def names(self):
         """Address to function, for the list that is printed."""
@@ -130,17 +131,15 @@ class World:
 class Round:
     """One life of the mount and the uploader, ended by a kill."""
 
-    def __init__(self, s, world, sites):
-        self.s, self.world, self.sites = s, world, sites
+    def __init__(self, s, world, places):
+        self.s, self.world, self.places = s, world, places
+        self.library = sites.build(s.dir)
         self.mnt = s.path("mnt")
         os.makedirs(self.mnt, exist_ok=True)
         s.at_end(lambda: subprocess.run(["umount", "-l", self.mnt], capture_output=True))
 
     def environment(self, role, target, count):
-        settings = {"SITES": self.sites.files[role]}
-        if target and target[0] == role:
-            settings["KILL"] = f"{target[1]}:{count}"
-        return self.s.syscalls(**settings)
+        return sites.places(self.library, self.places.files[role], target[1] if target and target[0] == role else None, count)
 
     def run(self, seconds, target=None, count=1):
         """True when the target was met; else the end is a clean one, in which it may be met too."""
@@ -159,7 +158,7 @@ class Round:
             errors = [error for disk in self.world.disks for error in disk.stop()] if writing else []
             writing = False
             for process, role in ((uploader, "upload"), (mount, "mount")):
-                if process and (self.ended(process, target, role) or self.s.stop(process) != 0 and self.ended(process, target, role)):
+                if process and (self.ended(process, target, role) or self.stop(process) and self.ended(process, target, role)):
                     return True
             check(not errors, f"a writer saw {errors}")
             return False
@@ -204,6 +203,10 @@ class Round:
             self.s.farshore("status", ok=False)
             time.sleep(0.1)
 
+    def stop(self, process):
+        """False after a clean end. SIGTERM may come before the process has said what it does then."""
+        return self.s.stop(process) not in (0, -signal.SIGTERM)
+
     def ended(self, process, target, role):
         if process.poll() is None:
             return False
@@ -233,36 +236,36 @@ def vault_is_whole(s, world, one):
 
 
 with Scenario() as s:
-    sites = Sites(s)
+    places = Places(s)
     world = World(s)
-    one = Round(s, world, sites)
+    one = Round(s, world, places)
     # What there is: lives with the first replication, with its end, with recovery after a kill.
     one.run(2)
-    one.run(2, *sites.a_flush())
+    one.run(2, *places.a_flush())
     one.run(1)
     kills = missed = lives = 0
-    while kills < KILLS or SCALE >= 2 and sites.left():
+    while kills < KILLS or SCALE >= 2 and places.left():
         if lives % LIFE == 0:
             vault_is_whole(s, world, one)
             world.begin()
         lives += 1
-        target = sites.next(s.random)
-        count = s.random.randrange(1, 40) if sites.killed[target] else s.random.choice((1, 1, 1, 3))
-        if one.run(SECONDS, target, 1 if sites.missed[target] else count):
-            sites.killed[target] += 1
+        target = places.next(s.random)
+        count = s.random.randrange(1, 40) if places.killed[target] else s.random.choice((1, 1, 1, 3))
+        if one.run(SECONDS, target, 1 if places.missed[target] else count):
+            places.killed[target] += 1
             kills += 1
         else:
-            sites.missed[target] += 1
+            places.missed[target] += 1
             missed += 1
-        check(missed < 2 * kills + 40, "most sites are not met again")
+        check(missed < 2 * kills + 40, "most places are not met again")
     vault_is_whole(s, world, one)
-    sites.read()
+    places.read()
     if SCALE >= 2 or os.environ.get("FARSHORE_LIST"):
-        print("\n".join(sites.list()))
+        print("\n".join(places.list()))
     operations = sum(disk.acknowledged()[n] for disk in world.disks for n in range(len(disk.writers)))
-    changing = [key for key in sites.met if sites.met[key][0] in CHANGING]
-    print(f"{len(sites.met)} call sites met, killed at {len([key for key in sites.met if sites.killed[key]])} of them; {len(changing)} of them change something, "
-          f"killed at {len([key for key in changing if sites.killed[key]])}; {kills} kills, {missed} lives without one; "
+    changing = [key for key in places.met if places.met[key][0] in CHANGING]
+    print(f"{len(places.met)} places met, killed at {len([key for key in places.met if places.killed[key]])} of them; {len(changing)} of them change something, "
+          f"killed at {len([key for key in changing if places.killed[key]])}; {kills} kills, {missed} lives without one; "
           f"{operations} acknowledged operations since the last new beginning, none lost")
     if SCALE >= 2:
-        check(len([key for key in changing if sites.killed[key]]) > 0.9 * len(changing), "too many places were never met again")
+        check(len([key for key in changing if places.killed[key]]) > 0.9 * len(changing), "too many places were never met again")

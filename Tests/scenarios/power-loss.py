@@ -19,6 +19,7 @@ from scenario import KIB, MIB, ROOT, SCALE, Failed, Scenario, check, requires, r
 sys.path.insert(0, os.path.join(ROOT, "Tests", "tools"))
 import logstate
 from numbered import RUN, NumberedDisk, Wrong
+from sites import LEAVE_OUT, Faults
 from writelog import WriteLog
 
 FILESYSTEMS = {"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q", "-f"]}
@@ -28,7 +29,7 @@ DEVICE_BYTES, DISK_BYTES = 512 * MIB, 64 * MIB
 # Small ones, so that sealing, recycling and destage are met at every few writes.
 SEGMENT_BYTES, BUDGET_BYTES = MIB, 24 * MIB
 # Files whose syncs are left out in runs that must fail, and the exit status of such a run.
-UNSYNCED, CAUGHT = ("segment-", "vhd.img"), 3
+UNSYNCED, CAUGHT = ("/segment-", "/vhd.img$"), 3
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 4 << 30 else None
 
 
@@ -87,7 +88,12 @@ class Caught(Failed):
 class Campaign:
     def __init__(self, s, kind, unsynced=None):
         self.s, self.kind = s, kind
-        self.env = s.syscalls(NO_SYNC=unsynced) if unsynced else None
+        self.env = None
+        if unsynced:
+            faults = Faults(s.dir)
+            for place, call in enumerate(("fsync", "fdatasync")):
+                faults.arm(call, unsynced, LEAVE_OUT, place=place)
+            self.env = faults.environment
         self.volume = s.path("volume")
         s.site = os.path.join(self.volume, "site")
         self.device = Device(s, self.volume)

@@ -140,13 +140,6 @@ class Scenario:
         self.farshore("vault", "create", url, *(options or ("--key-file", self.key())))
         return url
 
-    def syscalls(self, **settings):
-        """The environment that puts Tests/tools/syscalls.c between farshore and libc, with these of its settings."""
-        library = self.path("syscalls.so")
-        if not os.path.exists(library):
-            run("clang", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", library, os.path.join(ROOT, "Tests", "tools", "syscalls.c"), "-ldl")
-        return {"LD_PRELOAD": library, **{"SYSCALLS_" + name: str(value) for name, value in settings.items()}}
-
     # --- real block devices
 
     def loop(self, file, read_only=False):

@@ -1,6 +1,6 @@
 """The places where a process writes: lists them, and makes one of them fail, wait or kill (Tests/tools/faults.c).
 
-A site is a call and a kind of file: ("fdatasync", "segment"). `Faults` builds the library, hands out the environment that
+A site is a call and a kind of file: ("fdatasync", "segment"); a place is a call and the functions of the program that led to it. `Faults` builds the library, hands out the environment that
 loads it, and changes the rules while the process runs. Not a scenario.
 """
 import collections
@@ -17,7 +17,7 @@ from scenario import ROOT, run
 
 RULES, RULE_BYTES, PATH_BYTES, HEAD_BYTES = 8, 256, 192, 64
 ANY = (1 << 64) - 1
-KILL = -1
+KILL, LEAVE_OUT = -1, -2
 RULE = struct.Struct("<I12siIIIQQQII")
 assert RULE.size + PATH_BYTES == RULE_BYTES
 HITS_AT, FAILED_AT = 28, 60
@@ -43,6 +43,11 @@ def kind(path):
     return name
 
 
+def places(library, file, kill=None, count=1):
+    """The environment in which a program notes its places in `file`, and is killed at the `count`-th call from the place `kill`."""
+    return {"LD_PRELOAD": library, "FARSHORE_PLACES": file, **({"FARSHORE_KILL_PLACE": f"{kill}:{count}"} if kill else {})}
+
+
 class Faults:
     def __init__(self, folder):
         self.file = os.path.join(folder, "faults")
@@ -54,7 +59,7 @@ class Faults:
             self.memory = mmap.mmap(file.fileno(), 0)
 
     def arm(self, call, path, error, place=0, skip=0, times=0, offset=(0, ANY), least=0, delay_us=0):
-        """From now on `call` on a file whose path holds `path` (ends with it, if `path` ends with $) fails with `error` (an errno; 0: only waits; KILL)."""
+        """From now on `call` on a file whose path holds `path` (ends with it, if `path` ends with $) fails with `error` (an errno; 0: only waits; KILL; of syncs LEAVE_OUT)."""
         start = HEAD_BYTES + place * RULE_BYTES
         self.disarm(place)
         body = RULE.pack(0, call.encode(), error, skip, times, 0, offset[0], offset[1], least, delay_us, 0)
