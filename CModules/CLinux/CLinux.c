@@ -2,6 +2,11 @@
 #include <sys/resource.h>
 #include <sys/timex.h>
 
+ssize_t farshore_pread_nowait(int fd, void *buffer, size_t count, int64_t offset) {
+    struct iovec part = {.iov_base = buffer, .iov_len = count};
+    return preadv2(fd, &part, 1, offset, RWF_NOWAIT);
+}
+
 bool farshore_clock_is_synchronised(void) {
     struct timex state = {0};
     int result = adjtimex(&state);

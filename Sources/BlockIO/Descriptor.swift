@@ -54,6 +54,13 @@ package struct Descriptor: ~Copyable, Sendable {
         return done
     }
 
+    /// Fills `buffer` when all of it is in the page cache. False otherwise: then what is missing is on its way from the disk
+    /// (where the filesystem can do that), and `read` has to be called for it.
+    package func readIfCached(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) -> Bool {
+        guard let start = buffer.baseAddress else { return true }
+        return farshore_pread_nowait(raw, start, buffer.count, Int64(truncatingIfNeeded: offset)) == buffer.count
+    }
+
     package func read(count: Int, at offset: UInt64) throws(SystemError) -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: count)
         var failure: SystemError?
@@ -136,6 +143,16 @@ package struct Descriptor: ~Copyable, Sendable {
         guard found >= 0 else { throw SystemError(errno: errno, operation: "seek hole from \(offset)", path: path) }
         return UInt64(found)
     }
+
+    /// A second open file description of the same file, for reading. By /proc: the path may name another file by now.
+    package func reopenedForReading() throws(SystemError) -> Descriptor {
+        let again = retryingInterrupts { farshore_open("/proc/self/fd/\(raw)", O_RDONLY | O_CLOEXEC, 0) }
+        guard again >= 0 else { throw SystemError(errno: errno, operation: "open again for reading", path: path) }
+        return Descriptor(owning: again, path: path)
+    }
+
+    /// The kernel reads what is asked for and nothing ahead of it; only a hint, so no error is reported.
+    package func adviseRandomReads() { _ = posix_fadvise(raw, 0, 0, POSIX_FADV_RANDOM) }
 
     /// Tells the kernel that the range will not be read again soon; only a hint, so no error is reported.
     package func dropFromPageCache(at offset: UInt64 = 0, length: UInt64 = 0) {

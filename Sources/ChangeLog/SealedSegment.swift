@@ -43,4 +43,9 @@ extension Segment {
     package func read(into buffer: UnsafeMutableRawBufferPointer, page: Int, skipping skippedBytes: Int = 0) throws(SystemError) {
         try file.read(into: buffer, at: SegmentGeometry.pageOffset(page) + UInt64(skippedBytes))
     }
+
+    /// The same from the page cache; false when some of it must come from the disk, whose read has begun then.
+    package func readIfCached(into buffer: UnsafeMutableRawBufferPointer, page: Int, skipping skippedBytes: Int) -> Bool {
+        file.readIfCached(into: buffer, at: SegmentGeometry.pageOffset(page) + UInt64(skippedBytes))
+    }
 }

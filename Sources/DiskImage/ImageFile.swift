@@ -15,6 +15,10 @@ package protocol ImageFile: AnyObject, Sendable {
     /// Fills `buffer` from `offset`.
     func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(SystemError)
 
+    /// Fills `buffer` when that needs no wait for the disk. False otherwise: the disk's reads have begun where that is
+    /// possible, and `read` is to be called.
+    func readIfCached(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) -> Bool
+
     /// Writes all of `buffer`; durable only after `flush`.
     func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(SystemError)
 
@@ -29,6 +33,11 @@ package protocol ImageFile: AnyObject, Sendable {
 
     /// The first offset at or after `offset` that is known to read as zeros; the end of the disk counts as one.
     func nextHole(from offset: UInt64) throws(SystemError) -> UInt64
+}
+
+extension ImageFile {
+    /// An image that cannot tell has to be waited for.
+    package func readIfCached(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) -> Bool { false }
 }
 
 package enum ImageAccess: Equatable, Sendable {

@@ -50,7 +50,9 @@ private func openRaw(_ container: consuming ContainerFile, access: ImageAccess) 
         throw .unsupported(path: path, what: "a raw image of \(status.sizeBytes) bytes ends inside a sector and cannot be written",
             remedy: "truncate -s %512 \(path)")
     }
-    return RawImage(container.descriptor, storedBytes: status.sizeBytes, isBlockDevice: status.kind == .blockDevice)
+    do throws(SystemError) {
+        return try RawImage(container.descriptor, storedBytes: status.sizeBytes, isBlockDevice: status.kind == .blockDevice)
+    } catch { throw .system(error) }
 }
 
 func requireNotEmpty(_ container: borrowing ContainerFile) throws(ImageError) {
@@ -62,7 +64,9 @@ func requireNotEmpty(_ container: borrowing ContainerFile) throws(ImageError) {
 private func openFixedVHD(_ container: consuming ContainerFile, access: ImageAccess) throws(ImageError) -> RawImage {
     let footer = try readFixedFooter(container)
     try requireNoSavedState(footer, access: access, path: container.path)
-    return RawImage(container.descriptor, storedBytes: footer.diskSizeBytes, isBlockDevice: false)
+    do throws(SystemError) {
+        return try RawImage(container.descriptor, storedBytes: footer.diskSizeBytes, isBlockDevice: false)
+    } catch { throw .system(error) }
 }
 
 /// The footer of a fixed VHD, checked against the file.

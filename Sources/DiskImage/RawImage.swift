@@ -11,13 +11,15 @@ package final class RawImage: ImageFile {
     package let path: String
     package let sizeBytes: UInt64
     private let descriptor: Descriptor
+    private let reads: ImageReads
     /// Disk bytes that exist in the file; the rest of the last sector is zeros.
     private let storedBytes: UInt64
     private let isBlockDevice: Bool
     private let durability = FailStopSync()
 
     /// Serves the first `storedBytes` bytes of `descriptor`, padded to whole sectors.
-    init(_ descriptor: consuming Descriptor, storedBytes: UInt64, isBlockDevice: Bool) {
+    init(_ descriptor: consuming Descriptor, storedBytes: UInt64, isBlockDevice: Bool) throws(SystemError) {
+        reads = try ImageReads(descriptor)
         path = descriptor.path
         self.descriptor = descriptor
         self.storedBytes = storedBytes
@@ -28,10 +30,17 @@ package final class RawImage: ImageFile {
     package func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(SystemError) {
         try checkRange(at: offset, length: UInt64(buffer.count), sizeBytes: sizeBytes, path: path)
         let stored = Int(min(UInt64(buffer.count), storedBytes - min(offset, storedBytes)))
-        if stored > 0 { try descriptor.read(into: UnsafeMutableRawBufferPointer(rebasing: buffer[..<stored]), at: offset) }
+        if stored > 0 { try reads.read(descriptor, into: UnsafeMutableRawBufferPointer(rebasing: buffer[..<stored]), at: offset) }
         if stored < buffer.count {
             UnsafeMutableRawBufferPointer(rebasing: buffer[stored...]).initializeMemory(as: UInt8.self, repeating: 0)
         }
+    }
+
+    package func readIfCached(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) -> Bool {
+        let (end, overflow) = offset.addingReportingOverflow(UInt64(buffer.count))
+        // The padding behind the stored bytes is left to `read`.
+        guard !overflow, end <= storedBytes else { return false }
+        return reads.readIfCached(into: buffer, at: offset)
     }
 
     package func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(SystemError) {

@@ -6,40 +6,61 @@ import DiskImage
 import Synchronization
 
 extension VirtualDisk {
+    /// What was written in random order lies all over the log: reading it piece by piece would wait for the disk once a
+    /// piece. So a read of several places goes over them without waiting first, which begins all reads of the disk at
+    /// once; only when something was not in memory it goes over them again and waits.
     package func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(SystemError) {
         try checkRange(offset, UInt64(buffer.count), "read")
+        if try readPlaces(buffer, offset, waits: buffer.count <= blockBytes) { return }
+        _ = try readPlaces(buffer, offset, waits: true)
+    }
+
+    /// A run of blocks that one call reads.
+    private struct Place {
+        let block: Int
+        let blocks: Int
+        let entry: MapEntry
+        let skippedBytes: Int
+        let byteCount: Int
+    }
+
+    private enum Outcome { case filled, notInMemory, changed }
+
+    /// False when something was not in memory, and `waits` is false.
+    private func readPlaces(_ buffer: UnsafeMutableRawBufferPointer, _ offset: UInt64, waits: Bool) throws(SystemError) -> Bool {
+        var hasAll = true
         var done = 0
         while done < buffer.count {
-            let position = offset + UInt64(done)
-            let rest = UnsafeMutableRawBufferPointer(rebasing: buffer[done...])
-            // 0 when the place changed under the read: look again.
-            done += try readRun(into: rest, at: position)
+            // Before any entry is read: see `readImage`.
+            let generation = clearGeneration.load(ordering: .sequentiallyConsistent)
+            let place = place(at: offset + UInt64(done), byteCountMax: buffer.count - done)
+            let part = UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + place.byteCount])
+            switch try read(place, part, generation, waits: waits || place.byteCount == buffer.count) {
+            case .filled: done += place.byteCount
+            case .changed: continue
+            case .notInMemory:
+                hasAll = false
+                done += place.byteCount
+            }
         }
+        return hasAll
     }
 
-    private func readRun(into buffer: UnsafeMutableRawBufferPointer, at position: UInt64) throws(SystemError) -> Int {
-        // Before any entry is read: see `readImage`.
-        let generation = clearGeneration.load(ordering: .sequentiallyConsistent)
+    private func place(at position: UInt64, byteCountMax: Int) -> Place {
         let block = Int(position / UInt64(blockBytes))
         let skipped = Int(position % UInt64(blockBytes))
-        let blocks = (skipped + buffer.count + blockBytes - 1) / blockBytes
+        let limit = (skipped + byteCountMax + blockBytes - 1) / blockBytes
         let entry = map.entry(block)
-        if entry.isImage {
-            let run = runLength(block, blocks) { _, other in other.isImage }
-            return try readImage(part(buffer, run, skipped), position, block, run, generation)
-        }
-        if entry.isWrite {
-            let run = runLength(block, blocks) { place, other in other == entry.advanced(by: place) }
-            return try readLog(part(buffer, run, skipped), entry, skipped)
-        }
-        let run = runLength(block, blocks) { _, other in !other.isImage && !other.isWrite }
-        let zeros = part(buffer, run, skipped)
-        zeros.initializeMemory(as: UInt8.self, repeating: 0)
-        return zeros.count
-    }
-
-    private func part(_ buffer: UnsafeMutableRawBufferPointer, _ blocks: Int, _ skipped: Int) -> UnsafeMutableRawBufferPointer {
-        UnsafeMutableRawBufferPointer(rebasing: buffer[..<min(buffer.count, blocks * blockBytes - skipped)])
+        let blocks =
+            if entry.isImage {
+                runLength(block, limit) { _, other in other.isImage }
+            } else if entry.isWrite {
+                runLength(block, limit) { place, other in other == entry.advanced(by: place) }
+            } else {
+                runLength(block, limit) { _, other in !other.isImage && !other.isWrite }
+            }
+        return Place(
+            block: block, blocks: blocks, entry: entry, skippedBytes: skipped, byteCount: min(byteCountMax, blocks * blockBytes - skipped))
     }
 
     @inline(__always)
@@ -49,23 +70,39 @@ extension VirtualDisk {
         return count
     }
 
+    private func read(
+        _ place: Place, _ buffer: UnsafeMutableRawBufferPointer, _ generation: UInt64, waits: Bool
+    ) throws(SystemError) -> Outcome {
+        if place.entry.isImage { return try readImage(place, buffer, generation, waits: waits) }
+        if place.entry.isWrite { return try readLog(place, buffer, waits: waits) }
+        buffer.initializeMemory(as: UInt8.self, repeating: 0)
+        return .filled
+    }
+
     /// The segment is pinned while it is read: it cannot be recycled, and log data never changes in place.
-    private func readLog(_ buffer: UnsafeMutableRawBufferPointer, _ entry: MapEntry, _ skipped: Int) throws(SystemError) -> Int {
-        guard let segment = log.directory.pin(entry.segment) else { return 0 }
+    private func readLog(_ place: Place, _ buffer: UnsafeMutableRawBufferPointer, waits: Bool) throws(SystemError) -> Outcome {
+        guard let segment = log.directory.pin(place.entry.segment) else { return .changed }
         defer { log.directory.unpin(segment) }
-        try segment.read(into: buffer, page: entry.page, skipping: skipped)
-        return buffer.count
+        guard waits else {
+            return segment.readIfCached(into: buffer, page: place.entry.page, skipping: place.skippedBytes) ? .filled : .notInMemory
+        }
+        try segment.read(into: buffer, page: place.entry.page, skipping: place.skippedBytes)
+        return .filled
     }
 
     /// Destage writes only blocks whose entries are set, so a block whose entry was 0 all the while was not written. An
     /// entry set and cleared again in between is told by the generation, which is raised before clearing.
     private func readImage(
-        _ buffer: UnsafeMutableRawBufferPointer, _ position: UInt64, _ block: Int, _ run: Int, _ generation: UInt64
-    ) throws(SystemError) -> Int {
-        try image.read(into: buffer, at: position)
-        for place in 0..<run where !map.entry(block + place).isImage { return 0 }
-        guard clearGeneration.load(ordering: .sequentiallyConsistent) == generation else { return 0 }
-        return buffer.count
+        _ place: Place, _ buffer: UnsafeMutableRawBufferPointer, _ generation: UInt64, waits: Bool
+    ) throws(SystemError) -> Outcome {
+        let position = UInt64(place.block) * UInt64(blockBytes) + UInt64(place.skippedBytes)
+        if waits {
+            try image.read(into: buffer, at: position)
+        } else if !image.readIfCached(into: buffer, at: position) {
+            return .notInMemory
+        }
+        for block in place.block..<place.block + place.blocks where !map.entry(block).isImage { return .changed }
+        return clearGeneration.load(ordering: .sequentiallyConsistent) == generation ? .filled : .changed
     }
 
     // MARK: - data and holes

@@ -45,6 +45,8 @@ static inline int farshore_openat(int dir, const char *path, int flags, unsigned
 static inline int farshore_rename_noreplace(int olddir, const char *old, int newdir, const char *new_) {
     return (int)syscall(SYS_renameat2, olddir, old, newdir, new_, 1u /* RENAME_NOREPLACE */);
 }
+// Reads what the page cache holds and begins the disk's read of what it does not; EAGAIN or a short count then.
+ssize_t farshore_pread_nowait(int fd, void *buffer, size_t count, int64_t offset);
 static inline int farshore_set_cloexec(int fd, int on) { return fcntl(fd, F_SETFD, on ? FD_CLOEXEC : 0); }
 static inline int farshore_block_device_size(int fd, uint64_t *bytes) { return ioctl(fd, BLKGETSIZE64, bytes); }
 

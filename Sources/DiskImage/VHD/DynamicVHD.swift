@@ -15,6 +15,7 @@ package final class DynamicVHD: ImageFile {
     package let path: String
     package let sizeBytes: UInt64
     private let file: ChangedFile
+    private let reads: ImageReads
     private let footer: [UInt8]
     private let header: VHDDynamicHeader
     /// Held for look-ups and while a block is allocated, never across a sync.
@@ -22,7 +23,8 @@ package final class DynamicVHD: ImageFile {
     /// One flush at a time: a second must not return before the first has committed the blocks it took.
     private let flushing = Mutex(())
 
-    init(_ file: consuming ChangedFile, footer: VHDFooter, header: VHDDynamicHeader, table: VHDBlockTable) {
+    init(_ file: consuming ChangedFile, footer: VHDFooter, header: VHDDynamicHeader, table: VHDBlockTable) throws(SystemError) {
+        reads = try ImageReads(file.descriptor)
         path = file.descriptor.path
         sizeBytes = footer.diskSizeBytes
         self.file = file
@@ -36,11 +38,26 @@ package final class DynamicVHD: ImageFile {
         try forEachSpan(at: offset, length: UInt64(buffer.count)) { (span) throws(SystemError) in
             let part = UnsafeMutableRawBufferPointer(rebasing: buffer[span.start..<span.start + span.count])
             if let data = blocks.withLock({ $0.dataOffset(ofBlock: span.block) }) {
-                try file.descriptor.read(into: part, at: data + span.offsetInBlock)
+                try reads.read(file.descriptor, into: part, at: data + span.offsetInBlock)
             } else {
                 part.initializeMemory(as: UInt8.self, repeating: 0)
             }
         }
+    }
+
+    package func readIfCached(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) -> Bool {
+        let (end, overflow) = offset.addingReportingOverflow(UInt64(buffer.count))
+        guard !overflow, end <= sizeBytes else { return false }
+        var hasAll = true
+        forEachSpan(at: offset, length: UInt64(buffer.count)) { span in
+            let part = UnsafeMutableRawBufferPointer(rebasing: buffer[span.start..<span.start + span.count])
+            if let data = blocks.withLock({ $0.dataOffset(ofBlock: span.block) }) {
+                if !reads.readIfCached(into: part, at: data + span.offsetInBlock) { hasAll = false }
+            } else {
+                part.initializeMemory(as: UInt8.self, repeating: 0)
+            }
+        }
+        return hasAll
     }
 
     package func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(SystemError) {
@@ -159,7 +176,9 @@ package final class DynamicVHD: ImageFile {
         let count: Int
     }
 
-    private func forEachSpan(at offset: UInt64, length: UInt64, _ body: (Span) throws(SystemError) -> Void) throws(SystemError) {
+    private func forEachSpan<Failure: Error>(
+        at offset: UInt64, length: UInt64, _ body: (Span) throws(Failure) -> Void
+    ) throws(Failure) {
         let blockBytes = UInt64(header.blockBytes)
         var done: UInt64 = 0
         while done < length {

@@ -31,7 +31,9 @@ func openDynamicVHD(
     if access == .readWrite {
         do throws(SystemError) { try repair(&layout, file, fileBytes: fileBytes) } catch { throw .system(error) }
     }
-    return DynamicVHD(file, footer: layout.footer, header: layout.header, table: layout.table)
+    do throws(SystemError) {
+        return try DynamicVHD(file, footer: layout.footer, header: layout.header, table: layout.table)
+    } catch { throw .system(error) }
 }
 
 func readDynamicLayout(_ container: borrowing ContainerFile) throws(ImageError) -> DynamicVHDLayout {

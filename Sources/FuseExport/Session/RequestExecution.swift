@@ -7,7 +7,8 @@ import Glibc
 import Synchronization
 
 struct RequestExecution {
-    let session: FuseSession
+    /// The reader thread that runs this holds the session.
+    unowned(unsafe) let session: FuseSession
     let slot: Slot
     let header: fuse_in_header
     let reply: Reply
