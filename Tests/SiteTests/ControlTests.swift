@@ -11,10 +11,17 @@ import Testing
         switch request {
         case .cut(_, let tag): .points([CutPoint(disk: "a", sequence: UInt64.max, timeNanoseconds: 1, tag: tag)])
         case .makeDurable: .durable(sequence: 9)
-        case .status: .status((0..<2000).map { Self.status("disk-\($0)") }, refused: [RefusedDisk(disk: "bad", reason: "it was changed", remedy: "put it back")])
+        case .status:
+            .status(
+                (0..<2000).map { Self.status("disk-\($0)") }, refused: [RefusedDisk(disk: "bad", reason: "it was changed", remedy: "put it back")],
+                mount: Self.mount)
         default: .refused(ControlRefusal(.noSuchDisk, "no such disk", remedy: "look"))
         }
     }
+
+    private static let mount = MountStatus(
+        requests: 1, readBytes: 2, writtenBytes: 3, mappedWrites: 4, failedRequests: 5, requestsAtOnce: 6, requestBytesMax: 7,
+        hasParallelWrites: true, hasAsynchronousDirectIO: false, allowsSharedMappings: true)
 
     private static func status(_ name: String) -> ServedDiskStatus {
         ServedDiskStatus(
@@ -32,8 +39,8 @@ import Testing
         let client = ControlClient(socketPath: path)
         #expect(try client.ask(.cut(disks: [], tag: "t")) == .points([Self.point]))
         #expect(try client.ask(.makeDurable(disk: "a")) == .durable(sequence: 9))
-        guard case .status(let all, let refused) = try client.ask(.status) else { Issue.record("not a status"); return }
-        #expect(all.count == 2000 && refused.map(\.disk) == ["bad"])
+        guard case .status(let all, let refused, let mount) = try client.ask(.status) else { Issue.record("not a status"); return }
+        #expect(all.count == 2000 && refused.map(\.disk) == ["bad"] && mount == Self.mount)
         #expect { try client.demand(.freeze(disk: "x")) } throws: { ($0 as? SiteError)?.code == .diskNotFound }
     }
 

@@ -221,14 +221,10 @@ class Campaign:
               f"{number + 1} points opened, {len(lengths)} different states, {lost} sectors lost in torn ones")
 
     def choose(self, count, flushes):
-        """Places in ascending order, each with whether it is torn: half of them just before a flush, where most is unflushed,
-        some around the clean stop at the end."""
+        """Places in ascending order, each with whether it is torn: half of them just before a flush, where most is unflushed."""
         rng, chosen = self.s.random, []
         for number in range(POINTS):
-            if number % 8 == 0:
-                place = rng.randrange(max(1, count - 150), count + 1)
-            else:
-                place = rng.choice(flushes) - 1 if number % 2 else rng.randrange(1, count + 1)
+            place = rng.choice(flushes) - 1 if number % 2 else rng.randrange(1, count + 1)
             chosen.append((max(place, 1), number % 3 != 0))
         return sorted(chosen)
 

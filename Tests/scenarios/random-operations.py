@@ -75,6 +75,11 @@ with Scenario() as s:
                 os.system(f"umount -l {mnt}")
             process, mnt = s.mount()
             fd = os.open(os.path.join(mnt, "d", "disk.raw"), os.O_RDWR)
+    before = s.farshore_json("status")["mount"]
+    check(os.pwrite(fd, model[:8192], 0) == 8192 and os.pread(fd, 4096, 0) == model[:4096], "short write or wrong read")
+    after = s.farshore_json("status")["mount"]
+    counted = {key: after[key] - before[key] for key in ("requests", "readBytes", "writtenBytes")}
+    check(counted["readBytes"] == 4096 and counted["writtenBytes"] == 8192 and counted["requests"] >= 2, f"status counts {counted}")
     os.close(fd)
     with open(os.path.join(mnt, "d", "disk.raw"), "rb") as file:
         check(file.read() == bytes(model), "the whole disk differs")

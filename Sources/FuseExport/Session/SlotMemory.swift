@@ -62,8 +62,8 @@ package final class SlotMemory: @unchecked Sendable {
     private static let magic: UInt64 = 0x3153_544f_4c53_4641  // "AFSLOTS1", little-endian
 
     let base: UnsafeMutableRawPointer
-    let slotCount: Int
-    let payloadBytes: Int
+    package let slotCount: Int
+    package let payloadBytes: Int
     private let mappedBytes: Int
 
     /// How many slots of what size: 16 of 1 MiB, or what the locked-memory limit of an ordinary user allows.

@@ -7,7 +7,7 @@ package let controlRequestBytesMax = 64 << 10
 package let controlReplyBytesMax = 4 << 20
 
 package enum ControlRequest: Codable, Equatable, Sendable {
-    /// State of every disk the mount serves, and why it does not serve the others.
+    /// State of the mount and of every disk it serves, and why it does not serve the others.
     case status
     /// Cuts one recovery point over `disks` (empty: all that are served), sharing one sequence number.
     case cut(disks: [String], tag: String?)
@@ -23,7 +23,7 @@ package enum ControlRequest: Codable, Equatable, Sendable {
 }
 
 package enum ControlReply: Codable, Equatable, Sendable {
-    case status([ServedDiskStatus], refused: [RefusedDisk])
+    case status([ServedDiskStatus], refused: [RefusedDisk], mount: MountStatus)
     case points([CutPoint])
     case durable(sequence: UInt64)
     case frozen(sequence: UInt64)
@@ -44,6 +44,38 @@ package struct ControlRefusal: Codable, Equatable, Sendable {
         self.reason = reason
         self.message = message
         self.remedy = remedy
+    }
+}
+
+/// What the mount did since it appeared, all its workers together, and what it uses of the kernel.
+package struct MountStatus: Codable, Equatable, Sendable {
+    package let requests: UInt64
+    package let readBytes: UInt64
+    package let writtenBytes: UInt64
+    /// Writes that came through shared mappings, which make the kernel run all direct writes of a file one by one.
+    package let mappedWrites: UInt64
+    package let failedRequests: UInt64
+    /// Fewer and smaller than usual where the locked-memory limit is low.
+    package let requestsAtOnce: Int
+    package let requestBytesMax: Int
+    package let hasParallelWrites: Bool
+    package let hasAsynchronousDirectIO: Bool
+    package let allowsSharedMappings: Bool
+
+    package init(
+        requests: UInt64, readBytes: UInt64, writtenBytes: UInt64, mappedWrites: UInt64, failedRequests: UInt64, requestsAtOnce: Int,
+        requestBytesMax: Int, hasParallelWrites: Bool, hasAsynchronousDirectIO: Bool, allowsSharedMappings: Bool
+    ) {
+        self.requests = requests
+        self.readBytes = readBytes
+        self.writtenBytes = writtenBytes
+        self.mappedWrites = mappedWrites
+        self.failedRequests = failedRequests
+        self.requestsAtOnce = requestsAtOnce
+        self.requestBytesMax = requestBytesMax
+        self.hasParallelWrites = hasParallelWrites
+        self.hasAsynchronousDirectIO = hasAsynchronousDirectIO
+        self.allowsSharedMappings = allowsSharedMappings
     }
 }
 

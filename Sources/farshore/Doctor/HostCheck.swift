@@ -24,7 +24,7 @@ struct HostCheck: Encodable {
     }
 
     static func all(site: SiteDirectory) -> [HostCheck] {
-        [kernel(), fuseDevice(), fusermount()] + fuseFeatures() + [allowOther(), ioUring(), lockedMemory(), openFiles(), clock(), siteFolder(site)] + libraries()
+        [kernel(), fuseDevice(), fusermount()] + fuseFeatures() + [allowOther(), ioUring(), workerRestart(), lockedMemory(), openFiles(), clock(), siteFolder(site)] + libraries()
     }
 
     private static func kernel() -> HostCheck {
@@ -101,8 +101,26 @@ struct HostCheck: Encodable {
     private static func lockedMemory() -> HostCheck {
         let bytes = farshore_locked_memory_bytes_max()
         let text = bytes == UInt64.max ? "unlimited" : bytesText(bytes)
-        if geteuid() == 0 || bytes >= 64 << 20 { return HostCheck("locked memory", .ok, text) }
-        return HostCheck("locked memory", .degraded, "\(text): fewer request buffers", try: "ulimit -l 65536, or LimitMEMLOCK=64M in the unit")
+        let plan = SlotMemory.Plan.forThisProcess()
+        let buffers = "\(plan.slotCount) requests of \(bytesText(UInt64(plan.payloadBytes))) at once"
+        if plan == .full { return HostCheck("locked memory", .ok, "\(text): \(buffers)") }
+        return HostCheck(
+            "locked memory", .degraded, "\(text): \(buffers), instead of \(SlotMemory.Plan.full.slotCount) of \(bytesText(UInt64(SlotMemory.Plan.full.payloadBytes)))",
+            try: "ulimit -l 65536, or LimitMEMLOCK=64M in the unit")
+    }
+
+    /// A dead worker is always replaced; what a host can lack is the protection of the supervisor that replaces it.
+    private static func workerRestart() -> HostCheck {
+        let name = "worker restart"
+        let sysResource: UInt64 = 24  // CAP_SYS_RESOURCE of linux/capability.h
+        let text = (try? String(contentsOfFile: "/proc/self/status", encoding: .utf8)) ?? ""
+        let line = text.split(separator: "\n").first { $0.hasPrefix("CapEff:") }
+        let capabilities = line.flatMap { UInt64($0.dropFirst(7).trimmingCharacters(in: .whitespaces), radix: 16) } ?? 0
+        let mayProtectItself = capabilities & (1 << sysResource) != 0
+        if mayProtectItself { return HostCheck(name, .ok, "a worker that dies is replaced, guests see a pause; the supervisor is kept from the out-of-memory killer") }
+        return HostCheck(
+            name, .degraded, "a worker that dies is replaced, but without CAP_SYS_RESOURCE a shortage of memory may end the supervisor too, and guests see errors",
+            try: "run the mount as root, or in a unit with AmbientCapabilities=CAP_SYS_RESOURCE")
     }
 
     private static func openFiles() -> HostCheck {

@@ -1,8 +1,9 @@
-// The engine's words in the control socket's: disk status, refusals, and the failures a person sees.
+// The engine's words in the control socket's: status of mount and disks, refusals, and the failures a person sees.
 
 import BlockIO
 import ChangeLog
 import DiskImage
+import FuseExport
 import Glibc
 import Site
 import VirtualDisk
@@ -20,6 +21,17 @@ extension ServedDiskStatus {
             destagedSequence: status.log.destagedSequence, frozenSequence: status.frozenSequence, logBytes: status.log.fileBytes,
             logBudgetBytes: status.log.budgetBytes, undestagedBytes: status.log.undestagedBytes, health: health,
             reason: status.reason.isEmpty ? nil : status.reason)
+    }
+}
+
+extension MountStatus {
+    init(_ slots: SlotMemory) {
+        let (traffic, kernel) = (slots.traffic(), slots.kernel)
+        self.init(
+            requests: traffic.requests, readBytes: traffic.bytesRead, writtenBytes: traffic.bytesWritten, mappedWrites: traffic.writesFromMappings,
+            failedRequests: traffic.errors, requestsAtOnce: slots.slotCount, requestBytesMax: slots.payloadBytes,
+            hasParallelWrites: kernel.hasParallelDirectWrites, hasAsynchronousDirectIO: kernel.hasAsyncDirectIO,
+            allowsSharedMappings: kernel.allowsSharedMappings)
     }
 }
 

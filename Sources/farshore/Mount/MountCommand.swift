@@ -52,7 +52,7 @@ struct MountCommand: ParsableCommand {
             return
         }
         try BackgroundService.detach()
-        guard case .status(let served, let refused) = try ControlClient(site: site.directory).demand(.status) else {
+        guard case .status(let served, let refused, _) = try ControlClient(site: site.directory).demand(.status) else {
             throw Failure(.failed, "the mount does not say what it serves", try: "farshore status")
         }
         let document = Document(

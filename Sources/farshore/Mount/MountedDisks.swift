@@ -122,7 +122,7 @@ final class MountedDisks: Sendable {
     func answer(_ request: ControlRequest) -> ControlReply {
         do {
             switch request {
-            case .status: return .status(all().map { ServedDiskStatus($0.disk.status) }, refused: refused.withLock { $0.values.sorted { $0.disk < $1.disk } })
+            case .status: return status()
             case .cut(let names, let tag): return .points(try cut(names, tag: tag))
             case .makeDurable(let name): return .durable(sequence: try entry(name).disk.makeDurable())
             case .freeze(let name): return .frozen(sequence: try turn.withLock { _ in try entry(name).disk.freeze() })
@@ -134,6 +134,11 @@ final class MountedDisks: Sendable {
         } catch {
             return .refused(ControlRefusal(error))
         }
+    }
+
+    private func status() -> ControlReply {
+        let refused = refused.withLock { $0.values.sorted { $0.disk < $1.disk } }
+        return .status(all().map { ServedDiskStatus($0.disk.status) }, refused: refused, mount: MountStatus(process.slots))
     }
 
     func all() -> [Entry] { entries.withLock { $0.values.sorted { $0.disk.name < $1.disk.name } } }

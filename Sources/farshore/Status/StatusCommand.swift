@@ -24,17 +24,18 @@ struct StatusCommand: ParsableCommand {
         let site: String
         let isMounted: Bool
         let isUploading: Bool
+        let mount: MountStatus?
         let disks: [DiskReport]
     }
 
     func run() throws {
         let catalogue = try site.catalogue()
         let disks = try disk.map { [try catalogue.disk(named: $0)] } ?? catalogue.disks()
-        let (served, refused) = try Self.served(site.directory)
+        let (served, refused, mount) = try Self.served(site.directory)
         let isUploading = try SiteLock.isTaken(site.directory.uploadLockPath)
         let reports = try disks.map { disk in try DiskReport(disk, catalogue: catalogue, served: served?.first { $0.disk == disk.name }, refused: refused.first { $0.disk == disk.name }, isUploading: isUploading) }
         let document = Document(
-            site: site.directory.path, isMounted: served != nil, isUploading: isUploading, disks: reports)
+            site: site.directory.path, isMounted: served != nil, isUploading: isUploading, mount: mount, disks: reports)
         try output.print(document) { document in
             let services = "mount \(document.isMounted ? "running" : "not running"), uploader \(document.isUploading ? "running" : "not running")"
             guard !document.disks.isEmpty else { return "no disk is protected on this site (\(document.site)); \(services)" }
@@ -42,13 +43,13 @@ struct StatusCommand: ParsableCommand {
         }
     }
 
-    /// What the running mount says of its disks, and of those it could not open; nil when none runs.
-    private static func served(_ site: SiteDirectory) throws -> ([ServedDiskStatus]?, refused: [RefusedDisk]) {
+    /// What the running mount says of its disks, of those it could not open, and of itself; nil when none runs.
+    private static func served(_ site: SiteDirectory) throws -> ([ServedDiskStatus]?, refused: [RefusedDisk], mount: MountStatus?) {
         do {
-            guard case .status(let disks, let refused) = try ControlClient(site: site).demand(.status) else { return (nil, []) }
-            return (disks, refused)
+            guard case .status(let disks, let refused, let mount) = try ControlClient(site: site).demand(.status) else { return (nil, [], nil) }
+            return (disks, refused, mount)
         } catch where error.code == .mountAway {
-            return (nil, [])
+            return (nil, [], nil)
         }
     }
 }
