@@ -76,7 +76,7 @@ let package = Package(
         .target(name: "VaultFixtures", dependencies: ["BlockIO", "ObjectStore", "Vault"], path: "Tests/VaultFixtures", swiftSettings: house),
         tests("VaultTests", ["BlockIO", "ObjectStore", "Vault", "VaultFixtures"]),
         tests("SiteTests", ["BlockIO", "Site", .product(name: "GRDB", package: "GRDB.swift")]),
-        tests("ReplicationTests", ["BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "Site", "ObjectStore", "Vault", "Replication", log]),
+        tests("ReplicationTests", ["BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "Site", "ObjectStore", "Vault", "Replication", "RecoveryPoints", log]),
         tests("RecoveryPointsTests", ["BlockIO", "DiskImage", "ObjectStore", "Vault", "RecoveryPoints", "VaultFixtures"]),
     ]
 )

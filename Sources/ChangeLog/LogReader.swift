@@ -6,9 +6,12 @@ import BlockIO
 import Glibc
 
 package struct LogReader: Sendable {
+    /// How often a reader of everything begins again because a file was recycled under it.
+    private static let recycledMeanwhileMax = 20
+
     package let folder: LogFolder
     package let state: LogState
-    private let geometry: SegmentGeometry
+    let geometry: SegmentGeometry
 
     package init(_ folder: LogFolder) throws(LogError) {
         self.folder = folder
@@ -32,8 +35,20 @@ package struct LogReader: Sendable {
         _ = try walk(after: after, through: .max, withPayload: { _ in false }) { record, _ in try body(record) }
     }
 
-    /// The recovery points that the log still holds, oldest first: durable or not.
+    /// The recovery points that the log still holds, oldest first: durable or not. What the owner recycles meanwhile is
+    /// gone, and the rest is read again.
     package func points() throws -> [LocalPoint] {
+        var triesLeft = Self.recycledMeanwhileMax
+        while true {
+            do {
+                return try pointsNow()
+            } catch LogError.recycled where triesLeft > 0 {
+                triesLeft -= 1
+            }
+        }
+    }
+
+    private func pointsNow() throws -> [LocalPoint] {
         var points: [LocalPoint] = []
         let oldest = try LogReader.segments(folder, state, geometry).first?.header.afterSequence ?? 0
         _ = try walk(after: oldest, through: .max, withPayload: { $0.kind == .point && $0.payloadBytes > 0 }) { record, tag in
@@ -107,7 +122,7 @@ package struct LogReader: Sendable {
     }
 
     /// Live segments by index.
-    private static func segments(_ folder: LogFolder, _ state: LogState, _ geometry: SegmentGeometry) throws -> [ListedSegment] {
+    static func segments(_ folder: LogFolder, _ state: LogState, _ geometry: SegmentGeometry) throws -> [ListedSegment] {
         var found: [ListedSegment] = []
         let page = AlignedBuffer(count: 2 * SegmentHeader.sectorBytes)
         for name in try Directory.list(folder.path) where LogFolder.segmentNumber(name) != nil {
@@ -131,7 +146,7 @@ package struct LocalPoint: Equatable, Sendable {
     package let tag: String
 }
 
-private struct ListedSegment {
+struct ListedSegment {
     let path: String
     let header: SegmentHeader
     let seal: SegmentSeal?

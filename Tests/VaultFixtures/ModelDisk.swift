@@ -17,6 +17,11 @@ package final class ModelDisk {
     private var abandoned: Range<UInt64>?
     package private(set) var sequences: [UInt64] = []
     package private(set) var points: [RecoveryPoint] = []
+    /// The sequences a branch left behind.
+    package var left: Range<UInt64> { abandoned ?? 0..<0 }
+    /// Flush boundaries that some record tells of.
+    package private(set) var boundaries: Set<UInt64> = []
+    private var flushed: UInt64 = 0
     package private(set) var epoch: UInt64 = 0
     package let writer: HistoryWriter
     package var numbers: SeededNumbers
@@ -75,6 +80,7 @@ package final class ModelDisk {
     package func branched(at branch: UInt64, lineage: VaultID) throws {
         content = content(at: branch)
         abandoned = branch + 1..<sequence + 1
+        flushed = branch
         self.lineage = lineage
     }
 
@@ -90,13 +96,19 @@ package final class ModelDisk {
     package func step(records count: Int, segmentBytes: Int = 1 << 20, checkpoint: Bool = false, tag: String? = nil) throws {
         let segments = SegmentWriter(vault: vault, disk: id, lineage: lineage, payloadBytesMax: segmentBytes)
         var entries: [SegmentEntry] = []
-        for _ in 0..<count {
+        var flushing = flushed
+        for number in 0..<count {
+            // Every third record is followed by a flush; of every second one the next record does not know yet.
+            if number % 6 != 4 { flushed = flushing }
+            if flushed > 0 { boundaries.insert(flushed) }
             sequence += UInt64.random(in: 1...3, using: &numbers)
+            if number % 3 == 0 { flushing = sequence }
             let range = randomRange(maxBlocks: 40)
             let kind: SegmentRecordKind = [.write, .write, .write, .zero, .discard].randomElement(using: &numbers)!
             let data = kind == .write ? compressible(range.count) : []
             let record = SegmentRecord(
-                kind: kind, sequence: sequence, diskOffset: UInt64(range.lowerBound), length: UInt64(range.count), wallNanoseconds: sequence, flushedThrough: 0)
+                kind: kind, sequence: sequence, diskOffset: UInt64(range.lowerBound), length: UInt64(range.count),
+                wallNanoseconds: 1_000_000_000 * sequence, flushedThrough: flushed)
             if !segments.fits(payloadBytes: data.count) { entries.append(try segments.finish()) }
             try data.withUnsafeBytes { try segments.append(record, payload: $0) }
             let result = kind == .write ? data : [UInt8](repeating: 0, count: range.count)

@@ -4,10 +4,12 @@
 Written from docs/formats/vault.md alone. Needs Python 3 and its standard library, and the shared libraries
 libcrypto.so.3 and libzstd.so.1, which every Linux distribution has.
 
-  restore.py VAULT-DIRECTORY DISK OUTPUT [--at SEQUENCE|TAG|latest] [--key-file FILE | --passphrase-file FILE]
+  restore.py VAULT-DIRECTORY DISK OUTPUT [--at SEQUENCE|TAG|TIME|latest] [--key-file FILE | --passphrase-file FILE]
   restore.py VAULT-DIRECTORY DISK --list [--key-file FILE | --passphrase-file FILE]
+
+TIME, as 2026-11-21T14:03:07Z, is the newest recovery point or flush boundary at or before it.
 """
-import argparse, base64, ctypes, hashlib, hmac, json, os, re, struct, sys
+import argparse, base64, ctypes, datetime, hashlib, hmac, json, os, re, struct, sys
 
 BLOCK = 4096
 
@@ -236,8 +238,51 @@ class Disk:
             return self.lineages[-1]["sequence"]
         if name.lstrip("#").isdigit():
             return int(name.lstrip("#"))
+        if re.match(r"\d{4}-\d\d-\d\dT", name):
+            at = datetime.datetime.fromisoformat(name.replace("Z", "+00:00")) - datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+            return self.newest_at(at // datetime.timedelta(microseconds=1)) or sys.exit("no point at or before that time")
         tagged = [point["sequence"] for point in self.points() if point.get("tag") == name]
         return tagged[-1] if tagged else sys.exit(f"no point {name}")
+
+    def newest_at(self, micros):
+        """The newest point at or before the time, or a flush boundary between it and the next one (section 9)."""
+        for lineage in reversed(self.lineages):
+            manifests, newest, last = [], None, lineage["sequence"]
+            for manifest in self.manifests(lineage):
+                manifests.append(manifest)
+                for point in reversed(manifest["points"]):
+                    if newest is None and point["timeMicros"] <= micros:
+                        newest = point["sequence"]
+                    elif newest is None:
+                        last = point["sequence"] - 1
+                if newest is not None:
+                    break
+            if newest is not None:
+                return self.boundary(manifests[::-1], newest, last, micros, lineage["sequence"])
+        return None
+
+    def boundary(self, manifests, newest, last, micros, end):
+        """The newest flush boundary after `newest`, at most `last`, whose last write is not younger than the time."""
+        seen, told = [], newest
+        for manifest, entry in [(manifest, entry) for manifest in manifests for entry in manifest["segments"] if entry["last"] > newest]:
+            for sequence, wall, flushed in self.records(manifest, entry):
+                if flushed > told:
+                    told, before, seen = flushed, [time for number, time in seen if number <= flushed], [record for record in seen if record[0] > flushed]
+                    if told <= last and before and before[-1] // 1000 <= micros:
+                        newest = told
+                    if told >= last:
+                        return newest
+                if sequence > told:
+                    seen.append((sequence, wall))
+        # All that was sent had been flushed: the end of a history is a boundary.
+        return end if last == end and seen and seen[-1][1] // 1000 <= micros else newest
+
+    def records(self, manifest, entry):
+        data = self.vault.read(self.segment_key(entry.get("lineage", manifest["lineage"]), entry["first"], entry["last"]), "segment")
+        for number in range(struct.unpack_from("<8sI", data)[1]):
+            sequence, wall, flushed = struct.unpack_from("<Q24xQQ", data, 64 + 64 * number)
+            if manifest["after"] < sequence <= manifest["sequence"]:
+                yield sequence, wall, flushed
 
     def plan(self, sequence):
         """The map to start from, and the segments to lay over it."""

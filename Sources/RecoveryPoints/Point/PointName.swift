@@ -52,16 +52,14 @@ extension DiskHistory {
         switch name {
         case .latest: return newestSequence
         case .latestProcessed: return checkpointSequence
-        case .sequence(let sequence): return sequence
+        case .sequence(let sequence): return try opened(at: sequence)
         case .latestAppConsistent:
             guard let point = try newestPoint(where: { $0.kind == .app }) else { throw .notFound("the disk has no app-consistent point") }
             return point.sequence
         case .tag(let tag):
             guard let point = try newestPoint(where: { $0.tag == tag }) else { throw .notFound("the disk has no point tagged \(tag)") }
             return point.sequence
-        case .time(let micros):
-            guard let point = try newestPoint(where: { $0.timeMicros <= micros }) else { throw .notFound("the disk has no point at or before that time") }
-            return point.sequence
+        case .time(let micros): return try newest(atOrBefore: micros)
         }
     }
 }

@@ -12,7 +12,7 @@ package struct ReadPlan: Sendable {
     /// Rising; their lineage is always filled in.
     package let segments: [SegmentEntry]
     /// The points after `baseSequence` up to `sequence`.
-    let points: [RecoveryPoint]
+    package let points: [RecoveryPoint]
     /// The newest full manifest at or before the sequence, its lineage filled in.
     let full: ManifestRef
 }
@@ -42,18 +42,29 @@ package struct DiskHistory: Sendable {
     /// full ones. Where a lineage branched off, its parent's full ones follow.
     private func visitManifests(_ body: (Manifest) throws(VaultError) -> Bool) throws(VaultError) {
         var seen: Set<Hash256> = []
-        for lineage in state.lineages.reversed() {
-            for ref in lineage.tail.reversed() where try !body(try manifest(ref, lineage.id)) { return }
-            var next: (ref: ManifestRef, lineage: VaultID)? = (lineage.full, lineage.id)
-            while let (ref, named) = next, seen.insert(ref.hash).inserted {
-                let full = try manifest(ref, named)
-                guard try body(full) else { return }
-                let before = full.fulls?.max { $0.fullNumber < $1.fullNumber }
-                next = before.flatMap {
-                    $0.sequence < state.oldestSequence ? nil : (ManifestRef(lineage: $0.lineage, sequence: $0.sequence, hash: $0.hash), full.lineage)
-                }
+        for lineage in state.lineages.reversed() where try !visit(lineage, &seen, body) { return }
+    }
+
+    /// The same for the one history that `lineage` ends: its own manifests, then its parents' up to where it branched off.
+    package func visitManifests(of lineage: LineageState, _ body: (Manifest) throws(VaultError) -> Bool) throws(VaultError) {
+        var seen: Set<Hash256> = []
+        _ = try visit(lineage, &seen, body)
+    }
+
+    private func visit(
+        _ lineage: LineageState, _ seen: inout Set<Hash256>, _ body: (Manifest) throws(VaultError) -> Bool
+    ) throws(VaultError) -> Bool {
+        for ref in lineage.tail.reversed() where try !body(try manifest(ref, lineage.id)) { return false }
+        var next: (ref: ManifestRef, lineage: VaultID)? = (lineage.full, lineage.id)
+        while let (ref, named) = next, seen.insert(ref.hash).inserted {
+            let full = try manifest(ref, named)
+            guard try body(full) else { return false }
+            let before = full.fulls?.max { $0.fullNumber < $1.fullNumber }
+            next = before.flatMap {
+                $0.sequence < state.oldestSequence ? nil : (ManifestRef(lineage: $0.lineage, sequence: $0.sequence, hash: $0.hash), full.lineage)
             }
         }
+        return true
     }
 
     /// All points, oldest first.
@@ -111,11 +122,7 @@ package struct DiskHistory: Sendable {
     private func planBetweenFulls(_ lineage: LineageState, _ sequence: UInt64) throws(VaultError) -> ReadPlan {
         var full = try manifest(lineage.full, lineage.id)
         var ref = ManifestRef(lineage: full.lineage, sequence: full.sequence, hash: lineage.full.hash)
-        // Each hop takes the farthest reference that is not yet below the sequence.
-        while let hop = full.fulls?.filter({ $0.sequence >= sequence }).min(by: { $0.fullNumber < $1.fullNumber }) {
-            ref = ManifestRef(lineage: hop.lineage ?? full.lineage, sequence: hop.sequence, hash: hop.hash)
-            full = try manifest(ref, full.lineage)
-        }
+        while let hop = try hop(from: full, towards: sequence) { (ref, full) = hop }
         if full.sequence == sequence {
             guard let root = full.root else { throw notFull(full) }
             return ReadPlan(
@@ -132,6 +139,23 @@ package struct DiskHistory: Sendable {
         return ReadPlan(
             sequence: sequence, sizeBytes: full.sizeBytes, root: base, baseSequence: full.after, segments: needed(full, sequence),
             points: full.points.filter { $0.sequence <= sequence }, full: baseRef)
+    }
+
+    /// The farthest full manifest that `full` names and that is not yet below the sequence; where it is lost, a nearer one
+    /// leads around it.
+    private func hop(from full: Manifest, towards sequence: UInt64) throws(VaultError) -> (ManifestRef, Manifest)? {
+        var failure: VaultError?
+        for hop in (full.fulls ?? []).filter({ $0.sequence >= sequence }).sorted(by: { $0.fullNumber < $1.fullNumber }) {
+            let ref = ManifestRef(lineage: hop.lineage ?? full.lineage, sequence: hop.sequence, hash: hop.hash)
+            do throws(VaultError) {
+                return (ref, try manifest(ref, full.lineage))
+            } catch {
+                guard error.isIntegrityDamage else { throw error }
+                failure = failure ?? error
+            }
+        }
+        if let failure { throw failure }
+        return nil
     }
 
     private func needed(_ manifest: Manifest, _ sequence: UInt64) -> [SegmentEntry] {

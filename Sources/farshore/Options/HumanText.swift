@@ -20,6 +20,11 @@ func timeText(nanoseconds: UInt64) -> String {
     return String(format: "%@.%03dZ", String(whole.dropLast()), Int(nanoseconds / 1_000_000 % 1000))
 }
 
+/// With microseconds, the precision in which a vault names points: given as `--at` it means the same point again.
+func pointTimeText(nanoseconds: UInt64) -> String {
+    String(format: "%@%03dZ", String(timeText(nanoseconds: nanoseconds).dropLast()), Int(nanoseconds / 1000 % 1000))
+}
+
 /// `4.2 s`, `3:05`, `2:03:05`, `3 d 04:00`
 func durationText(seconds: Double) -> String {
     guard seconds.isFinite, seconds < 1e9 else { return "unknown" }

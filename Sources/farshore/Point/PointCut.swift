@@ -24,7 +24,7 @@ struct PointCut: ParsableCommand {
         init(_ point: CutPoint) {
             disk = point.disk
             sequence = point.sequence
-            time = timeText(nanoseconds: point.timeNanoseconds)
+            time = pointTimeText(nanoseconds: point.timeNanoseconds)
             tag = point.tag
         }
     }

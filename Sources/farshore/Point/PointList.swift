@@ -12,19 +12,24 @@ struct PointList: ParsableCommand {
         commandName: "list",
         abstract: "List the recovery points of a disk.",
         discussion: """
-            With --vault, what the vault has, on any host that has the key. Between two points every sequence can be read too:
-            `latest` is the newest sequence in the vault. Without --vault, the points that are still in this host's change log, each
+            With --vault, what the vault has, on any host that has the key; `latest`, the newest sequence in the vault, is
+            mostly newer than the last point. Without --vault, the points that are still in this host's change log, each
             `local`, or `replicated` when it is verified in the vault.
+
+            With --flushes also the flush boundaries: every flush a guest was answered, so any moment can be picked, not only
+            cut points. There may be millions: the newest --limit of the range are shown, or one in --every seconds. A time names the
+            newest at or before it, so it need not be looked up here first.
 
             Example:
               farshore point list db1 --vault file:///backup/vault --key-file /etc/farshore/vault.key
+              farshore point list db1 --vault file:///backup/vault --key-file /etc/farshore/vault.key --flushes --to 2026-11-21T14:03:07Z --limit 10
             """)
 
     struct Document: Encodable {
         let disk: String
         let sequence: UInt64
         let time: String
-        /// `crash` or `app`.
+        /// `crash`, `app` or `flush`.
         let kind: String
         let tag: String?
         /// `local` or `replicated`.
@@ -33,7 +38,7 @@ struct PointList: ParsableCommand {
         init(_ point: RecoveryPoint, disk: String) {
             self.disk = disk
             sequence = point.sequence
-            time = timeText(nanoseconds: point.timeMicros.multipliedReportingOverflow(by: 1000).partialValue)
+            time = pointTimeText(nanoseconds: point.timeMicros.multipliedReportingOverflow(by: 1000).partialValue)
             kind = point.kind.rawValue
             tag = point.tag
             state = "replicated"
@@ -42,10 +47,23 @@ struct PointList: ParsableCommand {
         init(_ point: LocalPoint, disk: String, replicatedSequence: UInt64) {
             self.disk = disk
             sequence = point.sequence
-            time = timeText(nanoseconds: point.wallNanoseconds)
+            time = pointTimeText(nanoseconds: point.wallNanoseconds)
             kind = RecoveryPoint.Kind.crash.rawValue
             tag = point.tag.isEmpty ? nil : point.tag
             state = point.sequence <= replicatedSequence ? "replicated" : "local"
+        }
+
+        init(_ boundary: FlushBoundary, disk: String, replicatedSequence: UInt64) {
+            self.disk = disk
+            sequence = boundary.sequence
+            time = pointTimeText(nanoseconds: boundary.wallNanoseconds)
+            kind = "flush"
+            tag = nil
+            state = boundary.sequence <= replicatedSequence ? "replicated" : "local"
+        }
+
+        static func table(_ points: [Document]) -> String {
+            tableText([["POINT", "TIME", "KIND", "STATE", "TAG"]] + points.map { ["#\($0.sequence)", $0.time, $0.kind, $0.state, $0.tag ?? ""] })
         }
     }
 
@@ -55,6 +73,7 @@ struct PointList: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("The vault; without it, this host's change log is read.", valueName: "url"))
     var vault: String?
 
+    @OptionGroup var flushOptions: FlushOptions
     @OptionGroup var key: KeyOptions
     @OptionGroup var site: SiteOptions
     @OptionGroup var output: OutputOptions
@@ -64,17 +83,31 @@ struct PointList: ParsableCommand {
     }
 
     func run() throws {
-        let points = try vault.map { try vaultPoints($0) } ?? localPoints()
+        if let query = try flushOptions.query {
+            try output.print(try vault.map { try vaultFlushes($0, query) } ?? localFlushes(query)) { $0.text }
+            return
+        }
+        let (points, damage) = try vault.map { try vaultPoints($0) } ?? (localPoints(), [])
         try output.print(points) { points in
             guard !points.isEmpty else { return "no point of \(disk) is \(vault == nil ? "in this host's change log; --vault shows those in the vault" : "in the vault yet")" }
-            return tableText([["POINT", "TIME", "KIND", "STATE", "TAG"]] + points.map { ["#\($0.sequence)", $0.time, $0.kind, $0.state, $0.tag ?? ""] })
+            return Document.table(points)
         }
+        try Self.refuse(damage)
     }
 
-    private func vaultPoints(_ url: String) throws -> [Document] {
+    /// What is intact was printed; what is not is the error.
+    static func refuse(_ damage: [VaultError]) throws {
+        guard !damage.isEmpty else { return }
+        throw Failure(
+            .integrityDamage, "points are missing in this list: " + damage.map(\.description).joined(separator: "; "),
+            try: "run `farshore vault check URL` to see which points are affected")
+    }
+
+    private func vaultPoints(_ url: String) throws -> (points: [Document], damage: [VaultError]) {
         let vault = try openVault(url: url, key: try key.source(), site: site)
         let found = try vault.disk(disk)
-        return try (DiskHistory.newest(vault, found)?.points() ?? []).map { Document($0, disk: found.name) }
+        guard let intact = try DiskHistory.newest(vault, found)?.intactPoints() else { return ([], []) }
+        return (intact.points.map { Document($0, disk: found.name) }, intact.damage)
     }
 
     private func localPoints() throws -> [Document] {

@@ -95,7 +95,7 @@ struct PointSelection: ParsableArguments {
     @Option(name: .long, help: "Only this disk.")
     var disk: String?
 
-    @Option(name: .long, help: ArgumentHelp("Only this point: latest, latest-processed, latest-app-consistent, an RFC 3339 time, a tag, #sequence or a number.", valueName: "point"))
+    @Option(name: .long, help: ArgumentHelp("Only this point: latest, latest-processed, latest-app-consistent, an RFC 3339 time (the newest cut point or flush boundary at or before it), a tag, #sequence or a number.", valueName: "point"))
     var at: String?
 
     func validate() throws {

@@ -40,6 +40,7 @@ final class PointTree: Sendable {
         } else {
             disks = try vault.catalog().document.disks
         }
+        var refusal: VaultError?
         for disk in disks {
             let directory = try tree.addDirectory(disk.name)
             shown.withLock { $0[disk.id] = Shown(directory: directory) }
@@ -47,8 +48,16 @@ final class PointTree: Sendable {
                 if selection.disk != nil { throw VaultError.notFound("nothing of the disk \(disk.name) is in the vault yet") }
                 continue
             }
-            try fill(disk, history)
+            do {
+                try fill(disk, history)
+            } catch let error as VaultError {
+                // Of several disks others may have it.
+                guard case .notFound = error, selection.disk == nil else { throw error }
+                serviceLog("\(disk.name): \(error)")
+                refusal = error
+            }
         }
+        if let refusal, shown.withLock({ $0.values.allSatisfy(\.sequences.isEmpty) }) { throw refusal }
     }
 
     /// Looks for new points until `stop`.
@@ -91,7 +100,9 @@ final class PointTree: Sendable {
             }
             return
         }
-        let points = try history.points()
+        let intact = try history.intactPoints()
+        for lost in intact.damage { serviceLog("points of \(disk.name) cannot be shown: \(lost)") }
+        let points = intact.points
         for point in points { try show(disk, history, point.sequence) }
         for point in points { if let tag = point.tag { link(tag, to: point.sequence, disk) } }
         for (name, sequence) in [("latest", history.newestSequence), ("latest-processed", history.checkpointSequence)] {

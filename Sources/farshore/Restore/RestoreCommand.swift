@@ -33,7 +33,7 @@ struct RestoreCommand: ParsableCommand {
 
     @OptionGroup var vault: VaultOptions
 
-    @Option(name: .long, help: ArgumentHelp("latest, latest-processed, latest-app-consistent, an RFC 3339 time, a tag, #sequence or a number.", valueName: "point"))
+    @Option(name: .long, help: ArgumentHelp("latest, latest-processed, latest-app-consistent, an RFC 3339 time (the newest cut point or flush boundary at or before it), a tag, #sequence or a number.", valueName: "point"))
     var at: String
 
     @Option(name: .long, help: ArgumentHelp("The image to make.", valueName: "file"))

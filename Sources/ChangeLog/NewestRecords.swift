@@ -1,0 +1,38 @@
+// Reads a log from its newest record back, without owning it and without payload: flush boundaries are told of by later
+// records. A part of `LogReader` of its own, because nothing here needs the records to be durable or without gaps.
+
+import BlockIO
+import Glibc
+
+extension LogReader {
+    /// Where the oldest segment that is still there begins.
+    package struct Beginning: Equatable, Sendable {
+        package let afterSequence: UInt64
+        package let wallNanoseconds: UInt64
+    }
+
+    /// Nil when the log holds nothing.
+    package func beginning() throws -> Beginning? {
+        try LogReader.segments(folder, state, geometry).first.map {
+            Beginning(afterSequence: $0.header.afterSequence, wallNanoseconds: $0.header.wallNanoseconds)
+        }
+    }
+
+    /// Calls `body` with the newest records first until it returns false. Ends where the owner recycles a segment
+    /// meanwhile: older ones are gone then too.
+    package func headersNewestFirst(_ body: (RecordHeader) -> Bool) throws {
+        for listed in try LogReader.segments(folder, state, geometry).reversed() {
+            let file = try Descriptor.open(listed.path, O_RDONLY)
+            let table = try SegmentTable(file, listed.header, geometry)
+            do {
+                try listed.checkUnchanged(file, folder)
+            } catch LogError.recycled {
+                return
+            }
+            for slot in (0..<table.endSlot).reversed() {
+                guard let record = table.record(slot) else { continue }
+                guard body(record) else { return }
+            }
+        }
+    }
+}
