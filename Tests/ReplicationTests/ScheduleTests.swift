@@ -1,5 +1,6 @@
 // Schedules run on a simulated clock: no test here waits.
 
+import BlockIO
 import Replication
 import Testing
 
@@ -73,5 +74,15 @@ import Testing
         var cycle = UploadCycle(intervalSeconds: 30, now: 7)
         cycle.ended(.forGood, now: 8)
         #expect(cycle.state == .due(at: 7))
+    }
+
+    /// Once a thread that had taken its time before another came after it, and the difference trapped.
+    @Test func aGateLetsThreadsThroughAtTheSameTime() throws {
+        let gate = ProgressGate()
+        let threads = try (0..<4).map { number in
+            try OwnThread(name: "gate") { for _ in 0..<200_000 { _ = gate.opens(isLast: number % 2 == 0) } }
+        }
+        for thread in threads { thread.join() }
+        #expect(gate.opens(isLast: true))
     }
 }

@@ -192,8 +192,9 @@ package final class S3Store: ObjectStore {
     }
 
     private func seeBucket() throws(StoreError) {
-        let now = Clock.monotonicNanoseconds()
         let seen = learned.withLock { $0.bucketSeenNanoseconds }
+        // After that one: other threads write theirs meanwhile.
+        let now = Clock.monotonicNanoseconds()
         if let seen, now - seen < UInt64(Self.bucketSeenSecondsMax) * 1_000_000_000 { return }
         let answer = try exchange(S3Request(.head, path: bucketPath))
         switch answer.status {

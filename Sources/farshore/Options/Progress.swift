@@ -27,8 +27,9 @@ final class Progress: Sendable {
     init(_ label: String) { self.label = label }
 
     func update(doneBytes: UInt64, totalBytes: UInt64) {
-        let now = Clock.monotonicNanoseconds()
         let line: String? = state.withLock { state in
+            // Under the lock: several threads come here, and a time taken before another's may come after it.
+            let now = Clock.monotonicNanoseconds()
             if state.doneAtStart == nil { state.doneAtStart = doneBytes }
             state.done = doneBytes
             state.total = totalBytes
