@@ -1,6 +1,6 @@
 # The commands of the house. Everything is built once, in one configuration.
 
-.PHONY: build demo test bench soak packages install clean
+.PHONY: build demo test bench soak sanitize packages install clean
 
 build:
 	Tests/install-packages build
@@ -27,6 +27,12 @@ soak:
 	Tests/install-packages test
 	swift build -c release --build-tests
 	FARSHORE_CAMPAIGN_SCALE=20 Tests/run
+	Tests/sanitize thread address
+
+# The Swift suites under the thread and the address sanitizer, each built in a folder of its own (about 10 minutes each).
+sanitize:
+	Tests/install-packages test
+	Tests/sanitize thread address
 
 PREFIX ?= /usr/local
 install: build

@@ -80,3 +80,15 @@ let package = Package(
         tests("RecoveryPointsTests", ["BlockIO", "DiskImage", "ObjectStore", "Vault", "RecoveryPoints", "VaultFixtures"]),
     ]
 )
+
+// The disk engine on a machine that is simulated by replacing the C library's calls (docs/decisions/0504). A sanitizer replaces the
+// same ones, so a build with one goes without.
+if Context.environment["FARSHORE_SANITIZE"] == nil {
+    package.targets += [
+        .target(name: "SimulatedSystem", path: "Tests/SimulatedSystem"),
+        .executableTarget(
+            name: "engine-simulation", dependencies: ["BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "SimulatedSystem"],
+            path: "Tests/Simulation", swiftSettings: house),
+        tests("SimulationTests", ["engine-simulation"]),
+    ]
+}

@@ -12,7 +12,8 @@ extension ChangeLog {
         guard let geometry = SegmentGeometry(segmentBytes: state.segmentBytes) else {
             throw .invalidFile(path: folder.stateFile, reason: "a segment cannot have \(state.segmentBytes) bytes")
         }
-        let scan = try SegmentScan(folder, state, geometry)
+        var scan = try SegmentScan(folder, state, geometry)
+        try asLogError { () throws(SystemError) in try scan.wipeLeftovers(through: state.destagedSegment) }
         let sync = { (segment: Segment) throws(SystemError) in
             try folder.sync(segment)
             options.didSync?(segment.file.path)

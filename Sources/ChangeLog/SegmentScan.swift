@@ -28,6 +28,19 @@ struct SegmentScan {
         }
     }
 
+    /// Segments are wiped in index order, after the image holds them: one that is followed by a gap, with the image holding
+    /// all up to the gap's end, was wiped, and a power loss brought its header back because the wipe's sync had failed.
+    mutating func wipeLeftovers(through destagedSegment: UInt64) throws(SystemError) {
+        let next = { (place: Int, live: [FoundSegment]) in place + 1 < live.count ? live[place + 1].index : destagedSegment + 1 }
+        guard let last = live.indices.last(where: { next($0, live) > live[$0].index + 1 && next($0, live) <= destagedSegment + 1 }) else { return }
+        for leftover in live[...last] {
+            try leftover.segment.wipe()
+            leftover.segment.leaveIndex()
+            spares.append(leftover.segment)
+        }
+        live.removeFirst(last + 1)
+    }
+
     private mutating func add(_ number: Int, _ path: String, _ state: LogState, _ geometry: SegmentGeometry) throws(LogError) {
         let file = try asLogError { () throws(SystemError) in try Descriptor.open(path, O_RDWR) }
         let size = try asLogError { () throws(SystemError) in try file.status().sizeBytes }

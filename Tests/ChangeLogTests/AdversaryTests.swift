@@ -199,6 +199,31 @@ import Testing
         }
     }
 
+    /// The sync of a wipe failed, the wipes after it reached the disk, then power was lost: the old header is back without its
+    /// followers. Were it believed, the next segment would get an index that the image is said to hold already. (Simulation, seed 399.)
+    @Test func aWipedSegmentThatComesBackIsSpare() throws {
+        let test = try TestLog(segments: 6)
+        defer { test.remove() }
+        let (log, _, _) = try test.open()
+        while log.status.liveSegments < 4 { try log.appendBlock(1, at: 7) }
+        try log.sealAll()
+        let old = try segment(test, index: 1)
+        let page = try Descriptor.open(old, O_RDONLY).read(count: 4096, at: 0)
+        while !log.sealedSegments(limit: 1).isEmpty { try release(log) }
+        for _ in 0..<100 where try indexes(test).values.contains(where: { $0 > 0 }) { usleep(100_000) }
+        log.abandon()
+        #expect(try indexes(test).values.allSatisfy { $0 == 0 })
+        try overwrite(old, at: 0, { $0 = page }, count: 4096)
+        let (again, _, replayed) = try test.open(boot: bootB)
+        #expect(replayed.isEmpty)
+        let sequence = try again.appendBlock(2, at: 8)
+        try again.flush()
+        again.abandon()
+        let (last, _, found) = try test.open(boot: bootB)
+        defer { last.abandon() }
+        #expect(found.map(\.sequence) == [sequence])
+    }
+
     /// What destage does with the oldest sealed segment, without an image.
     private func release(_ log: ChangeLog) throws {
         let oldest = try #require(log.sealedSegments(limit: 1).first)
