@@ -161,8 +161,8 @@ extension ChangeLog {
     }
 
     /// The monitor is held. Waits only for pwrites: whoever has a place waits for nobody.
-    func waitForInFlight(through sequence: UInt64, except own: UInt64? = nil) {
-        while inFlight.contains(where: { $0 <= sequence && $0 != own }) { sleep() }
+    func waitForInFlight(through sequence: UInt64) {
+        while inFlight.contains(where: { $0 <= sequence }) { sleep() }
     }
 
     // MARK: - room

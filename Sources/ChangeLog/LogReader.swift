@@ -140,7 +140,7 @@ package struct LogReader: Sendable {
 }
 
 /// A point as the log has it.
-package struct LocalPoint: Equatable, Sendable {
+package struct LocalPoint: Hashable, Sendable {
     package let sequence: UInt64
     package let wallNanoseconds: UInt64
     package let tag: String

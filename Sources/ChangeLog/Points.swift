@@ -1,5 +1,5 @@
 // Recovery points: a number N, one for all disks that share it. Cutting holds no write: it takes N under the logs'
-// monitors, then waits only for records that had their place before.
+// monitors, writes the point's records, and only then waits for records that had their place before.
 
 package import BlockIO
 import Glibc
@@ -16,10 +16,12 @@ extension ChangeLog {
         let ordered = logs.sorted { ($0.diskID.high, $0.diskID.low) < ($1.diskID.high, $1.diskID.low) }
         let places = try reservePoint(ordered, tagBytes: tagBytes.count)
         var failure: SystemError?
+        // All of the point's own records first: while one has its place and is not written, flushes of its log wait, and they
+        // must not wait for a slow write of another disk.
         for (log, place) in zip(ordered, places) {
-            log.waitForRecords(before: place.sequence)
             do throws(SystemError) { try log.writePoint(place, tagBytes) } catch { failure = failure ?? error }
         }
+        for (log, place) in zip(ordered, places) { log.waitForRecords(before: place.sequence) }
         if let failure { throw failure }
         return places.first?.sequence ?? 0
     }
@@ -51,7 +53,7 @@ extension ChangeLog {
 
     private func waitForRecords(before sequence: UInt64) {
         monitor.lock()
-        waitForInFlight(through: sequence, except: sequence)
+        waitForInFlight(through: sequence)
         monitor.unlock()
     }
 

@@ -2,7 +2,7 @@
 
 package struct SiteError: Error, Equatable, CustomStringConvertible {
     package enum Code: String, Sendable {
-        case catalogueNewer, catalogueDamaged, catalogueFailed, diskExists, diskNotFound, diskBusy, jobNotFound
+        case catalogueNewer, catalogueDamaged, catalogueFailed, diskExists, diskNotFound, diskBusy, jobNotFound, machineNotFound, groupNotFound, groupExists
         case lockHeld, mountAway, controlGarbled, controlTimedOut, refused, system
     }
 

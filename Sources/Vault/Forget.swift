@@ -8,6 +8,8 @@ package struct ForgottenDisk: Sendable {
     package let deletedObjects: UInt64
     /// Chunks and map pages went too, because no other disk is left that could share them.
     package let isContentDeleted: Bool
+    /// Disks it shared points with: they keep theirs, without it.
+    package let others: [Catalog.Disk]
 }
 
 extension Vault {
@@ -23,16 +25,23 @@ extension Vault {
         // Chunks uploaded from now on carry a new epoch, so no local index takes a deleted chunk for one that is there.
         let catalog = try updateCatalog { catalog throws(VaultError) in
             guard catalog.disks.contains(where: { $0.id == found.id }) else { return }
-            catalog.disks.removeAll { $0.id == found.id }
+            catalog.remove(found.id)
             catalog.collectionEpoch += 1
         }
+        // The others of its group keep their heads, without it: their points do not wait for it any more.
+        let others = catalog.document.disks(inGroup: found.group)
+        if !others.isEmpty { try heads(group: found.group).edit { $0.remove(found.id) } }
         let isLast = catalog.document.disks.isEmpty
         var deleted: UInt64 = 0
         if isLast { deleted += try deleteContent(before: catalog.document.collectionEpoch) }
         // Heads come last of the disk's own: while one is left, repeating finds the rest.
-        for prefix in ["disks/\(found.id)/", "heads/\(found.group)/"] { deleted += try deleteAll(prefix) { $0 } }
-        try memory.forget("\(id)/heads/\(found.group)")
-        return ForgottenDisk(disk: found, deletedObjects: deleted, isContentDeleted: isLast)
+        deleted += try deleteAll("disks/\(found.id)/") { $0 }
+        // Its own heads too, from the time before it was in a group.
+        for group in Set([found.id] + (others.isEmpty ? [found.group] : [])) {
+            deleted += try deleteAll("heads/\(group)/") { $0 }
+            try memory.forget("\(id)/heads/\(group)")
+        }
+        return ForgottenDisk(disk: found, deletedObjects: deleted, isContentDeleted: isLast, others: others)
     }
 
     private func hasObjects(of disk: VaultID) throws(VaultError) -> Bool {

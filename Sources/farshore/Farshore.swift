@@ -20,6 +20,8 @@ struct Farshore: ParsableCommand {
             UnprotectCommand.self,
             AcceptCommand.self,
             UploadCommand.self,
+            MachineCommand.self,
+            GroupCommand.self,
             PointCommand.self,
             RestoreCommand.self,
             StatusCommand.self,

@@ -182,7 +182,12 @@ import VaultFixtures
         try disk.step(records: 2, tag: "before-upgrade")
         try disk.step(records: 2)
         let history = try #require(try DiskHistory.newest(test.vault, try test.vault.disk("disk")))
-        func resolve(_ text: String) throws -> UInt64 { try history.resolve(try #require(PointName(text))) }
+        let entry = try test.vault.disk("disk")
+        let shared = try SharedPoints(test.vault, of: entry)
+        func resolve(_ text: String) throws -> UInt64 {
+            let name = try #require(PointName(text))
+            return try #require(try shared.resolve(name, on: entry))
+        }
         #expect(try resolve("latest") == disk.sequence)
         #expect(try resolve("latest-processed") == history.checkpointSequence)
         #expect(try resolve("before-upgrade") == disk.points[disk.points.count - 2].sequence)
@@ -194,6 +199,9 @@ import VaultFixtures
         #expect(throws: VaultError.self) { try resolve("no-such-tag") }
         #expect(throws: VaultError.self) { try resolve("latest-app-consistent") }
         #expect(throws: VaultError.self) { try resolve("1970-01-01T00:00:01Z") }
-        #expect(PointName("") == nil && PointName("latest-multi") == nil)
+        // It shares points with no other disk.
+        #expect(throws: VaultError.self) { try resolve("latest-multi") }
+        #expect(throws: VaultError.self) { try resolve("latest-multi-app-consistent") }
+        #expect(PointName("") == nil)
     }
 }

@@ -18,7 +18,7 @@ extension DiskHistory {
         func take(_ ref: ManifestRef, _ lineage: VaultID) throws(VaultError) -> Manifest? {
             do throws(VaultError) {
                 let manifest = try vault.manifest(ref, disk: state.disk, lineage: lineage)
-                for point in manifest.points where point.sequence >= state.oldestSequence { points[point.sequence] = point }
+                for point in manifest.points where isListed(point) { points[point.sequence] = point }
                 return manifest
             } catch {
                 guard error.isIntegrityDamage else { throw error }

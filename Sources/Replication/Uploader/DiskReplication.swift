@@ -11,6 +11,8 @@ import Vault
 final class DiskReplication {
     private let replicator: Replicator
     private var publisher: Publisher?
+    /// The machine that the vault says it is a disk of.
+    private var machine = ""
 
     init(_ replicator: Replicator) { self.replicator = replicator }
 
@@ -32,6 +34,9 @@ final class DiskReplication {
         }
         if try folder.readFreeze() != nil { try replicator.owner(disk).unfreeze() }
         try replicateDelta(disk, connection, publisher, folder)
+        // It has all that was there when the attempt began.
+        try publisher.join()
+        try placement(connection).releaseStrangers(publisher.heads, group: try replicator.catalogue.consistencyGroup(ofDisk: disk.name))
     }
 
     /// A mark that a crash came before is set; one that somebody else overtook is an alarm.
@@ -53,17 +58,23 @@ final class DiskReplication {
     /// The publisher of this run, which keeps the writer epoch. After a failed attempt it reads the head again, and stops
     /// for good when another uploader took over meanwhile.
     private func currentPublisher(_ disk: ProtectedDisk, _ connection: VaultConnection) throws -> Publisher {
-        // A disk protected anew under the same name is another disk, maybe of another vault.
+        let group = try replicator.catalogue.consistencyGroup(ofDisk: disk.name)
+        // A disk protected anew under the same name is another disk, maybe of another vault; and its group may be another.
         if let publisher, publisher.disk.description == disk.id, publisher.vault === connection.vault {
-            try publisher.refreshIfNeeded()
-            return publisher
+            try publisher.heads.refreshIfNeeded()
+            if publisher.heads.group.description == group.id, machine == disk.machine { return publisher }
         }
         guard let id = VaultID(disk.id) else {
             throw SiteError(.catalogueDamaged, "the disk \(disk.name) has the impossible id \(disk.id)", remedy: "protect the disk again")
         }
-        let made = try Publisher(vault: connection.vault, disk: id, host: replicator.host)
-        publisher = made
+        let made = Publisher(disk: id, heads: try placement(connection).heads(of: disk, in: group))
+        try made.heads.refreshIfNeeded()
+        (publisher, machine) = (made, disk.machine)
         return made
+    }
+
+    private func placement(_ connection: VaultConnection) -> Placement {
+        Placement(connection: connection, catalogue: replicator.catalogue, host: replicator.host)
     }
 
     // MARK: Initial replication
@@ -86,7 +97,7 @@ final class DiskReplication {
     private func carryOutInitial(
         _ job: RunningJob, _ disk: ProtectedDisk, _ connection: VaultConnection, _ publisher: Publisher, _ folder: LogFolder
     ) throws {
-        let epoch = try connection.collectionEpoch(for: publisher.disk)
+        let epoch = try connection.collectionEpoch(for: publisher.disk, in: publisher.heads.group)
         var sequence: UInt64 = 0
         var frozenAt: UInt64 = 0
         try job.step("freeze") {
@@ -121,7 +132,7 @@ final class DiskReplication {
         }
         try job.step("publish") {
             guard let root else { return nil }
-            _ = try connection.collectionEpoch(for: publisher.disk)
+            _ = try connection.collectionEpoch(for: publisher.disk, in: publisher.heads.group)
             // Read while frozen: a power loss before the freeze began a lineage that is the current one now.
             let lineage = try folder.readState().lineage
             try publisher.publishInitial(

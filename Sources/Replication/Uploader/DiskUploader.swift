@@ -49,9 +49,9 @@ final class DiskUploader: Sendable {
     }
 
     /// One attempt now, whatever the schedule says; its failure, when it failed.
-    func runOnce(_ disk: ProtectedDisk) throws -> AttemptFailure? {
+    func runOnce(_ disk: ProtectedDisk, _ replication: DiskReplication) throws -> AttemptFailure? {
         do {
-            try DiskReplication(replicator).attempt(disk)
+            try replication.attempt(disk)
             try recordSuccess()
             return nil
         } catch let stopped as Stopped {

@@ -54,10 +54,15 @@ package final class UploadService: Sendable {
     /// One attempt for every disk, one after another; what failed, by disk. For `upload --once`.
     package func runOnce() throws -> [(disk: String, failure: AttemptFailure)] {
         var failures: [(disk: String, failure: AttemptFailure)] = []
+        // Kept to the end, for the disks of a group have one writer epoch.
+        var replications: [DiskReplication] = []
+        defer { withExtendedLifetime(replications) {} }
         for disk in try catalogue.disks() where disk.state == .protected && !disk.isPaused {
             if stop.isStopping { throw Stopped() }
             let uploader = DiskUploader(name: disk.name, replicator: replicator, log: log)
-            if let failure = try uploader.runOnce(disk) { failures.append((disk.name, failure)) }
+            let replication = DiskReplication(replicator)
+            replications.append(replication)
+            if let failure = try uploader.runOnce(disk, replication) { failures.append((disk.name, failure)) }
         }
         return failures
     }

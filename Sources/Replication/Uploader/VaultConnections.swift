@@ -9,29 +9,73 @@ package final class VaultConnection: Sendable {
     package let vault: Vault
     package let ledger: ChunkLedger
     private let areDoubtsSettled = Mutex(false)
+    private let placing = Mutex<Void>(())
+    /// As it was last read.
+    private let newestCatalog: Mutex<Catalog>
+    /// As long as the thread of one of the group's disks uses them.
+    private let groups = Mutex<[VaultID: WeakHeads]>([:])
+
+    private struct WeakHeads {
+        weak var heads: GroupHeads?
+    }
 
     init(vault: Vault, catalogue: Catalogue) throws(VaultError) {
         self.vault = vault
         ledger = ChunkLedger(catalogue: catalogue, vault: vault.id)
-        _ = try catalog()
+        newestCatalog = Mutex(try Self.usable(vault.catalog().document))
     }
 
-    private func catalog() throws(VaultError) -> Catalog {
-        let catalog = try vault.catalog().document
+    private static func usable(_ catalog: Catalog) throws(VaultError) -> Catalog {
         guard (catalog.condemned ?? []).isEmpty else {
             throw .refused("the vault holds condemned objects of a collection, which this version does not know how to leave out")
         }
         return catalog
     }
 
-    /// The epoch for chunks sent now. Read anew for each initial replication: `vault forget` raises it and deletes the
-    /// chunks of the epochs before. A disk that was forgotten has no place in the vault any more.
-    func collectionEpoch(for disk: VaultID) throws(VaultError) -> UInt32 {
-        let catalog = try catalog()
-        guard catalog.disks.contains(where: { $0.id == disk }) else {
-            throw .notFound("the vault \(vault.id) does not know the disk \(disk): it was forgotten there")
+    private func remember(_ catalog: Catalog) throws(VaultError) {
+        let usable = try Self.usable(catalog)
+        newestCatalog.withLock { $0 = usable }
+    }
+
+    /// The catalog as it was last read.
+    func catalogRead() -> Catalog { newestCatalog.withLock { $0 } }
+
+    /// What the catalog said of the disk when it was last read.
+    func known(_ disk: VaultID) -> Catalog.Disk? { catalogRead().disks.first { $0.id == disk } }
+
+    /// What the catalog says of the disk now.
+    func entry(of disk: VaultID) throws(VaultError) -> Catalog.Disk {
+        guard let entry = try find(disk) else { throw .notFound("the vault \(vault.id) does not know the disk \(disk): it was forgotten there") }
+        return entry
+    }
+
+    /// The same, nil for a disk that was forgotten.
+    func find(_ disk: VaultID) throws(VaultError) -> Catalog.Disk? {
+        try remember(try vault.catalog().document)
+        return known(disk)
+    }
+
+    /// One at a time: the threads of many disks that join a group would else overtake each other again and again.
+    func place(_ disk: VaultID, in group: VaultID, named name: String?, machine: String) throws(VaultError) {
+        try placing.withLock { (_) throws(VaultError) in try remember(try vault.place(disk, in: group, named: name, machine: machine).document) }
+    }
+
+    /// The one publisher of the group in this process.
+    func heads(_ group: VaultID, host: String) throws(VaultError) -> GroupHeads {
+        try groups.withLock { groups throws(VaultError) in
+            if let known = groups[group]?.heads { return known }
+            let made = try GroupHeads(vault: vault, group: group, host: host)
+            groups[group] = WeakHeads(heads: made)
+            return made
         }
-        return catalog.collectionEpoch
+    }
+
+    /// The epoch for chunks sent now. Read anew for each initial replication: `vault forget` raises it and deletes the
+    /// chunks of the epochs before. A disk that was forgotten has no place in the vault any more, and one that another
+    /// uploader placed in another group is not ours to publish.
+    func collectionEpoch(for disk: VaultID, in group: VaultID) throws(VaultError) -> UInt32 {
+        guard try entry(of: disk).group == group else { throw .conflict(chain: "heads/\(group)") }
+        return catalogRead().collectionEpoch
     }
 
     /// Before the first chunk is sent: what an earlier process left in doubt. Holds the lock meanwhile, for a chunk that

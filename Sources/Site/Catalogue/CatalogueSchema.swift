@@ -7,6 +7,7 @@ extension Catalogue {
     static func migrator() -> DatabaseMigrator {
         var migrator = DatabaseMigrator()
         migrator.registerMigration("1 disks, jobs, events, presence") { try createFirstTables($0) }
+        migrator.registerMigration("2 machines and groups") { try createMachines($0) }
         return migrator
     }
 
@@ -45,6 +46,26 @@ extension Catalogue {
             ) STRICT;
             """)
         try createJournalTables(database)
+    }
+
+    /// A disk protected before is its own machine.
+    private static func createMachines(_ database: Database) throws {
+        try database.execute(sql: """
+            CREATE TABLE replication_group (
+                name TEXT PRIMARY KEY NOT NULL,
+                id TEXT NOT NULL UNIQUE,
+                created INTEGER NOT NULL
+            ) STRICT;
+            CREATE TABLE machine (
+                name TEXT PRIMARY KEY NOT NULL,
+                id TEXT NOT NULL UNIQUE,
+                replication_group TEXT REFERENCES replication_group(name),
+                created INTEGER NOT NULL
+            ) STRICT;
+            ALTER TABLE disk ADD COLUMN machine TEXT REFERENCES machine(name);
+            INSERT INTO machine (name, id, created) SELECT name, lower(hex(randomblob(16))), created FROM disk;
+            UPDATE disk SET machine = name;
+            """)
     }
 
     /// Jobs, events, and the presence of chunks in vaults.

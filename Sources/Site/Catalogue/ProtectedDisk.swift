@@ -28,13 +28,16 @@ package struct ProtectedDisk: Equatable, Sendable {
     package var state: State
     package var isPaused: Bool
     package var createdNanoseconds: UInt64
+    /// The machine it is a disk of; a disk of no named machine is its own, of the same name.
+    package var machine: String
 
     package init(
         name: String, id: String, imagePath: String, format: String, sizeBytes: UInt64, logFolder: String,
         logBudgetBytes: UInt64, intervalSeconds: Int, vaultURL: String, vaultID: String, keyFile: String?,
-        passphraseFile: String?
+        passphraseFile: String?, machine: String? = nil
     ) {
         self.name = name
+        self.machine = machine ?? name
         self.id = id
         self.imagePath = imagePath
         self.format = format
@@ -67,6 +70,7 @@ package struct ProtectedDisk: Equatable, Sendable {
         state = try storedName(row["state"])
         isPaused = row["is_paused"]
         createdNanoseconds = UInt64(bitPattern: row["created"])
+        machine = row["machine"]
     }
 }
 
@@ -92,8 +96,9 @@ extension Catalogue {
         return found
     }
 
-    /// Registers the disk; its name, image and log folder must be new to the site.
-    package func add(_ disk: ProtectedDisk) throws(SiteError) {
+    /// Registers the disk; its name, image and log folder must be new to the site. Its machine is made when there is none,
+    /// and put into `group`.
+    package func add(_ disk: ProtectedDisk, group: String? = nil) throws(SiteError) {
         try write { database in
             let taken = try String.fetchOne(
                 database, sql: "SELECT name FROM disk WHERE name = ? OR image_path = ? OR log_folder = ?",
@@ -101,20 +106,22 @@ extension Catalogue {
             if let taken {
                 throw SiteError(.diskExists, "the disk \(taken) of this site already has that name, image or log folder", remedy: "farshore status \(taken)")
             }
+            try Self.makeMachine(of: disk, group: group, database)
             try database.execute(
                 sql: """
                     INSERT INTO disk (name, id, image_path, format, size_bytes, log_folder, log_budget_bytes, interval_seconds,
-                        vault_url, vault_id, key_file, passphrase_file, state, is_paused, created)
-                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                        vault_url, vault_id, key_file, passphrase_file, state, is_paused, created, machine)
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                     """,
                 arguments: [
                     disk.name, disk.id, disk.imagePath, disk.format, Int64(bitPattern: disk.sizeBytes), disk.logFolder,
                     Int64(bitPattern: disk.logBudgetBytes), disk.intervalSeconds, disk.vaultURL, disk.vaultID, disk.keyFile,
-                    disk.passphraseFile, disk.state.rawValue, disk.isPaused, Int64(bitPattern: disk.createdNanoseconds),
+                    disk.passphraseFile, disk.state.rawValue, disk.isPaused, Int64(bitPattern: disk.createdNanoseconds), disk.machine,
                 ])
             try database.execute(
                 sql: "INSERT INTO replication (disk, phase, health) VALUES (?, ?, ?)",
                 arguments: [disk.name, ReplicationState.Phase.waiting.rawValue, ReplicationState.Health.normal.rawValue])
+            try Self.checkSharing(database)
         }
     }
 
@@ -128,6 +135,9 @@ extension Catalogue {
 
     /// Forgets the disk on this host; the vault is not touched.
     package func remove(disk name: String) throws(SiteError) {
-        try write { try $0.execute(sql: "DELETE FROM disk WHERE name = ?", arguments: [name]) }
+        try write { database in
+            try database.execute(sql: "DELETE FROM disk WHERE name = ?", arguments: [name])
+            try Self.removeEmptyMachines(database)
+        }
     }
 }

@@ -9,7 +9,7 @@ package let controlReplyBytesMax = 4 << 20
 package enum ControlRequest: Codable, Equatable, Sendable {
     /// State of the mount and of every disk it serves, and why it does not serve the others.
     case status
-    /// Cuts one recovery point over `disks` (empty: all that are served), sharing one sequence number.
+    /// Cuts one recovery point over `disks` (empty: all that are served) and all that share points with them, by one number.
     case cut(disks: [String], tag: String?)
     /// Flushes the disk's log; the reply states the sequence through which it may be uploaded.
     case makeDurable(disk: String)
@@ -24,7 +24,8 @@ package enum ControlRequest: Codable, Equatable, Sendable {
 
 package enum ControlReply: Codable, Equatable, Sendable {
     case status([ServedDiskStatus], refused: [RefusedDisk], mount: MountStatus)
-    case points([CutPoint])
+    /// `left`: why disks were left out, when none was named.
+    case points([CutPoint], left: [String])
     case durable(sequence: UInt64)
     case frozen(sequence: UInt64)
     case done

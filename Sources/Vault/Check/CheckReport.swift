@@ -56,6 +56,8 @@ package struct CheckReport: Sendable {
     package internal(set) var objects: UInt64 = 0
     package internal(set) var bytesRead: UInt64 = 0
     package internal(set) var disks: UInt64 = 0
+    /// Groups of several disks.
+    package internal(set) var groups: UInt64 = 0
     package internal(set) var points: UInt64 = 0
     package internal(set) var findings: [CheckFinding] = []
 

@@ -7,6 +7,8 @@ import Synchronization
 struct DiskCheck {
     let check: VaultCheck
     let disk: Catalog.Disk
+    /// Also the older heads of its group.
+    let checksChain: Bool
 
     private var vault: Vault { check.vault }
 
@@ -15,7 +17,7 @@ struct DiskCheck {
         do {
             guard let newest = try heads.newest() else { return }
             report.objects += 1
-            if check.readData { try check.checkChain(heads.chain, below: newest, name: disk.name, &report) }
+            if checksChain { try check.checkChain(heads.chain, below: newest, name: disk.name, &report) }
             guard let state = newest.document.state(of: disk.id), !state.lineages.isEmpty else { return }
             try run(state, &report)
         } catch {

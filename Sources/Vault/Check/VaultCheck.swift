@@ -20,10 +20,15 @@ package struct VaultCheck {
         var report = CheckReport()
         try checkKeys(&report)
         let disks: [Catalog.Disk]
+        var checkedGroups: Set<VaultID> = []
         do {
             let newest = try vault.catalog()
             report.objects += 1
             disks = newest.document.disks
+            report.groups = UInt64(newest.document.groups?.count ?? 0)
+            if let flaw = Self.flaw(inGroupsOf: newest.document) {
+                report.findings.append(CheckFinding(object: ObjectPlace.catalog(newest.document.number).key, reason: flaw))
+            }
             if readData { try checkChain(vault.catalogChain, below: newest, name: nil, &report) }
         } catch {
             guard let damage = error.damage else { throw error }
@@ -31,11 +36,21 @@ package struct VaultCheck {
             return report
         }
         for disk in disks {
-            try DiskCheck(check: self, disk: disk).run(&report)
+            // The disks of a group have one chain of heads.
+            let isFirst = checkedGroups.insert(disk.group).inserted
+            try DiskCheck(check: self, disk: disk, checksChain: isFirst && readData).run(&report)
             report.disks += 1
             progress(report.objects)
         }
         return report
+    }
+
+    /// Each group lists the disks whose state its heads tell.
+    private static func flaw(inGroupsOf catalog: Catalog) -> String? {
+        for group in catalog.groups ?? [] where Set(group.disks) != Set(catalog.disks(inGroup: group.id).map(\.id)) {
+            return "the group \(group.name) does not list the disks that say they are in it"
+        }
+        return nil
     }
 
     private func checkKeys(_ report: inout CheckReport) throws(VaultError) {

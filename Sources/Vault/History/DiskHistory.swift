@@ -20,16 +20,26 @@ package struct ReadPlan: Sendable {
 package struct DiskHistory: Sendable {
     package let vault: Vault
     package let state: DiskState
+    /// The other disks of the group, in the same head: a point of the group is there when it is there on all of them.
+    private let peers: [DiskState]
 
-    package init(vault: Vault, state: DiskState) {
+    package init(vault: Vault, state: DiskState, peers: [DiskState] = []) {
         self.vault = vault
         self.state = state
+        self.peers = peers.filter { $0.disk != state.disk }
     }
 
     /// The disk's newest state in the vault, or nil when nothing of it was replicated yet.
     package static func newest(_ vault: Vault, _ disk: Catalog.Disk) throws(VaultError) -> DiskHistory? {
         guard let head = try vault.heads(group: disk.group).newest(), let state = head.document.state(of: disk.id), !state.lineages.isEmpty else { return nil }
-        return DiskHistory(vault: vault, state: state)
+        return DiskHistory(vault: vault, state: state, peers: head.document.disks)
+    }
+
+    /// Whether a point that this disk has is one to tell of: those of a group only when every disk of the group has its part.
+    /// What the disk had before it joined the group needs no other.
+    package func isListed(_ point: RecoveryPoint) -> Bool {
+        guard point.sequence >= state.oldestSequence else { return false }
+        return point.sequence < state.since ?? 0 || !peers.contains { $0.isAwaited(at: point.sequence) }
     }
 
     package var newestSequence: UInt64 { state.current?.sequence ?? 0 }
@@ -67,13 +77,13 @@ package struct DiskHistory: Sendable {
         return true
     }
 
-    /// All points, oldest first.
-    package func points() throws(VaultError) -> [RecoveryPoint] {
+    /// All points above `after`, oldest first.
+    package func points(after: UInt64 = 0) throws(VaultError) -> [RecoveryPoint] {
         // By sequence: a branch repeats what its parent already told.
         var points: [UInt64: RecoveryPoint] = [:]
         try visitManifests { manifest throws(VaultError) in
-            for point in manifest.points where point.sequence >= state.oldestSequence { points[point.sequence] = point }
-            return true
+            for point in manifest.points where point.sequence > after && isListed(point) { points[point.sequence] = point }
+            return manifest.after >= after
         }
         return points.values.sorted { $0.sequence < $1.sequence }
     }
@@ -82,7 +92,7 @@ package struct DiskHistory: Sendable {
     package func newestPoint(where fits: (RecoveryPoint) -> Bool) throws(VaultError) -> RecoveryPoint? {
         var found: RecoveryPoint?
         try visitManifests { manifest throws(VaultError) in
-            found = manifest.points.last { $0.sequence >= state.oldestSequence && fits($0) }
+            found = manifest.points.last { isListed($0) && fits($0) }
             return found == nil
         }
         return found

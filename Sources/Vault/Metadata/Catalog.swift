@@ -8,6 +8,23 @@ package struct Catalog: ChainDocument, Equatable {
         package let createdMicros: UInt64
         /// The chain of heads that tells this disk's state.
         package let group: VaultID
+        /// The machine it is a disk of; absent for a machine of the disk's own name.
+        package let machine: String?
+
+        init(id: VaultID, name: String, sizeBytes: UInt64, createdMicros: UInt64, group: VaultID, machine: String? = nil) {
+            self.id = id
+            self.name = name
+            self.sizeBytes = sizeBytes
+            self.createdMicros = createdMicros
+            self.group = group
+            self.machine = machine == name ? nil : machine
+        }
+
+        package var machineName: String { machine ?? name }
+
+        func placed(in group: VaultID, machine: String) -> Disk {
+            Disk(id: id, name: name, sizeBytes: sizeBytes, createdMicros: createdMicros, group: group, machine: machine)
+        }
     }
 
     package struct Host: Codable, Equatable, Sendable {
@@ -20,6 +37,12 @@ package struct Catalog: ChainDocument, Equatable {
         package let id: VaultID
         package let name: String
         package let disks: [VaultID]
+
+        package init(id: VaultID, name: String, disks: [VaultID]) {
+            self.id = id
+            self.name = name
+            self.disks = disks
+        }
     }
 
     package struct Plan: Codable, Equatable, Sendable {
@@ -53,11 +76,50 @@ package struct Catalog: ChainDocument, Equatable {
         if collectionEpoch == 0 || collectionEpoch > UInt32.max / 2 { return "its collection epoch is \(collectionEpoch)" }
         if let disk = disks.first(where: { !Self.isValidName($0.name) }) { return "\(disk.name.debugDescription) cannot be a disk's name" }
         if Set(disks.map(\.name)).count != disks.count || Set(disks.map(\.id)).count != disks.count { return "a disk stands in it twice" }
+        if let disk = disks.first(where: { !Self.isValidName($0.machineName) }) { return "\(disk.machineName.debugDescription) cannot be a machine's name" }
+        let groups = groups ?? []
+        if let group = groups.first(where: { !Self.isValidName($0.name) }) { return "\(group.name.debugDescription) cannot be a group's name" }
+        if Set(groups.map(\.name)).count != groups.count || Set(groups.map(\.id)).count != groups.count { return "a group stands in it twice" }
         let isSized = disks.allSatisfy { $0.sizeBytes > 0 && $0.sizeBytes % 512 == 0 && $0.sizeBytes <= FormatLimits.diskBytesMax }
         return isSized ? nil : "a disk in it has an impossible size"
     }
 
     package func disk(named name: String) -> Disk? { disks.first { $0.name == name } }
+
+    /// What the catalog calls the group; nil for a disk on its own.
+    package func group(_ id: VaultID) -> Group? { groups?.first { $0.id == id } }
+
+    /// The disks whose state the group's heads tell.
+    package func disks(inGroup id: VaultID) -> [Disk] { disks.filter { $0.group == id } }
+
+    /// Puts the disk into the group `id`, which has a name unless it is the disk's own. Another group loses that name: the
+    /// caller has seen that it is not somebody else's (`refuseTaken`).
+    mutating func place(_ disk: VaultID, in id: VaultID, named name: String?, machine: String) throws(VaultError) {
+        guard let index = disks.firstIndex(where: { $0.id == disk }) else { throw .notFound("the vault does not know the disk \(disk): it was forgotten there") }
+        disks[index] = disks[index].placed(in: id, machine: machine)
+        var names = Dictionary((groups ?? []).map { ($0.id, $0.name) }) { first, _ in first }
+        if let name {
+            names = names.filter { $0.value != name }
+            names[id] = name
+        }
+        let listed = names.sorted { $0.value < $1.value }.map { id, name in Group(id: id, name: name, disks: disks(inGroup: id).map(\.id)) }.filter { !$0.disks.isEmpty }
+        groups = listed.isEmpty ? nil : listed
+    }
+
+    /// The disk is forgotten.
+    mutating func remove(_ disk: VaultID) {
+        disks.removeAll { $0.id == disk }
+        let left = (groups ?? []).map { Group(id: $0.id, name: $0.name, disks: $0.disks.filter { $0 != disk }) }.filter { !$0.disks.isEmpty }
+        groups = left.isEmpty ? nil : left
+    }
+
+    /// Throws when the name is that of another group with disks that are not among `own`: the disks of a group are on one host.
+    package func refuseTaken(_ name: String, for id: VaultID?, own: Set<String>) throws(VaultError) {
+        guard let other = groups?.first(where: { $0.name == name && $0.id != id }) else { return }
+        let names = disks.filter { other.disks.contains($0.id) && !own.contains($0.id.description) }.map(\.name)
+        guard let first = names.first else { return }
+        throw .refused("the vault has a group named \(name) with the disk \(first), which this site does not protect; a group lives on one host and cannot span two")
+    }
 
     /// 1 to 64 characters of `A-Z a-z 0-9 . _ -`, not starting with a dot or dash: names become folders of a mount.
     package static func isValidName(_ name: String) -> Bool {
@@ -100,10 +162,10 @@ extension Vault {
     }
 
     /// Registers a disk as a group of its own. The same id again changes nothing; a name in use is refused.
-    package func register(disk: VaultID, name: String, sizeBytes: UInt64) throws(VaultError) -> Catalog.Disk {
+    package func register(disk: VaultID, name: String, sizeBytes: UInt64, machine: String? = nil) throws(VaultError) -> Catalog.Disk {
         guard Catalog.isValidName(name) else { throw .refused("\"\(name)\" is no disk name: 1 to 64 of A-Z a-z 0-9 . _ - not starting with . or -") }
         guard sizeBytes > 0, sizeBytes % 512 == 0, sizeBytes <= FormatLimits.diskBytesMax else { throw .refused("a disk of \(sizeBytes) bytes cannot be kept in a vault") }
-        let entry = Catalog.Disk(id: disk, name: name, sizeBytes: sizeBytes, createdMicros: Self.nowMicros(), group: disk)
+        let entry = Catalog.Disk(id: disk, name: name, sizeBytes: sizeBytes, createdMicros: Self.nowMicros(), group: disk, machine: machine)
         let published = try updateCatalog { catalog throws(VaultError) in
             if let known = catalog.disks.first(where: { $0.id == disk }) {
                 guard known.name == name, known.sizeBytes == sizeBytes else { throw .refused("the disk \(disk) is already registered as \(known.name) with \(known.sizeBytes) bytes") }
@@ -113,6 +175,11 @@ extension Vault {
             catalog.disks.append(entry)
         }
         return published.document.disks.first { $0.id == disk } ?? entry
+    }
+
+    /// Publishes that the disk's state is told by the heads of the group `id` from now on.
+    package func place(_ disk: VaultID, in id: VaultID, named name: String?, machine: String) throws(VaultError) -> Published<Catalog> {
+        try updateCatalog { catalog throws(VaultError) in try catalog.place(disk, in: id, named: name, machine: machine) }
     }
 
     /// The disk with this name or id.

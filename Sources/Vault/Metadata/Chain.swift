@@ -26,12 +26,23 @@ struct Chain<Document: ChainDocument>: Sendable {
 
     /// The newest document, or nil for a chain that has none.
     func newest() throws(VaultError) -> Published<Document>? {
-        let remembered = try vault.memory.newest(memoryName)
-        var number = try newestNumber(guess: remembered?.number ?? 0)
+        while true {
+            let remembered = try vault.memory.newest(memoryName)
+            do throws(VaultError) {
+                return try newest(remembered?.number)
+            } catch .rolledBack(let reason) {
+                // Another thread or program of this host may have seen a later one since: that is no older state of the target.
+                guard try vault.memory.newest(memoryName)?.number ?? 0 > remembered?.number ?? 0 else { throw .rolledBack(reason) }
+            }
+        }
+    }
+
+    private func newest(_ remembered: UInt64?) throws(VaultError) -> Published<Document>? {
+        var number = try newestNumber(guess: remembered ?? 0)
         if remembered == nil { number = try raised(number) }
         guard number > 0 else {
             guard let remembered else { return nil }
-            throw .rolledBack("\(name) is gone from the target, but this host has seen number \(remembered.number)")
+            throw .rolledBack("\(name) is gone from the target, but this host has seen number \(remembered)")
         }
         let found = try read(number)
         try vault.memory.accept(memoryName, number: number, hash: found.hash, previous: found.document.previous)

@@ -40,6 +40,12 @@ package struct DiskState: Codable, Equatable, Sendable {
     package var oldestSequence: UInt64
     /// Oldest first; the last one is written to.
     package var lineages: [LineageState]
+    /// Points of the group from here on need this disk; nil: all do. `notYet` while it catches up after it joined.
+    package var since: UInt64?
+    /// The group the disk goes on in. Until the catalog says so too, this state is its newest; nobody adds to it.
+    package var movedTo: VaultID?
+
+    package static let notYet = FormatLimits.integerMax
 
     package init(disk: VaultID, sizeBytes: UInt64, oldestSequence: UInt64, lineages: [LineageState]) {
         self.disk = disk
@@ -49,6 +55,10 @@ package struct DiskState: Codable, Equatable, Sendable {
     }
 
     package var current: LineageState? { lineages.last }
+    package var newestSequence: UInt64 { current?.sequence ?? 0 }
+
+    /// Whether a point of the group at `sequence` waits for this disk.
+    func isAwaited(at sequence: UInt64) -> Bool { movedTo == nil && since ?? 0 <= sequence && newestSequence < sequence }
 }
 
 package struct Head: ChainDocument, Equatable {
@@ -100,6 +110,37 @@ package struct Head: ChainDocument, Equatable {
     package mutating func set(_ state: DiskState) {
         if let index = disks.firstIndex(where: { $0.disk == state.disk }) { disks[index] = state } else { disks.append(state) }
     }
+
+    package mutating func mark(_ disk: VaultID, movedTo group: VaultID?) {
+        if let index = disks.firstIndex(where: { $0.disk == disk }) { disks[index].movedTo = group }
+    }
+
+    /// Takes everything of the disk out.
+    package mutating func remove(_ disk: VaultID) {
+        disks.removeAll { $0.disk == disk }
+        pins = pins.map { $0.filter { $0.disk != disk } }
+        verdicts = verdicts.map { $0.filter { $0.disk != disk } }
+    }
+
+    /// Takes over what another group's head has of the disk; it catches up before the points of this group need it.
+    package mutating func take(_ disk: VaultID, from other: Head) {
+        guard var state = other.state(of: disk) else { return }
+        state.movedTo = nil
+        state.since = group == disk ? nil : DiskState.notYet
+        remove(disk)
+        set(state)
+        let moved = (other.pins ?? []).filter { $0.disk == disk }
+        if !moved.isEmpty { pins = (pins ?? []) + moved }
+        let judged = (other.verdicts ?? []).filter { $0.disk == disk }
+        if !judged.isEmpty { verdicts = (verdicts ?? []) + judged }
+    }
+
+    /// The disk takes part in all points of the group from now on, after every one that may be listed already.
+    package mutating func join(_ disk: VaultID) {
+        guard let index = disks.firstIndex(where: { $0.disk == disk }), disks[index].since == DiskState.notYet else { return }
+        let newest = disks.filter { $0.movedTo == nil }.map(\.newestSequence).max() ?? 0
+        disks[index].since = newest + 1
+    }
 }
 
 /// The chain of one group's heads.
@@ -128,14 +169,18 @@ package struct HeadChain: Sendable {
     }
 
     /// Makes the caller the group's uploader: a new head with a higher writer epoch, which fences the uploader before.
+    /// What an interrupted move left here of disks that the catalog has in other groups goes.
     package func claim(host: String) throws(VaultError) -> Published<Head> {
-        let epoch = try vault.catalog().document.collectionEpoch
+        let catalog = try vault.catalog().document
+        let epoch = catalog.collectionEpoch
+        let elsewhere = Set(catalog.disks.filter { $0.group != group }.map(\.id))
         for _ in 0..<8 {
             let current = try newest()
             let writer = Head.Writer(epoch: (current?.document.writer.epoch ?? 0) + 1, host: host)
             var next = current?.document ?? Head(vault: vault.id, group: group, writer: writer, collectionEpoch: epoch)
             next.writer = writer
             next.collectionEpoch = epoch
+            for state in next.disks where elsewhere.contains(state.disk) { next.remove(state.disk) }
             do {
                 return try chain.publish(next, after: current)
             } catch .conflict {
@@ -166,11 +211,19 @@ package struct HeadChain: Sendable {
         throw .conflict(chain: chain.name)
     }
 
+    /// Publishes a changed head as somebody who is not its uploader and does not fence it. Nothing happens where none is.
+    package func edit(_ change: (inout Head) -> Void) throws(VaultError) {
+        guard let writer = try newest()?.document.writer else { return }
+        try update(epoch: writer.epoch) { change(&$0) }
+    }
+
     private func check(_ head: Head) throws(VaultError) {
         func damaged(_ reason: String) -> VaultError { .damaged(object: ObjectPlace.head(group: group, head.number).key, reason: reason) }
         guard head.group == group else { throw damaged("it belongs to the group \(head.group)") }
         guard head.writer.epoch <= FormatLimits.integerMax else { throw damaged("its writer epoch is \(head.writer.epoch)") }
+        guard Set(head.disks.map(\.disk)).count == head.disks.count else { throw damaged("a disk stands in it twice") }
         for disk in head.disks {
+            guard disk.since ?? 0 <= FormatLimits.integerMax else { throw damaged("a disk takes part from sequence \(disk.since ?? 0)") }
             guard disk.sizeBytes > 0, disk.sizeBytes % 512 == 0, disk.sizeBytes <= FormatLimits.diskBytesMax else { throw damaged("a disk of \(disk.sizeBytes) bytes") }
             guard zip(disk.lineages, disk.lineages.dropFirst()).allSatisfy({ $0.sequence <= $1.sequence || $1.parent != nil }) else {
                 throw damaged("its lineages do not follow each other")

@@ -9,10 +9,11 @@ import Site
 import VirtualDisk
 
 extension ServedDiskStatus {
-    init(_ status: DiskStatus) {
+    /// `points`: why no point is cut, when none is.
+    init(_ status: DiskStatus, points: String?) {
         let health: Health =
             switch status.health {
-            case .normal: .normal
+            case .normal: points == nil ? .normal : .warning
             case .warning: .warning
             case .critical: .critical
             }
@@ -20,7 +21,7 @@ extension ServedDiskStatus {
             disk: status.name, sizeBytes: status.sizeBytes, lastSequence: status.log.lastSequence, flushedSequence: status.log.durableSequence,
             destagedSequence: status.log.destagedSequence, frozenSequence: status.frozenSequence, logBytes: status.log.fileBytes,
             logBudgetBytes: status.log.budgetBytes, undestagedBytes: status.log.undestagedBytes, health: health,
-            reason: status.reason.isEmpty ? nil : status.reason)
+            reason: status.reason.isEmpty ? points : status.reason)
     }
 }
 

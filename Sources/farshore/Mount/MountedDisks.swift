@@ -14,12 +14,13 @@ final class MountedDisks: Sendable {
     struct Entry: Sendable {
         let disk: VirtualDisk
         let directory: ExportTree.Directory
-        let intervalSeconds: Int
         /// Keeps the image's locks; closed when the disk is released.
         let imageLock: HeldImageLock
     }
 
     let tree: ExportTree
+    /// Which of them share points, and whether they get any.
+    let points: PointGroups
     private let process: WorkerProcess
     private let catalogue: Catalogue
     private let directory: String
@@ -37,6 +38,7 @@ final class MountedDisks: Sendable {
         self.catalogue = catalogue
         self.directory = directory
         self.honoursImageOwner = honoursImageOwner
+        points = PointGroups(catalogue: catalogue)
         sequencer = try Sequencer(path: catalogue.site.sequencePath)
         options = ChangeLog.Options(bootID: try Clock.bootID())
         var permissions = FilePermissions.ownerOnly()
@@ -51,6 +53,7 @@ final class MountedDisks: Sendable {
         do {
             guard disk.state == .protected else { throw disk.releasingFailure }
             try serve(disk, inherited: inherited)
+            points.setReleased(disk.name, false)
             refused.withLock { $0[disk.name] = nil }
         } catch {
             _ = process.release(disk.name)
@@ -83,7 +86,7 @@ final class MountedDisks: Sendable {
                 LazyDisk { opened }, in: folder, sizeBytes: opened.sizeBytes, isWritable: true, vhdFooter: disk.vhdFooter(sizeBytes: opened.sizeBytes),
                 permissions: permissions)
             entries.withLock {
-                $0[disk.name] = Entry(disk: opened, directory: folder, intervalSeconds: disk.intervalSeconds, imageLock: imageLock)
+                $0[disk.name] = Entry(disk: opened, directory: folder, imageLock: imageLock)
             }
         } catch {
             opened.abandon()
@@ -123,7 +126,7 @@ final class MountedDisks: Sendable {
         do {
             switch request {
             case .status: return status()
-            case .cut(let names, let tag): return .points(try cut(names, tag: tag))
+            case .cut(let names, let tag): return try cut(names, tag: tag)
             case .makeDurable(let name): return .durable(sequence: try entry(name).disk.makeDurable())
             case .freeze(let name): return .frozen(sequence: try turn.withLock { _ in try entry(name).disk.freeze() })
             case .unfreeze(let name): try turn.withLock { _ in try entry(name).disk.unfreeze() }
@@ -138,7 +141,7 @@ final class MountedDisks: Sendable {
 
     private func status() -> ControlReply {
         let refused = refused.withLock { $0.values.sorted { $0.disk < $1.disk } }
-        return .status(all().map { ServedDiskStatus($0.disk.status) }, refused: refused, mount: MountStatus(process.slots))
+        return .status(all().map { ServedDiskStatus($0.disk.status, points: points.problem(ofDisk: $0.disk.name)) }, refused: refused, mount: MountStatus(process.slots))
     }
 
     func all() -> [Entry] { entries.withLock { $0.values.sorted { $0.disk.name < $1.disk.name } } }
@@ -150,14 +153,20 @@ final class MountedDisks: Sendable {
         return entry
     }
 
-    /// One point over all the disks named (none: all), in the log and durable when this returns.
-    private func cut(_ names: [String], tag: String?) throws -> [CutPoint] {
-        let disks = names.isEmpty ? all().map(\.disk) : try names.map { try entry($0).disk }
-        guard !disks.isEmpty else { return [] }
+    /// One point over the disks named and all that share points with them (none named: all that are served), in the logs
+    /// and durable when this returns. Where a disk cannot take part, those that share points with it are not cut either.
+    private func cut(_ names: [String], tag: String?) throws -> ControlReply {
+        for name in names { _ = try entry(name) }
+        var chosen = try points.groups(served: all().map(\.disk)).filter { group in names.isEmpty || names.contains(where: group.contains) }
+        let left = chosen.compactMap(\.obstacle)
+        if !names.isEmpty, let obstacle = left.first { throw SiteError(.refused, obstacle, remedy: "farshore status") }
+        chosen.removeAll { $0.obstacle != nil }
+        let disks = chosen.flatMap(\.disks)
+        guard !disks.isEmpty else { return .points([], left: left) }
         let sequence = try VirtualDisk.cutPoint(disks, tag: tag ?? "")
         let time = Clock.wallNanoseconds()
         for disk in disks { _ = try disk.makeDurable() }
-        return disks.map { CutPoint(disk: $0.name, sequence: sequence, timeNanoseconds: time, tag: tag) }
+        return .points(disks.map { CutPoint(disk: $0.name, sequence: sequence, timeNanoseconds: time, tag: tag) }, left: left)
     }
 
     private func add(_ name: String) throws {
@@ -173,6 +182,7 @@ final class MountedDisks: Sendable {
         guard holders.isEmpty else {
             throw SiteError(.diskBusy, "\(name) is in use by \(holders.joined(separator: ", "))", remedy: "stop what uses \(directory)/\(name)/disk.raw")
         }
+        points.setReleased(name, true)
         process.waitUntilUnused(tree.remove(entry.directory))
         entries.withLock { $0[name] = nil }
         try entry.disk.close()

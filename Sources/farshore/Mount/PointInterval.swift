@@ -1,5 +1,6 @@
-// Cuts a point on each disk at its interval, if anything was written since its last one. Runs in the worker; a cut
-// holds no write. A failed cut (the log is full) is tried again at the next interval: health says what is wrong.
+// Cuts a point at each interval, one number over all disks that share points, if anything was written to one of them
+// since the last. Runs in the worker; a cut holds no write. Where a disk cannot take part (not served, log full or failed)
+// none of them gets the point; that is tried again at the next interval, and health and events say what is wrong.
 
 import BlockIO
 import ChangeLog
@@ -14,6 +15,7 @@ final class PointInterval: @unchecked Sendable {
         var lastPoint: UInt64
     }
 
+    /// A disk or group that was added is noticed after this at the latest.
     private static let pauseMillisecondsMax = 1_000
 
     private let disks: MountedDisks
@@ -41,29 +43,43 @@ final class PointInterval: @unchecked Sendable {
         var schedules: [String: Schedule] = [:]
         while true {
             let now = Clock.monotonicNanoseconds()
-            let entries = disks.all()
-            schedules = schedules.filter { name, _ in entries.contains { $0.disk.name == name } }
-            for entry in entries where entry.intervalSeconds > 0 {
-                let interval = UInt64(entry.intervalSeconds) * 1_000_000_000
-                var schedule = schedules[entry.disk.name] ?? Schedule(due: now + interval, lastPoint: 0)
+            let groups = present()
+            schedules = schedules.filter { id, _ in groups.contains { $0.id == id } }
+            for group in groups where group.intervalSeconds > 0 {
+                let interval = UInt64(group.intervalSeconds) * 1_000_000_000
+                var schedule = schedules[group.id] ?? Schedule(due: now + interval, lastPoint: 0)
                 if now >= schedule.due {
-                    cut(entry.disk, &schedule)
+                    cut(group, &schedule)
                     // From the plan, not from now: the points keep their pace. After a standstill only one is made up for.
                     schedule.due = max(schedule.due + interval, now)
                 }
-                schedules[entry.disk.name] = schedule
+                schedules[group.id] = schedule
             }
             let next = schedules.values.map(\.due).min() ?? .max
             guard pause(untilNanoseconds: next) else { return }
         }
     }
 
-    private func cut(_ disk: VirtualDisk, _ schedule: inout Schedule) {
-        guard disk.status.log.lastSequence > schedule.lastPoint else { return }
-        do throws(SystemError) {
-            schedule.lastPoint = try VirtualDisk.cutPoint([disk], tag: "")
+    private func present() -> [PointGroups.Group] {
+        do {
+            return try disks.points.groups(served: disks.all().map(\.disk))
         } catch {
-            serviceLog("\(disk.name): no point could be cut: \(error)")
+            serviceLog("no point is cut, for it cannot be looked up which disks share points: \(error)")
+            return []
+        }
+    }
+
+    private func cut(_ group: PointGroups.Group, _ schedule: inout Schedule) {
+        guard group.disks.contains(where: { $0.status.log.lastSequence > schedule.lastPoint }) else { return }
+        if let obstacle = group.obstacle {
+            disks.points.note(obstacle, of: group)
+            return
+        }
+        do throws(SystemError) {
+            schedule.lastPoint = try VirtualDisk.cutPoint(group.disks, tag: "")
+            disks.points.note(nil, of: group)
+        } catch {
+            disks.points.note("no point could be cut: \(error)", of: group)
         }
     }
 

@@ -29,8 +29,8 @@ extension Failure {
     init(_ error: SiteError) {
         let status: ExitStatus =
             switch error.code {
-            case .diskNotFound, .jobNotFound, .mountAway: .notFound
-            case .lockHeld, .diskBusy, .diskExists: .inUse
+            case .diskNotFound, .jobNotFound, .machineNotFound, .groupNotFound, .mountAway: .notFound
+            case .lockHeld, .diskBusy, .diskExists, .groupExists: .inUse
             default: .failed
             }
         self.init(status, error.message, try: error.remedy)

@@ -9,7 +9,9 @@ struct PointCut: ParsableCommand {
         abstract: "Cut a crash-consistent recovery point; returns when it is in the log.",
         discussion: """
             All disks named share one point: nothing acknowledged before the cut is missing in any of them, nothing issued
-            after it returned is in one. Without disks, every served disk is cut. `point list` says when it reached the vault.
+            after it returned is in one. The disks of a machine or replication group are always cut together, whichever is named;
+            if one of them cannot take part, none is cut. Without disks, every served disk is cut. `point list` says when it
+            reached the vault.
 
             Example:
               farshore point cut db1 db1-log --tag before-upgrade
@@ -32,6 +34,12 @@ struct PointCut: ParsableCommand {
     @Argument(help: "Disks of this site; none means all that are served.")
     var disks: [String] = []
 
+    @Option(name: .long, help: "The disks of this machine.")
+    var machine: String?
+
+    @Option(name: .long, help: "The disks of this replication group.")
+    var group: String?
+
     @Option(name: .long, help: "A name for the point: letters, digits, . _ - and at most 64 of them, not a number.")
     var tag: String?
 
@@ -41,6 +49,9 @@ struct PointCut: ParsableCommand {
     func validate() throws {
         if let tag { try Self.validate(tag: tag) }
         guard Set(disks).count == disks.count else { throw ValidationError("a disk is named twice") }
+        guard (disks.isEmpty ? 0 : 1) + (machine == nil ? 0 : 1) + (group == nil ? 0 : 1) <= 1 else {
+            throw ValidationError("give disks, --machine or --group")
+        }
     }
 
     /// Tags become names of links beside sequence numbers in a mount, so they must not look like one.
@@ -54,14 +65,29 @@ struct PointCut: ParsableCommand {
     }
 
     func run() throws {
-        let catalogue = try site.catalogue()
-        for disk in disks { _ = try catalogue.disk(named: disk) }
-        let reply = try ControlClient(site: site.directory).demand(.cut(disks: disks, tag: tag))
-        guard case .points(let points) = reply else {
+        let names = try named(try site.catalogue())
+        let reply = try ControlClient(site: site.directory).demand(.cut(disks: names, tag: tag))
+        guard case .points(let points, let left) = reply else {
             throw SiteError(.controlGarbled, "the mount answered another question", remedy: "unmount and mount again")
         }
         try output.print(points.map(Document.init)) { points in
-            points.isEmpty ? "no disk is served" : points.map { "\($0.disk)  #\($0.sequence)  \($0.time)" + ($0.tag.map { "  \($0)" } ?? "") }.joined(separator: "\n")
+            points.isEmpty ? "no point was cut" : points.map { "\($0.disk)  #\($0.sequence)  \($0.time)" + ($0.tag.map { "  \($0)" } ?? "") }.joined(separator: "\n")
         }
+        if let first = left.first { throw Failure(.failed, first, try: "farshore status") }
+    }
+
+    private func named(_ catalogue: Catalogue) throws -> [String] {
+        for disk in disks { _ = try catalogue.disk(named: disk) }
+        let found: [ProtectedDisk]
+        if let machine {
+            found = try catalogue.machine(named: machine).disks
+        } else if let group {
+            found = try catalogue.group(named: group).disks
+        } else {
+            return disks
+        }
+        let names = found.filter { $0.state == .protected }.map(\.name)
+        guard !names.isEmpty else { throw Failure(.notFound, "it has no protected disk", try: "farshore machine list, farshore group list") }
+        return names
     }
 }

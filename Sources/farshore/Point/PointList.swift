@@ -14,7 +14,8 @@ struct PointList: ParsableCommand {
         discussion: """
             With --vault, what the vault has, on any host that has the key; `latest`, the newest sequence in the vault, is
             mostly newer than the last point. Without --vault, the points that are still in this host's change log, each
-            `local`, or `replicated` when it is verified in the vault.
+            `local`, or `replicated` when it is verified in the vault. Disks of a machine or replication group share points: the
+            same number on each is the same moment, and one that is not in the vault for all of them is not listed.
 
             With --flushes also the flush boundaries: every flush a guest was answered, so any moment can be picked, not only
             cut points. There may be millions: the newest --limit of the range are shown, or one in --every seconds. A time names the
@@ -34,9 +35,17 @@ struct PointList: ParsableCommand {
         let tag: String?
         /// `local` or `replicated`.
         let state: String
+        /// Those that have this point; others of the group came later, or lost it. Not looked up with --flushes.
+        let disks: [String]?
+        let machines: [String]?
+        /// What the disks it shares points with are called together; absent for a disk on its own.
+        let group: String?
 
-        init(_ point: RecoveryPoint, disk: String) {
+        init(_ point: RecoveryPoint, disk: String, shared: [Catalog.Disk]? = nil, group: String? = nil) {
             self.disk = disk
+            disks = shared?.map(\.name)
+            machines = shared.map { Set($0.map(\.machineName)).sorted() }
+            self.group = group
             sequence = point.sequence
             time = pointTimeText(nanoseconds: point.timeMicros.multipliedReportingOverflow(by: 1000).partialValue)
             kind = point.kind.rawValue
@@ -44,8 +53,11 @@ struct PointList: ParsableCommand {
             state = "replicated"
         }
 
-        init(_ point: LocalPoint, disk: String, replicatedSequence: UInt64) {
+        init(_ point: LocalPoint, disk: String, shared: [ProtectedDisk]? = nil, group: String? = nil, replicatedSequence: UInt64) {
             self.disk = disk
+            disks = shared?.map(\.name)
+            machines = shared.map { Set($0.map(\.machine)).sorted() }
+            self.group = group
             sequence = point.sequence
             time = pointTimeText(nanoseconds: point.wallNanoseconds)
             kind = RecoveryPoint.Kind.crash.rawValue
@@ -59,11 +71,17 @@ struct PointList: ParsableCommand {
             time = pointTimeText(nanoseconds: boundary.wallNanoseconds)
             kind = "flush"
             tag = nil
+            (disks, machines, group) = (nil, nil, nil)
             state = boundary.sequence <= replicatedSequence ? "replicated" : "local"
         }
 
         static func table(_ points: [Document]) -> String {
-            tableText([["POINT", "TIME", "KIND", "STATE", "TAG"]] + points.map { ["#\($0.sequence)", $0.time, $0.kind, $0.state, $0.tag ?? ""] })
+            guard points.contains(where: { $0.group != nil }) else {
+                return tableText([["POINT", "TIME", "KIND", "STATE", "TAG"]] + points.map { ["#\($0.sequence)", $0.time, $0.kind, $0.state, $0.tag ?? ""] })
+            }
+            return tableText([["POINT", "TIME", "KIND", "STATE", "DISKS", "TAG"]] + points.map {
+                ["#\($0.sequence)", $0.time, $0.kind, $0.state, ($0.disks ?? []).joined(separator: ","), $0.tag ?? ""]
+            })
         }
     }
 
@@ -106,15 +124,41 @@ struct PointList: ParsableCommand {
     private func vaultPoints(_ url: String) throws -> (points: [Document], damage: [VaultError]) {
         let vault = try openVault(url: url, key: try key.source(), site: site)
         let found = try vault.disk(disk)
-        guard let intact = try DiskHistory.newest(vault, found)?.intactPoints() else { return ([], []) }
-        return (intact.points.map { Document($0, disk: found.name) }, intact.damage)
+        let shared = try SharedPoints(vault, of: found)
+        var points: [VaultID: [RecoveryPoint]] = [:]
+        var damage: [VaultError] = []
+        for member in shared.members {
+            let intact = try member.history.intactPoints()
+            points[member.disk.id] = intact.points
+            damage += intact.damage
+        }
+        return (shared.points(of: found.id, among: points).map { Document($0.point, disk: found.name, shared: $0.disks, group: shared.name) }, damage)
     }
 
+    /// A point is replicated when it is for all disks that share it.
     private func localPoints() throws -> [Document] {
-        let found = try site.catalogue().disk(named: disk)
-        let folder = LogFolder(found.logFolder)
-        let reader = try LogReader(folder)
-        let replicated = try folder.readMark(target: found.vaultID)?.sequence(in: reader.state.lineages) ?? 0
-        return try reader.points().map { Document($0, disk: found.name, replicatedSequence: replicated) }
+        let group = try site.catalogue().consistencyGroup(ofDisk: disk)
+        var holders: [LocalPoint: [ProtectedDisk]] = [:]
+        var own: [LocalPoint] = []
+        var replicated: [String: UInt64] = [:]
+        for member in group.disks {
+            do {
+                let folder = LogFolder(member.logFolder)
+                let reader = try LogReader(folder)
+                let points = try reader.points()
+                if member.name == disk { own = points }
+                for point in points { holders[point, default: []].append(member) }
+                replicated[member.name] = try folder.readMark(target: member.vaultID)?.sequence(in: reader.state.lineages) ?? 0
+            } catch {
+                guard member.name != disk else { throw error }
+                printError("farshore: \(member.name), which shares points with \(disk), is left out: \(error)")
+            }
+        }
+        return own.map { point in
+            let shared = holders[point] ?? []
+            return Document(
+                point, disk: disk, shared: shared, group: group.kind == .disk ? nil : group.name,
+                replicatedSequence: shared.compactMap { replicated[$0.name] }.min() ?? 0)
+        }
     }
 }

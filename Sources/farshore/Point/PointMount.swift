@@ -8,6 +8,7 @@ import FuseExport
 import Glibc
 import RecoveryPoints
 import Site
+import Vault
 
 struct PointMount: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -15,7 +16,8 @@ struct PointMount: ParsableCommand {
         abstract: "Mount recovery points read-only, straight from the vault.",
         discussion: """
             Points appear as DIR/DISK/SEQUENCE/disk.raw and disk.vhd; tags and `latest` are links to them. Without --at every point of
-            the disk is there, and new ones appear as they reach the vault. Data comes from the vault when it is read; what is
+            the disk is there, and new ones appear as they reach the vault. Disks of a group have the same number at the same moment:
+            #N opens on each of them, and `latest-multi` is the newest that all of them have. Data comes from the vault when it is read; what is
             damaged there is an I/O error for its range and a line in the log that names the object. Unmount with `farshore unmount DIR`.
 
             Example:
@@ -92,17 +94,49 @@ struct PointMount: ParsableCommand {
 struct PointSelection: ParsableArguments {
     @OptionGroup var vault: VaultOptions
 
-    @Option(name: .long, help: "Only this disk.")
-    var disk: String?
+    @Option(name: .customLong("disk"), help: ArgumentHelp("Only this disk; may be repeated.", valueName: "disk"))
+    var disks: [String] = []
 
-    @Option(name: .long, help: ArgumentHelp("Only this point: latest, latest-processed, latest-app-consistent, an RFC 3339 time (the newest cut point or flush boundary at or before it), a tag, #sequence or a number.", valueName: "point"))
+    @Option(name: .long, help: "Only the disks of this machine.")
+    var machine: String?
+
+    @Option(name: .long, help: "Only the disks of this replication group.")
+    var group: String?
+
+    @Option(name: .long, help: ArgumentHelp("Only this point: \(PointName.choices).", valueName: "point"))
     var at: String?
 
     func validate() throws {
+        guard (disks.isEmpty ? 0 : 1) + (machine == nil ? 0 : 1) + (group == nil ? 0 : 1) <= 1 else {
+            throw ValidationError("give one of --disk, --machine and --group")
+        }
         guard let at else { return }
         guard PointName(at) != nil else {
-            throw ValidationError("\"\(at)\" is no point: use latest, latest-processed, latest-app-consistent, a time, a tag or #sequence")
+            throw ValidationError("\"\(at)\" is no point: use \(PointName.choices)")
         }
+    }
+
+    /// Whether only some disks were asked for.
+    var isExplicit: Bool { !disks.isEmpty || machine != nil || group != nil }
+
+    func chosen(_ catalog: Catalog) throws(VaultError) -> [Catalog.Disk] {
+        func refuse(_ what: String) -> VaultError { .notFound("the vault has no \(what); it has the disks \(catalog.disks.map(\.name).sorted().joined(separator: ", "))") }
+        if let machine {
+            let found = catalog.disks.filter { $0.machineName == machine }
+            guard !found.isEmpty else { throw refuse("machine \(machine)") }
+            return found
+        }
+        if let group {
+            guard let found = catalog.groups?.first(where: { $0.name == group }) else { throw refuse("group \(group)") }
+            return catalog.disks(inGroup: found.id)
+        }
+        guard !disks.isEmpty else { return catalog.disks }
+        var found: [Catalog.Disk] = []
+        for name in disks {
+            guard let disk = catalog.disks.first(where: { $0.name == name || $0.id.description == name }) else { throw refuse("disk \(name)") }
+            if !found.contains(disk) { found.append(disk) }
+        }
+        return found
     }
 
     /// The same selection for a process that may start in another directory.
@@ -110,7 +144,9 @@ struct PointSelection: ParsableArguments {
         var arguments = ["--vault=\(vault.url)"]
         if let file = vault.key.keyFile { arguments.append("--key-file=\(absolutePath(file))") }
         if let file = vault.key.passphraseFile { arguments.append("--passphrase-file=\(absolutePath(file))") }
-        if let disk { arguments.append("--disk=\(disk)") }
+        arguments += disks.map { "--disk=\($0)" }
+        if let machine { arguments.append("--machine=\(machine)") }
+        if let group { arguments.append("--group=\(group)") }
         if let at { arguments.append("--at=\(at)") }
         return arguments
     }

@@ -35,27 +35,19 @@ final class PointTree: Sendable {
         var permissions = FilePermissions.ownerOnly()
         permissions.bits = isPublic ? 0o444 : 0o400
         tree = ExportTree(permissions: permissions)
-        if let name = selection.disk {
-            disks = [try vault.disk(name)]
-        } else {
-            disks = try vault.catalog().document.disks
-        }
+        let catalog = try vault.catalog().document
+        disks = try selection.chosen(catalog)
         var refusal: VaultError?
         for disk in disks {
             let directory = try tree.addDirectory(disk.name)
             shown.withLock { $0[disk.id] = Shown(directory: directory) }
-            guard let history = try DiskHistory.newest(vault, disk) else {
-                if selection.disk != nil { throw VaultError.notFound("nothing of the disk \(disk.name) is in the vault yet") }
-                continue
+        }
+        for (group, disks) in Dictionary(grouping: disks, by: \.group) {
+            let shared = try SharedPoints(vault, group: group, catalog: catalog)
+            if selection.isExplicit, let empty = disks.first(where: { shared.history(of: $0.id) == nil }) {
+                throw VaultError.notFound("nothing of the disk \(empty.name) is in the vault yet")
             }
-            do {
-                try fill(disk, history)
-            } catch let error as VaultError {
-                // Of several disks others may have it.
-                guard case .notFound = error, selection.disk == nil else { throw error }
-                serviceLog("\(disk.name): \(error)")
-                refusal = error
-            }
+            refusal = try fill(disks, shared) ?? refusal
         }
         if let refusal, shown.withLock({ $0.values.allSatisfy(\.sequences.isEmpty) }) { throw refusal }
     }
@@ -79,37 +71,75 @@ final class PointTree: Sendable {
     }
 
     private func refresh() {
-        for disk in disks {
-            do {
-                guard let history = try DiskHistory.newest(sources.vault, disk) else { continue }
-                guard shown.withLock({ $0[disk.id]?.newest ?? 0 }) != history.newestSequence else { continue }
-                try fill(disk, history)
-            } catch {
-                serviceLog("cannot look for new points of \(disk.name): \(error)")
+        do {
+            // Disks may have come into a group, or gone, since the mount was made.
+            let catalog = try sources.vault.catalog().document
+            let present = catalog.disks.filter { disk in disks.contains { $0.id == disk.id } }
+            for (group, disks) in Dictionary(grouping: present, by: \.group) {
+                let shared = try SharedPoints(sources.vault, group: group, catalog: catalog)
+                let isNew = shared.members.contains { member in shown.withLock { $0[member.disk.id].map { $0.newest != member.history.newestSequence } ?? false } }
+                if isNew { _ = try fill(disks, shared) }
             }
+        } catch {
+            serviceLog("cannot look for new points: \(error)")
         }
     }
 
-    private func fill(_ disk: Catalog.Disk, _ history: DiskHistory) throws {
-        if let at = selection.at, let name = PointName(at) {
-            let sequence = try history.resolve(name)
-            try show(disk, history, sequence)
-            switch name {
-            case .latest, .latestProcessed, .latestAppConsistent, .tag: link(at, to: sequence, disk)
-            case .sequence, .time: break
+    /// Shows what there is of disks of one group; why one of several has nothing of what was asked for.
+    private func fill(_ disks: [Catalog.Disk], _ shared: SharedPoints) throws -> VaultError? {
+        if let at = selection.at, let name = PointName(at) { return try show(disks, shared, at, name) }
+        var points: [VaultID: [RecoveryPoint]] = [:]
+        for member in shared.members where shared.name != nil || disks.contains(member.disk) {
+            let intact = try member.history.intactPoints()
+            for lost in intact.damage { serviceLog("points of \(member.disk.name) cannot be shown: \(lost)") }
+            points[member.disk.id] = intact.points
+        }
+        let multi = shared.name == nil ? nil : shared.newest(of: points)
+        for disk in disks {
+            guard let history = shared.history(of: disk.id) else { continue }
+            let own = points[disk.id] ?? []
+            for point in own { try show(disk, history, point.sequence) }
+            for point in own { if let tag = point.tag { link(tag, to: point.sequence, disk) } }
+            var links = [("latest", history.newestSequence), ("latest-processed", history.checkpointSequence)]
+            if let multi, own.contains(multi) { links.append(("latest-multi", multi.sequence)) }
+            for (name, sequence) in links {
+                try show(disk, history, sequence)
+                link(name, to: sequence, disk)
             }
-            return
+            shown.withLock { $0[disk.id]?.newest = history.newestSequence }
         }
-        let intact = try history.intactPoints()
-        for lost in intact.damage { serviceLog("points of \(disk.name) cannot be shown: \(lost)") }
-        let points = intact.points
-        for point in points { try show(disk, history, point.sequence) }
-        for point in points { if let tag = point.tag { link(tag, to: point.sequence, disk) } }
-        for (name, sequence) in [("latest", history.newestSequence), ("latest-processed", history.checkpointSequence)] {
-            try show(disk, history, sequence)
-            link(name, to: sequence, disk)
+        return nil
+    }
+
+    /// The one point that was asked for, on each disk; one of several may not have it.
+    private func show(_ disks: [Catalog.Disk], _ shared: SharedPoints, _ at: String, _ name: PointName) throws -> VaultError? {
+        var refusal: VaultError?
+        for disk in disks {
+            do {
+                try show(disk, shared, at, name)
+            } catch let error as VaultError {
+                guard case .notFound = error, self.disks.count > 1 else { throw error }
+                serviceLog("\(disk.name): \(error)")
+                refusal = error
+            }
         }
-        shown.withLock { $0[disk.id]?.newest = history.newestSequence }
+        return refusal
+    }
+
+    /// Where all disks of a vault are mounted at a multi-disk point, those that share points
+    /// with no other go to their own.
+    private func show(_ disk: Catalog.Disk, _ shared: SharedPoints, _ at: String, _ asked: PointName) throws {
+        var name = asked
+        if shared.name == nil, !selection.isExplicit {
+            if asked == .latestMulti { name = .latestProcessed }
+            if asked == .latestMultiAppConsistent { name = .latestAppConsistent }
+        }
+        guard let history = shared.history(of: disk.id), let sequence = try shared.resolve(name, on: disk) else { return }
+        try show(disk, history, sequence)
+        switch name {
+        case .sequence, .time: break
+        default: link(at, to: sequence, disk)
+        }
     }
 
     /// Adds the directory of one sequence unless it is there.

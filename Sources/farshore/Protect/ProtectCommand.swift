@@ -28,6 +28,12 @@ struct ProtectCommand: ParsableCommand {
 
     @OptionGroup var vault: VaultOptions
 
+    @Option(name: .long, help: "The machine it is a disk of; made when new. The disks of a machine share recovery points (default: a machine of the disk's name).")
+    var machine: String?
+
+    @Option(name: .long, help: "The replication group to put the machine into; made when new. Its machines share recovery points.")
+    var group: String?
+
     @Option(name: .long, help: ArgumentHelp("Where the change log goes (default: IMAGE.log beside the image).", valueName: "dir"))
     var logDir: String?
 
@@ -42,6 +48,8 @@ struct ProtectCommand: ParsableCommand {
 
     struct Document: Encodable {
         let disk: String
+        let machine: String
+        let group: String?
         let id: String
         let image: String
         let format: String
@@ -58,6 +66,9 @@ struct ProtectCommand: ParsableCommand {
 
     func validate() throws {
         guard Catalog.isValidName(name) else { throw ValidationError("\(name.debugDescription) cannot name a disk: use 1 to 64 of letters, digits, . _ -, not starting with . or -") }
+        for name in [machine, group].compactMap({ $0 }) where !Catalog.isValidName(name) {
+            throw ValidationError("\(name.debugDescription) cannot name a machine or group: use 1 to 64 of letters, digits, . _ -, not starting with . or -")
+        }
         guard (1...86_400).contains(interval) else { throw ValidationError("--interval must be between 1 and 86400 seconds") }
         if let logBudget, logBudget < ProtectionChecks.logBudgetBytesMin {
             throw ValidationError("--log-budget must be at least \(ProtectionChecks.logBudgetBytesMin)")
@@ -72,7 +83,7 @@ struct ProtectCommand: ParsableCommand {
             try job.succeed()
             try catalogue.record(.information, disk: name, "protected: \(disk.imagePath) to \(disk.vaultURL)")
             let document = Document(
-                disk: disk.name, id: disk.id, image: disk.imagePath, format: disk.format, sizeBytes: disk.sizeBytes, logFolder: disk.logFolder,
+                disk: disk.name, machine: disk.machine, group: try catalogue.machine(named: disk.machine).group, id: disk.id, image: disk.imagePath, format: disk.format, sizeBytes: disk.sizeBytes, logFolder: disk.logFolder,
                 logBudgetBytes: disk.logBudgetBytes, intervalSeconds: disk.intervalSeconds, vault: disk.vaultURL, job: job.id,
                 warnings: warnings, next: try serve(disk))
             try output.print(document, text: Self.text)
@@ -85,6 +96,9 @@ struct ProtectCommand: ParsableCommand {
 
     private static func text(_ document: Document) -> String {
         var lines = ["\(document.disk): protected (\(document.format), \(bytesText(document.sizeBytes)))"]
+        if document.machine != document.disk || document.group != nil {
+            lines.append("  part of machine \(document.machine)" + (document.group.map { ", group \($0)" } ?? ""))
+        }
         lines.append("  image  \(document.image)")
         lines.append("  log    \(document.logFolder), at most \(bytesText(document.logBudgetBytes))")
         lines.append("  vault  \(document.vault), every \(document.intervalSeconds) s")
@@ -117,6 +131,7 @@ struct ProtectCommand: ParsableCommand {
         try job.step("vault") {
             let vault = try openVault(url: vault.url, key: key, site: site)
             warnings += try checks.vault(vault, leftover: leftover)
+            if let group { try checks.groupName(group, vault) }
             opened = vault
             return vault.id.description
         }
@@ -127,7 +142,7 @@ struct ProtectCommand: ParsableCommand {
                 name: name, id: (leftover?.diskID ?? .random()).description, imagePath: image.path, format: image.format.rawValue,
                 sizeBytes: image.sizeBytes, logFolder: folder, logBudgetBytes: budget, intervalSeconds: interval, vaultURL: vault.url,
                 vaultID: opened.id.description, keyFile: vault.key.keyFile.map(absolutePath),
-                passphraseFile: vault.key.passphraseFile.map(absolutePath))
+                passphraseFile: vault.key.passphraseFile.map(absolutePath), machine: machine)
             try register(made, opened, catalogue, makeLog: leftover == nil)
             disk = made
             return made.id
@@ -146,8 +161,8 @@ struct ProtectCommand: ParsableCommand {
                 LogFolder(disk.logFolder), diskID: id, diskBytes: disk.sizeBytes, targets: [disk.vaultID], budgetBytes: disk.logBudgetBytes,
                 startSequence: start)
         }
-        _ = try vault.register(disk: vaultDisk, name: disk.name, sizeBytes: disk.sizeBytes)
-        try catalogue.add(disk)
+        _ = try vault.register(disk: vaultDisk, name: disk.name, sizeBytes: disk.sizeBytes, machine: disk.machine)
+        try catalogue.add(disk, group: group)
     }
 
     /// Tells a running mount of the new disk; what is left to do for a person.

@@ -84,6 +84,11 @@ struct ProtectionChecks {
         return ["\(nearest) has \(bytesText(free)) free, less than the log may grow to (\(bytesText(budgetBytes))): writes will fail when it is full"]
     }
 
+    /// The vault's group of that name, if it has one, is this site's.
+    func groupName(_ group: String, _ vault: Vault) throws {
+        try vault.catalog().document.refuseTaken(group, for: try catalogue.vaultID(ofGroup: group), own: Set(try catalogue.disks().map(\.id)))
+    }
+
     func vault(_ vault: Vault, leftover: LogState?) throws -> [String] {
         let catalog = try vault.catalog().document
         if let known = catalog.disk(named: name), known.id.description != leftover?.diskID.description {

@@ -33,7 +33,7 @@ struct RestoreCommand: ParsableCommand {
 
     @OptionGroup var vault: VaultOptions
 
-    @Option(name: .long, help: ArgumentHelp("latest, latest-processed, latest-app-consistent, an RFC 3339 time (the newest cut point or flush boundary at or before it), a tag, #sequence or a number.", valueName: "point"))
+    @Option(name: .long, help: ArgumentHelp("\(PointName.choices).", valueName: "point"))
     var at: String
 
     @Option(name: .long, help: ArgumentHelp("The image to make.", valueName: "file"))
@@ -49,7 +49,7 @@ struct RestoreCommand: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
-        guard PointName(at) != nil else { throw ValidationError("\"\(at)\" is no point: use latest, latest-processed, latest-app-consistent, a time, a tag or #sequence") }
+        guard PointName(at) != nil else { throw ValidationError("\"\(at)\" is no point: use \(PointName.choices)") }
     }
 
     func run() throws {
@@ -59,12 +59,13 @@ struct RestoreCommand: ParsableCommand {
         }
         let vault = try vault.open(site)
         let found = try vault.disk(disk)
-        guard let history = try DiskHistory.newest(vault, found), let name = PointName(at) else {
+        let shared = try SharedPoints(vault, of: found)
+        guard let history = shared.history(of: found.id), let name = PointName(at), let sequence = try shared.resolve(name, on: found) else {
             throw VaultError.notFound("nothing of the disk \(found.name) is in the vault yet")
         }
         let sources = PointSources(vault: vault)
         defer { sources.close() }
-        let reader = try PointReader(sources, disk: found.id, plan: try history.plan(at: try history.resolve(name)))
+        let reader = try PointReader(sources, disk: found.id, plan: try history.plan(at: sequence))
         let progress = Progress("restore")
         let restore = Restore(reader: reader, path: path, format: toFormat) { progress.update(doneBytes: $0, totalBytes: $1) }
         let outcome = try restore.run(uniqueID: found.id.bytes, timeStamp: found.vhdTimeStamp, replacing: force)

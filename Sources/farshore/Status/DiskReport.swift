@@ -15,6 +15,9 @@ struct DiskReport: Encodable {
     }
 
     let disk: String
+    let machine: String
+    /// Of its machine.
+    let group: String?
     let state: String
     let health: String
     let reason: String?
@@ -37,13 +40,15 @@ struct DiskReport: Encodable {
     let nextAttempt: String?
     let job: JobDocument?
 
-    init(_ disk: ProtectedDisk, catalogue: Catalogue, served: ServedDiskStatus?, refused: RefusedDisk?, isUploading: Bool) throws {
+    init(_ disk: ProtectedDisk, in sharing: ConsistencyGroup, catalogue: Catalogue, served: ServedDiskStatus?, refused: RefusedDisk?, isUploading: Bool) throws {
         let replication = try catalogue.replication(ofDisk: disk.name)
         let folder = LogFolder(disk.logFolder)
         let log = LogView(folder, provenSequence: replication.provenSequence)
         self.disk = disk.name
+        machine = disk.machine
+        group = sharing.kind == .group ? sharing.name : nil
         state = disk.state.rawValue
-        let behind = Self.behind(disk, replication, log, isUploading: isUploading)
+        let behind = try Self.behind(disk, replication, log, isUploading: isUploading) ?? Self.awaited(disk, sharing, catalogue)
         job = try catalogue.jobs(limit: 20).first { $0.disk == disk.name && $0.state == .running }.map(JobDocument.init)
         if let ended = Self.notServed(disk, refused, isBeingEnded: job?.kind == Job.Kind.unprotect.rawValue) {
             (health, reason, remedy) = ("critical", ended.text, ended.remedy)
@@ -90,6 +95,16 @@ struct DiskReport: Encodable {
         return log.lag.map { ("the vault is \(durationText(seconds: $0.seconds)) behind", "farshore events") }
     }
 
+    /// A disk of its group that the vault gets nothing of, so that the points they share are not listed there.
+    private static func awaited(_ disk: ProtectedDisk, _ sharing: ConsistencyGroup, _ catalogue: Catalogue) throws -> (text: String, remedy: String)? {
+        for other in sharing.disks where other.name != disk.name {
+            let replication = try catalogue.replication(ofDisk: other.name)
+            guard let error = replication.error else { continue }
+            return ("points it shares with \(other.name) do not reach the vault: \(error)", replication.remedy ?? "farshore status \(other.name)")
+        }
+        return nil
+    }
+
     /// The worst of what they say.
     private static func judge(
         _ replication: ReplicationState, _ served: ServedDiskStatus?, _ log: LogView, _ behind: (text: String, remedy: String)?
@@ -107,6 +122,7 @@ struct DiskReport: Encodable {
         var lines = ["\(disk): \(health)" + (reason.map { ": \($0)" } ?? "")]
         func add(_ name: String, _ value: String) { lines.append("  " + name.padding(toLength: 12, withPad: " ", startingAt: 0) + value) }
         if let remedy, health != "normal" { add("try", remedy) }
+        if machine != disk || group != nil { add("machine", machine + (group.map { ", group \($0)" } ?? "")) }
         add("image", "\(image), \(bytesText(sizeBytes))" + (isServed ? ", mounted" : ""))
         add("vault", vault)
         add("replication", replicationText)

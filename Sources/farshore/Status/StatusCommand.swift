@@ -30,10 +30,15 @@ struct StatusCommand: ParsableCommand {
 
     func run() throws {
         let catalogue = try site.catalogue()
-        let disks = try disk.map { [try catalogue.disk(named: $0)] } ?? catalogue.disks()
+        let groups = try disk.map { [try catalogue.consistencyGroup(ofDisk: $0)] } ?? catalogue.consistencyGroups()
+        let disks = groups.flatMap { group in group.disks.map { (group: group, disk: $0) } }.filter { disk == nil || $0.disk.name == disk }
         let (served, refused, mount) = try Self.served(site.directory)
         let isUploading = try SiteLock.isTaken(site.directory.uploadLockPath)
-        let reports = try disks.map { disk in try DiskReport(disk, catalogue: catalogue, served: served?.first { $0.disk == disk.name }, refused: refused.first { $0.disk == disk.name }, isUploading: isUploading) }
+        let reports = try disks.sorted { $0.disk.name < $1.disk.name }.map { group, disk in
+            try DiskReport(
+                disk, in: group, catalogue: catalogue, served: served?.first { $0.disk == disk.name }, refused: refused.first { $0.disk == disk.name },
+                isUploading: isUploading)
+        }
         let document = Document(
             site: site.directory.path, isMounted: served != nil, isUploading: isUploading, mount: mount, disks: reports)
         try output.print(document) { document in

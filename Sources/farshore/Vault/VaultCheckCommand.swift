@@ -27,6 +27,7 @@ struct VaultCheckCommand: ParsableCommand {
         }
 
         let disks: UInt64
+        let groups: UInt64
         let points: UInt64
         let objects: UInt64
         let bytesRead: UInt64
@@ -58,7 +59,7 @@ struct VaultCheckCommand: ParsableCommand {
 
     private func document(_ report: CheckReport) -> Document {
         Document(
-            disks: report.disks, points: report.points, objects: report.objects, bytesRead: report.bytesRead, readData: readData,
+            disks: report.disks, groups: report.groups, points: report.points, objects: report.objects, bytesRead: report.bytesRead, readData: readData,
             damaged: report.findings.map {
                 Document.Finding(
                     object: $0.object, reason: $0.reason, disk: $0.disk, firstSequence: $0.firstSequence, lastSequence: $0.lastSequence,

@@ -10,7 +10,7 @@ struct VaultForget: ParsableCommand {
         abstract: "Remove a disk, all its recovery points and its data from a vault.",
         discussion: """
             There is no way back. Chunks and map pages are removed when no other disk is left in the vault that could share them;
-            else they stay until collection. Stop the disk's protection first (`farshore unprotect DISK`).
+            else they stay until collection. Points that it shares with other disks stay, for these disks only. Stop the disk's protection first (`farshore unprotect DISK`).
 
             Example:
               farshore vault forget old-db --vault file:///backup/vault --key-file /etc/farshore/vault.key
@@ -21,6 +21,8 @@ struct VaultForget: ParsableCommand {
         let id: String
         let deletedObjects: UInt64
         let contentDeleted: Bool
+        /// Disks of its group: they keep their points.
+        let others: [String]
     }
 
     @Argument(help: "The disk's name, or its id to finish an interrupted run.")
@@ -37,9 +39,11 @@ struct VaultForget: ParsableCommand {
         }
         let forgotten = try opened.forget(disk)
         let document = Document(
-            disk: forgotten.disk.name, id: forgotten.disk.id.description, deletedObjects: forgotten.deletedObjects, contentDeleted: forgotten.isContentDeleted)
+            disk: forgotten.disk.name, id: forgotten.disk.id.description, deletedObjects: forgotten.deletedObjects, contentDeleted: forgotten.isContentDeleted,
+            others: forgotten.others.map(\.name))
         try output.print(document) { document in
             "Forgot \(document.disk): \(document.deletedObjects) objects deleted" + (document.contentDeleted ? "" : "; chunks that other disks may share stay")
+                + (document.others.isEmpty ? "" : ". The points it shared stay for \(document.others.joined(separator: ", "))")
         }
     }
 }
