@@ -20,6 +20,7 @@ bench:
 	Tests/install-packages test
 	swift build -c release --build-tests
 	Tests/bench/run
+	Tests/bench/sustained
 	Tests/bench/point-cut
 
 # The long form of the seeded campaigns.

@@ -96,6 +96,15 @@ package struct Descriptor: ~Copyable, Sendable {
         guard retryingInterrupts({ fdatasync(raw) }) == 0 else { throw SystemError(errno: errno, operation: "fdatasync", path: path) }
     }
 
+    /// Writes the range's pages to the device and waits for that; not durable. A failure is told once, by the kernel as by
+    /// `syncData`: who goes on after it must not trust a later sync.
+    package func writeBack(at offset: UInt64, length: UInt64) throws(SystemError) {
+        let flags = UInt32(SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER)
+        guard retryingInterrupts({ sync_file_range(raw, off_t(truncatingIfNeeded: offset), off_t(truncatingIfNeeded: length), flags) }) == 0 else {
+            throw SystemError(errno: errno, operation: "write back \(length) bytes at \(offset)", path: path)
+        }
+    }
+
     package func sync() throws(SystemError) {
         guard retryingInterrupts({ fsync(raw) }) == 0 else { throw SystemError(errno: errno, operation: "fsync", path: path) }
     }
@@ -157,6 +166,11 @@ package struct Descriptor: ~Copyable, Sendable {
     /// Tells the kernel that the range will not be read again soon; only a hint, so no error is reported.
     package func dropFromPageCache(at offset: UInt64 = 0, length: UInt64 = 0) {
         _ = posix_fadvise(raw, off_t(truncatingIfNeeded: offset), off_t(truncatingIfNeeded: length), POSIX_FADV_DONTNEED)
+    }
+
+    /// Tells the kernel that the range will be needed soon; only a hint.
+    package func prefetch(at offset: UInt64, length: UInt64) {
+        _ = posix_fadvise(raw, off_t(truncatingIfNeeded: offset), off_t(truncatingIfNeeded: length), POSIX_FADV_WILLNEED)
     }
 
     package func status() throws(SystemError) -> FileStatus {

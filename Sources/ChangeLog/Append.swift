@@ -107,14 +107,24 @@ extension ChangeLog {
     }
 
     func finish(_ place: Reservation) {
-        place.segment.isDirty = true
+        noteDirty(place.segment)
         place.segment.inFlightCount -= 1
-        if let position = inFlight.firstIndex(of: place.sequence) {
-            inFlight.swapAt(position, inFlight.count - 1)
-            inFlight.removeLast()
-        }
-        if sleeperCount > 0 { progress.wakeAll() }
+        let wasOldest = removeInFlight(place.sequence)
+        if wasOldest, sleeperCount > 0 { progress.wakeAll() }
         if place.segment.phase == .closing, place.segment.inFlightCount == 0 { chores.wakeAll() }
+    }
+
+    /// True when no older record is in flight: only then can somebody wait for just this one (see `waitForInFlight`).
+    private func removeInFlight(_ sequence: UInt64) -> Bool {
+        var wasOldest = true
+        var position = inFlight.count
+        for other in inFlight.indices {
+            if inFlight[other] == sequence { position = other } else if inFlight[other] < sequence { wasOldest = false }
+        }
+        guard position < inFlight.count else { return false }
+        inFlight.swapAt(position, inFlight.count - 1)
+        inFlight.removeLast()
+        return wasOldest
     }
 
     /// A place that will not be filled becomes a void record, so that recovery finds no hole.
@@ -213,7 +223,9 @@ extension ChangeLog {
             throw error
         }
         segment.phase = .active
-        segment.isDirty = true
+        noteDirty(segment)
+        flushesInLastSegment = flushCount - flushCountAtActivation
+        flushCountAtActivation = flushCount
         directory.enter(segment, index: nextIndex)
         live.append(segment)
         active = segment

@@ -18,10 +18,13 @@ package final class ChangeLog: @unchecked Sendable {
         package var bootID: String
         /// Told of each segment file that was synced. For campaigns that simulate power loss.
         package var didSync: (@Sendable (String) -> Void)?
+        /// On a full log writes wait as long as the vault was proven to have more within this time.
+        package var catchingUpSeconds: UInt64
 
-        package init(bootID: String, didSync: (@Sendable (String) -> Void)? = nil) {
+        package init(bootID: String, didSync: (@Sendable (String) -> Void)? = nil, catchingUpSeconds: UInt64 = 10) {
             self.bootID = bootID
             self.didSync = didSync
+            self.catchingUpSeconds = catchingUpSeconds
         }
     }
 
@@ -66,10 +69,20 @@ package final class ChangeLog: @unchecked Sendable {
     var failure: SystemError?
     /// The sequence a running flush makes durable, nil when none runs.
     var flushTarget: UInt64?
+    /// Segments that became dirty since the last flush began; one that was sealed since then is in it for nothing.
+    var dirty: [Segment] = []
+    /// What the running flush syncs.
+    var syncing: [Segment] = []
+    var flushCount: UInt64 = 0
+    /// `flushCount` when the last two segments were activated: tells whether the guest asks for durability often.
+    var flushCountAtActivation: UInt64 = 0
+    var flushesInLastSegment: UInt64 = .max
     var destagedSegment: UInt64
     /// Why destage cannot be waited for (frozen, failing, not running), or nil while it makes progress.
     var destageObstacle: String?
     var replicatedThrough: UInt64 = 0
+    /// When the housekeeper last saw that rise, by the monotonic clock; 0 while it has not since the log was opened.
+    var replicatedAtNanoseconds: UInt64 = 0
     /// Why the last spare segment could not be had.
     var spaceError: SystemError?
     /// When it is tried again, by the monotonic clock.
@@ -109,6 +122,8 @@ package final class ChangeLog: @unchecked Sendable {
         directory = SegmentDirectory(capacity: segmentCountMax)
         nextNumber = (segments.map(\.number).max() ?? -1) + 1
         inFlight.reserveCapacity(256)
+        dirty.reserveCapacity(64)
+        syncing.reserveCapacity(64)
         partialRanges.reserveCapacity(64)
     }
 
@@ -176,6 +191,13 @@ package final class ChangeLog: @unchecked Sendable {
 
     /// Lets go of the log without a flush: what a kill leaves. The next open finds everything acknowledged.
     package func abandon() { stop() }
+
+    /// The monitor is held.
+    func noteDirty(_ segment: Segment) {
+        guard !segment.isDirty else { return }
+        segment.isDirty = true
+        dirty.append(segment)
+    }
 
     func sync(_ segment: Segment) throws(SystemError) {
         try folder.sync(segment)

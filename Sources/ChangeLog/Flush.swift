@@ -29,22 +29,30 @@ extension ChangeLog {
         let target = lastReserved
         flushTarget = target
         waitForInFlight(through: target)
+        flushCount += 1
         // Every segment with complete records that no sync has covered, not only the newest.
-        let dirty = live.filter(\.isDirty)
-        for segment in dirty { segment.isDirty = false }
+        swap(&dirty, &syncing)
+        syncing.removeAll { segment in
+            defer { segment.isDirty = false }
+            return !segment.isDirty
+        }
         monitor.unlock()
         var syncFailure: SystemError?
         do throws(SystemError) {
-            for segment in dirty { try sync(segment) }
+            // Only the leader touches the list meanwhile.
+            for segment in syncing { try sync(segment) }
         } catch { syncFailure = error }
         monitor.lock()
         flushTarget = nil
+        syncing.removeAll(keepingCapacity: true)
         if let syncFailure {
             // After a failed sync the kernel may have dropped the pages: nothing later can vouch for them.
             if failure == nil { failure = syncFailure }
+            wakeEveryone()
         } else {
             durableThrough = max(durableThrough, target)
+            // Not the housekeeper: a flush gives it nothing to do, and it would take the other core at each fsync.
+            if sleeperCount > 0 { progress.wakeAll() }
         }
-        wakeEveryone()
     }
 }

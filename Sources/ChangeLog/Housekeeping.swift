@@ -7,9 +7,12 @@ import Synchronization
 
 extension ChangeLog {
     /// Spare segments kept ready: new files are made up to the first number, old ones wiped ahead up to the second.
-    private static let newSparesWanted = 2
+    private static let newSparesWanted = 4
     private static let sparesWanted = 8
+    /// A guest that flushes this often within a segment gains from segments whose blocks are written already.
+    private static let flushesThatPayForFilling: UInt64 = 64
     private static let pollMilliseconds = 1000
+    private static let fullPollMilliseconds = 100
 
     func keepHouse() {
         monitor.lock()
@@ -32,11 +35,14 @@ extension ChangeLog {
         if case .failure(let error) = reserved { noteSpaceError(error) }
         if replicated > replicatedThrough {
             replicatedThrough = replicated
+            replicatedAtNanoseconds = Clock.monotonicNanoseconds()
             spaceError = nil
             return
         }
         guard !isStopping, segmentToSeal == nil, failure != nil || spaceError != nil || isReserveLent || !isSpareWanted else { return }
-        monitor.wait(for: chores, milliseconds: Self.pollMilliseconds)
+        // Who waits for a target that does not catch up any more is told.
+        if roomWaiterCount > 0, !isRoomComing { progress.wakeAll() }
+        monitor.wait(for: chores, milliseconds: roomWaiterCount > 0 ? Self.fullPollMilliseconds : Self.pollMilliseconds)
         // Not at each wake-up: whoever waits for room wakes this thread, and would be woken by each new failure.
         if Clock.monotonicNanoseconds() >= spaceRetryNanoseconds { spaceError = nil }
     }
@@ -149,8 +155,9 @@ extension ChangeLog {
         return segment
     }
 
-    /// Space reserved, so that appends cannot fail for want of it, and all blocks written, so that they change no metadata
-    /// (twice the durable appends); but nobody waits for the second.
+    /// Space reserved, so that appends cannot fail for want of it. For a guest that flushes often also all blocks written, so
+    /// that a flush changes no metadata (twice the durable appends); for others that would only be twice the writing. Nobody
+    /// waits for it.
     private func makeSegmentFile(_ number: Int) throws(SystemError) -> Segment {
         let path = folder.segmentFile(number)
         let file = try Descriptor.open(path, O_RDWR | O_CREAT | O_EXCL)
@@ -159,7 +166,7 @@ extension ChangeLog {
             try file.allocate(at: 0, length: UInt64(geometry.segmentBytes))
             let zeros = AlignedBuffer(count: min(geometry.segmentBytes, 1 << 20))
             var offset = 0
-            while offset < geometry.segmentBytes, !isAnybodyWaitingForRoom {
+            while offset < geometry.segmentBytes, isFillingWorthwhile {
                 let count = min(zeros.bytes.count, geometry.segmentBytes - offset)
                 try file.write(UnsafeRawBufferPointer(rebasing: zeros.bytes[..<count]), at: UInt64(offset))
                 offset += count
@@ -174,10 +181,10 @@ extension ChangeLog {
         return Segment(number: number, file: file, geometry: geometry)
     }
 
-    private var isAnybodyWaitingForRoom: Bool {
+    private var isFillingWorthwhile: Bool {
         monitor.lock()
         defer { monitor.unlock() }
-        return roomWaiterCount > 0
+        return roomWaiterCount == 0 && max(flushesInLastSegment, flushCount - flushCountAtActivation) >= Self.flushesThatPayForFilling
     }
 
     private var fileCount: Int { live.count + spares.count + retired.count }
@@ -192,15 +199,20 @@ extension ChangeLog {
         return spares.count < Self.newSparesWanted && fileCount < segmentCountMax
     }
 
-    /// Whether a thread that needs a segment may wait for one. Waiting for destage is back-pressure; waiting for a target
-    /// that may be down for days is not: the guest gets ENOSPC.
+    /// Whether a thread that needs a segment may wait for one. Waiting for destage, and for a target that is catching up, is
+    /// back-pressure; waiting for a target that may be down for days is not: the guest gets ENOSPC.
     var isRoomComing: Bool {
         if isPreparing { return true }
         if spaceError == nil, !retired.isEmpty || (fileCount < segmentCountMax && !isReserveLent) { return true }
         if isOldestRecyclable { return true }
         // Also when no new file can be had for want of disk space: destage frees an old one.
-        guard let oldest = live.first, oldest.phase != .active, oldest.currentIndex > destagedSegment else { return false }
-        return destageObstacle == nil && oldest.lastSequence <= replicatedThrough
+        guard let oldest = live.first, oldest.phase != .active else { return false }
+        if oldest.currentIndex > destagedSegment, destageObstacle != nil { return false }
+        return oldest.lastSequence <= replicatedThrough || isTargetCatchingUp
+    }
+
+    private var isTargetCatchingUp: Bool {
+        replicatedAtNanoseconds > 0 && Clock.monotonicNanoseconds() < replicatedAtNanoseconds + options.catchingUpSeconds * 1_000_000_000
     }
 
     var starvationReason: String {
@@ -230,6 +242,25 @@ extension ChangeLog {
         defer { monitor.unlock() }
         guard !isStopping, !live.contains(where: { $0.phase == .sealed && $0.currentIndex > destagedSegment }) else { return }
         monitor.wait(for: chores, milliseconds: milliseconds)
+    }
+
+    /// What destage's pace depends on: sealed bytes that the image does not hold, and whether a write waits for them.
+    package var destageSpace: (pendingBytes: UInt64, isAwaited: Bool) {
+        monitor.lock()
+        defer { monitor.unlock() }
+        var count: UInt64 = 0
+        for segment in live.reversed() {
+            if segment.currentIndex <= destagedSegment { break }
+            if segment.phase == .sealed { count += 1 }
+        }
+        return (count * UInt64(geometry.segmentBytes), roomWaiterCount > 0 || isStarved || spaceError != nil || isReserveLent || isStopping)
+    }
+
+    /// All bytes that ever got a place in this log, roughly: grows with the guest's writes.
+    package var reservedBytes: UInt64 {
+        monitor.lock()
+        defer { monitor.unlock() }
+        return nextIndex &* UInt64(geometry.segmentBytes) &+ UInt64((active?.nextPage ?? 0) * blockBytes)
     }
 
     /// Waits until anything about the log's space changed, at most `milliseconds`.

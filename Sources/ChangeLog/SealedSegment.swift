@@ -36,6 +36,15 @@ package struct SealedSegment: Sendable {
         }
         return UnsafeRawBufferPointer(bytes)
     }
+
+    /// A payload of one page, read by the caller from `page`, against the checksum of its record.
+    package func check(_ payload: UnsafeRawBufferPointer, _ checksum: UInt32, page: Int) throws(LogError) {
+        guard crc32c(payload) == checksum else {
+            throw .damaged(
+                path: segment.file.path, segment: index, offset: SegmentGeometry.pageOffset(page), afterSequence: lastSequence,
+                reason: "the payload of the record at page \(page) does not match its checksum")
+        }
+    }
 }
 
 extension Segment {

@@ -72,6 +72,8 @@ package final class Segment: @unchecked Sendable {
     func wipe() throws(SystemError) {
         header = nil
         try file.write([UInt8](repeating: 0, count: SegmentHeader.sectorBytes), at: 0)
+        // A slot is a part of its page: were the page not in the page cache, the append would read it first.
+        file.prefetch(at: SegmentGeometry.tableOffset, length: UInt64(geometry.tableBytes))
     }
 
     func syncData() throws(SystemError) {

@@ -28,6 +28,10 @@ package protocol ImageFile: AnyObject, Sendable {
     /// What was written before the call is on stable storage when it returns.
     func flush() throws(SystemError)
 
+    /// Brings what was written to the range to the device now, so that a later `flush` is short. Not durable. A failure
+    /// counts as one of `flush`. Images that cannot tell where the range lies do nothing.
+    func writeBack(at offset: UInt64, length: UInt64) throws(SystemError)
+
     /// The first offset at or after `offset` that may hold data; nil when only zeros follow.
     func nextData(from offset: UInt64) throws(SystemError) -> UInt64?
 
@@ -38,6 +42,9 @@ package protocol ImageFile: AnyObject, Sendable {
 extension ImageFile {
     /// An image that cannot tell has to be waited for.
     package func readIfCached(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) -> Bool { false }
+
+    /// An image that cannot tell where the range lies leaves it to `flush`.
+    package func writeBack(at offset: UInt64, length: UInt64) throws(SystemError) {}
 }
 
 package enum ImageAccess: Equatable, Sendable {

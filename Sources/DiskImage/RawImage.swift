@@ -60,6 +60,10 @@ package final class RawImage: ImageFile {
         try durability.sync { () throws(SystemError) in try descriptor.syncData() }
     }
 
+    package func writeBack(at offset: UInt64, length: UInt64) throws(SystemError) {
+        try durability.sync { () throws(SystemError) in try descriptor.writeBack(at: offset, length: length) }
+    }
+
     package func nextData(from offset: UInt64) throws(SystemError) -> UInt64? {
         guard offset < storedBytes else { return nil }
         if isBlockDevice { return offset }

@@ -12,6 +12,7 @@ extension VirtualDisk {
     private static let batchBytesMax = 128 << 20
     private static let waitMilliseconds = 1000
     private static let retryMilliseconds = 2000
+    private static let restMilliseconds = 100
 
     func startDestage() throws(SystemError) {
         // Before the thread has run: a write that meets a full log must know whether it may wait.
@@ -22,6 +23,7 @@ extension VirtualDisk {
 
     func stopDestage() {
         destage.state.withLock { $0.isStopping = true }
+        destage.hurried.add(1, ordering: .relaxed)
         log.wakeDestage()
         let thread = destage.thread.withLock { thread in
             defer { thread = nil }
@@ -31,14 +33,21 @@ extension VirtualDisk {
     }
 
     private func runDestage() {
+        var pace = newPace
         while !destage.state.withLock({ $0.isStopping }) {
             if destage.frozenSequence != nil {
                 usleep(200_000)
                 continue
             }
+            let load = destageLoad
+            pace.note(load, now: Clock.monotonicNanoseconds())
+            guard pace.mayBegin(load) else {
+                log.waitForChore(milliseconds: Self.restMilliseconds)
+                continue
+            }
             do {
                 let hasWork = try destage.turn.withLock { _ in
-                    let hasWork = try destageBatch()
+                    let hasWork = try destageBatch(&pace)
                     if destage.frozenSequence == nil { noteDestage(nil) }
                     return hasWork
                 }
@@ -63,13 +72,25 @@ extension VirtualDisk {
         log.setDestageObstacle(error.map { "destage fails: \($0)" })
     }
 
-    /// Everything sealed is in the image when this returns, unless the image is frozen.
+    var destageLoad: DestagePace.Load {
+        let space = log.destageSpace
+        return DestagePace.Load(
+            pendingBytes: space.pendingBytes, budgetBytes: log.budgetBytes, trafficBytes: trafficBytes,
+            isAwaited: space.isAwaited || destage.hurried.load(ordering: .relaxed) > 0)
+    }
+
+    var newPace: DestagePace { DestagePace(trafficBytes: trafficBytes, now: Clock.monotonicNanoseconds()) }
+
+    private var trafficBytes: UInt64 { log.reservedBytes &+ imageReadBytes.load(ordering: .relaxed) }
+
+    /// Everything sealed is in the image when this returns, unless the image is frozen. The caller has the turn.
     func destageSealed() throws {
-        while try destageBatch() {}
+        var pace = newPace
+        while try destageBatch(&pace) {}
     }
 
     /// One batch; false when there was nothing to do. The caller has the turn.
-    func destageBatch() throws -> Bool {
+    func destageBatch(_ pace: inout DestagePace) throws -> Bool {
         guard destage.frozenSequence == nil else { return false }
         let isTight = destage.state.withLock { state in
             if state.isTight { state.isTight = log.isReserveOut }
@@ -79,7 +100,7 @@ extension VirtualDisk {
         let segments = log.sealedSegments(limit: limit)
         guard let last = segments.last else { return false }
         let batch = DestageBatch(disk: self, segments: segments)
-        try batch.writeNewest()
+        try batch.writeNewest(&pace)
         // A block was left out because newer data exists: that data must be durable before the older copy is given up,
         // or a power loss could cut the newer and find neither.
         try log.flush()

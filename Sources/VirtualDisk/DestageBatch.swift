@@ -1,9 +1,10 @@
 // The work of one destage batch on image and map; `Destage.swift` has the order of its steps. Memory is bounded by the
-// number of pages in the batch (16 bytes each) and one buffer.
+// number of pages in the batch (24 bytes each) and one buffer. Dirty pages of the image are bounded by the pace's window.
 
 import BlockIO
 import ChangeLog
 import DiskImage
+import Glibc
 import Synchronization
 
 struct DestageBatch {
@@ -14,6 +15,8 @@ struct DestageBatch {
     private struct Item {
         let block: Int
         let entry: MapEntry
+        /// Of a record of one block, checked when it is read to be written; 0 stands for a record checked as a whole before.
+        let checksum: UInt32
     }
 
     let disk: VirtualDisk
@@ -23,7 +26,7 @@ struct DestageBatch {
 
     // MARK: - image
 
-    func writeNewest() throws {
+    func writeNewest(_ pace: inout DestagePace) throws {
         let buffer = AlignedBuffer(count: Self.bufferBytes)
         var items: [Item] = []
         for segment in segments {
@@ -32,11 +35,11 @@ struct DestageBatch {
                 let before = items.count
                 collect(record, segment.index, &items)
                 // The whole record is checked before a part of it goes into the image.
-                if items.count > before { _ = try segment.payload(record, into: buffer.bytes) }
+                if items.count > before, !isCheckedWhenWritten(record) { _ = try segment.payload(record, into: buffer.bytes) }
             }
         }
         items.sort { $0.block < $1.block }
-        try write(items, buffer.bytes)
+        try write(items, buffer.bytes, &pace)
         for segment in segments {
             var failure: SystemError?
             try segment.forEachRecord { (record) throws(LogError) in
@@ -51,28 +54,84 @@ struct DestageBatch {
         let (first, count) = disk.map.blocks(of: record)
         let entry = MapEntry(segment: segment, page: Int(record.payloadPage), isWrite: true)
         for place in 0..<count where disk.map.entry(first + place) == entry.advanced(by: place) {
-            items.append(Item(block: first + place, entry: entry.advanced(by: place)))
+            let checksum = isCheckedWhenWritten(record) ? record.payloadChecksum : 0
+            items.append(Item(block: first + place, entry: entry.advanced(by: place), checksum: checksum))
         }
     }
 
+    /// One read serves both then, which halves the reads of random small writes.
+    private func isCheckedWhenWritten(_ record: RecordHeader) -> Bool {
+        record.length == UInt64(blockBytes) && record.payloadChecksum != 0
+    }
+
     /// Neighbouring blocks go into the image with one write.
-    private func write(_ items: [Item], _ buffer: UnsafeMutableRawBufferPointer) throws {
+    private func write(_ items: [Item], _ buffer: UnsafeMutableRawBufferPointer, _ pace: inout DestagePace) throws {
         let most = buffer.count / blockBytes
+        var window = Window(start: Clock.monotonicNanoseconds())
         var start = 0
         while start < items.count {
             var end = start + 1
             while end < items.count, end - start < most, items[end].block == items[end - 1].block + 1 { end += 1 }
-            let run = items[start..<end]
-            var filled = 0
-            for item in run {
-                let bytes = disk.blockBytesOnDisk(item.block)
-                let part = UnsafeMutableRawBufferPointer(rebasing: buffer[filled..<filled + bytes])
-                try segment(item.entry.segment).segment.read(into: part, page: item.entry.page)
-                filled += bytes
-            }
-            try disk.image.write(UnsafeRawBufferPointer(rebasing: buffer[..<filled]), at: UInt64(items[start].block) * UInt64(blockBytes))
+            let filled = try fill(buffer, items[start..<end])
+            let offset = UInt64(items[start].block) * UInt64(blockBytes)
+            try disk.image.write(UnsafeRawBufferPointer(rebasing: buffer[..<filled]), at: offset)
+            window.add(offset, filled)
+            try writeBack(&window, &pace, isLast: end == items.count)
             start = end
         }
+    }
+
+    /// Reads the run's blocks into `buffer`: what lies together in the log with one read. Returns the bytes filled.
+    private func fill(_ buffer: UnsafeMutableRawBufferPointer, _ run: ArraySlice<Item>) throws -> Int {
+        var filled = 0
+        var start = run.startIndex
+        while start < run.endIndex {
+            let first = run[start]
+            var end = start + 1
+            var bytes = disk.blockBytesOnDisk(first.block)
+            while end < run.endIndex, run[end].entry == first.entry.advanced(by: end - start) {
+                bytes += disk.blockBytesOnDisk(run[end].block)
+                end += 1
+            }
+            let part = UnsafeMutableRawBufferPointer(rebasing: buffer[filled..<filled + bytes])
+            let source = segment(first.entry.segment)
+            try source.segment.read(into: part, page: first.entry.page)
+            for index in start..<end where run[index].checksum != 0 {
+                let place = (index - start) * blockBytes
+                try source.check(UnsafeRawBufferPointer(rebasing: part[place..<place + blockBytes]), run[index].checksum, page: run[index].entry.page)
+            }
+            filled += bytes
+            start = end
+        }
+        return filled
+    }
+
+    /// What was written to the image since write-back was last waited for.
+    private struct Window {
+        var start: UInt64
+        var bytes = 0
+        var from = UInt64.max
+        var through: UInt64 = 0
+
+        mutating func add(_ offset: UInt64, _ count: Int) {
+            from = min(from, offset)
+            through = max(through, offset + UInt64(count))
+            bytes += count
+        }
+    }
+
+    /// When the window is full: write-back, then the rest that the pace asks for. The last window's write-back is the
+    /// image's flush, which follows.
+    private func writeBack(_ window: inout Window, _ pace: inout DestagePace, isLast: Bool) throws {
+        guard window.bytes >= DestagePace.busyWindowBytes, !isLast else { return }
+        let load = disk.destageLoad
+        guard window.bytes >= pace.windowBytes(load) else { return }
+        try disk.image.writeBack(at: window.from, length: window.through - window.from)
+        let now = Clock.monotonicNanoseconds()
+        pace.note(load, now: now)
+        let rest = pace.restNanoseconds(load, worked: now - window.start)
+        if rest > 0 { usleep(UInt32(rest / 1000)) }
+        window = Window(start: Clock.monotonicNanoseconds())
     }
 
     private func segment(_ index: UInt64) -> SealedSegment { segments[Int(index - segments[0].index)] }

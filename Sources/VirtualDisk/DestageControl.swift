@@ -19,6 +19,15 @@ final class DestageControl: Sendable {
     let turn = Mutex<Void>(())
     let state: Mutex<State>
     let thread = Mutex<OwnThread?>(nil)
+    /// Threads that wait for the turn, or have it and wait for a merge: no rest meanwhile.
+    let hurried = Atomic<Int>(0)
+
+    /// Takes the turn for a caller who waits.
+    func withTurnNow<R>(_ body: () throws -> R) throws -> R {
+        hurried.add(1, ordering: .relaxed)
+        defer { hurried.subtract(1, ordering: .relaxed) }
+        return try turn.withLock { _ in try body() }
+    }
 
     init(frozenSequence: UInt64?) {
         state = Mutex(State(frozenSequence: frozenSequence))

@@ -15,11 +15,12 @@ extension VirtualDisk {
     /// is frozen already, that one.
     package func freeze() throws(DiskError) -> UInt64 {
         do {
-            return try destage.turn.withLock { _ in
+            return try destage.withTurnNow {
                 if let frozen = destage.frozenSequence { return frozen }
                 // Most of the backlog the fast way, then all that is left record by record: a block the guest has changed
                 // again since must also be as it was.
-                while log.sealedSegments(limit: 5).count > 4, try destageBatch() {}
+                var pace = newPace
+                while log.sealedSegments(limit: 5).count > 4, try destageBatch(&pace) {}
                 try log.sealAll()
                 let sequence = try destageExactly()
                 try log.folder.storeFreeze(sequence: sequence)
@@ -32,7 +33,7 @@ extension VirtualDisk {
 
     package func unfreeze() throws(DiskError) {
         do {
-            try destage.turn.withLock { _ in
+            try destage.withTurnNow {
                 try DurableFile.remove(log.folder.freezeFile)
                 destage.state.withLock { $0.frozenSequence = nil }
                 log.setDestageObstacle(nil)
@@ -43,7 +44,7 @@ extension VirtualDisk {
     /// Everything acknowledged before the call is in the image, durably, unless it is frozen.
     package func mergeAll() throws(DiskError) {
         do {
-            try destage.turn.withLock { _ in
+            try destage.withTurnNow {
                 try log.sealAll()
                 try destageSealed()
             }

@@ -96,6 +96,7 @@ extension VirtualDisk {
         _ place: Place, _ buffer: UnsafeMutableRawBufferPointer, _ generation: UInt64, waits: Bool
     ) throws(SystemError) -> Outcome {
         let position = UInt64(place.block) * UInt64(blockBytes) + UInt64(place.skippedBytes)
+        imageReadBytes.add(UInt64(buffer.count), ordering: .relaxed)
         if waits {
             try image.read(into: buffer, at: position)
         } else if !image.readIfCached(into: buffer, at: position) {

@@ -23,6 +23,8 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
     /// Raised before destage clears map entries: who read the image meanwhile reads again.
     let clearGeneration = Atomic<UInt64>(0)
     let destage: DestageControl
+    /// What guests read from the image: destage leaves the device to them (`DestagePace`).
+    let imageReadBytes = Atomic<UInt64>(0)
     private let identity: @Sendable () throws -> ImageIdentity
 
     /// Opens the disk over `image`. `lock`: the caller owns the log. `identity` tells whether the image was changed meanwhile.

@@ -1,6 +1,7 @@
 import BlockIO
 import ChangeLog
 import Glibc
+import Synchronization
 import Testing
 
 @Suite struct AppendTests {
@@ -25,8 +26,8 @@ import Testing
         #expect(try again.log.appendBlock(1, at: 1) > zero.sequence)
     }
 
-    // Promise F1: When the log's budget is used up, writes fail with ENOSPC, reads go on, and nothing acknowledged
-    // is dropped.
+    // Promise F1: When the log's budget is used up, writes wait while the target is catching up, else fail with ENOSPC;
+    // reads go on, and nothing acknowledged is dropped.
     @Test func aFullBudgetIsNoSpaceAndReleasedSpaceIsUsed() throws {
         let test = try TestLog(targets: ["vault"], segments: 4)
         defer { test.remove() }
@@ -53,6 +54,43 @@ import Testing
         usleep(1_200_000)
         for block in 0..<40 { try log.appendBlock(2, at: UInt64(block)) }
         #expect(throws: LogError.self) { try test.read(after: 1) }
+    }
+
+    @Test func aTargetThatCatchesUpMakesWritesWaitAndOneThatStandsStillMakesThemFail() throws {
+        let test = try TestLog(targets: ["vault"], segments: 4)
+        defer { test.remove() }
+        let (log, _, _) = try test.open(catchingUpSeconds: 2)
+        defer { log.abandon() }
+        log.setDestageObstacle(nil)
+        #expect(throws: SystemError.self) { while true { try log.appendBlock(1, at: 1) } }
+        try log.sealAll()
+        let sealed = log.sealedSegments(limit: 100)
+        let last = try #require(sealed.last)
+        try log.noteDestaged(last)
+        log.releaseDestaged(last)
+        // The target moves by one segment: the next write may wait for more.
+        try test.folder.storeMark(ReplicatedMark(sequence: sealed[0].lastSequence, lineage: log.lineage), target: "vault")
+        usleep(1_200_000)
+        let written = Atomic<Int>(0)
+        let refused = Atomic<Int32>(0)
+        let writer = try OwnThread(name: "writer") {
+            do {
+                while true {
+                    try log.appendBlock(2, at: 1)
+                    written.add(1, ordering: .sequentiallyConsistent)
+                }
+            } catch { refused.store((error as? SystemError)?.errno ?? -1, ordering: .sequentiallyConsistent) }
+        }
+        usleep(500_000)
+        let early = written.load(ordering: .sequentiallyConsistent)
+        #expect(early > 0 && early < 40 && refused.load(ordering: .sequentiallyConsistent) == 0)
+        try test.folder.storeMark(ReplicatedMark(sequence: sealed[1].lastSequence, lineage: log.lineage), target: "vault")
+        let began = Clock.monotonicNanoseconds()
+        writer.join()
+        // One more segment was filled, then nothing came for as long as a writer waits.
+        #expect(written.load(ordering: .sequentiallyConsistent) > early)
+        #expect(refused.load(ordering: .sequentiallyConsistent) == ENOSPC)
+        #expect(Clock.monotonicNanoseconds() - began > 1_500_000_000)
     }
 
     // Promise F2: After fsync failed once, the disk refuses writes until it is opened again.

@@ -42,10 +42,10 @@ final class TestLog {
         }
     }
 
-    func open(boot: String = bootA) throws -> (log: ChangeLog, lastStop: LastStop, replayed: [Replayed]) {
+    func open(boot: String = bootA, catchingUpSeconds: UInt64 = 10) throws -> (log: ChangeLog, lastStop: LastStop, replayed: [Replayed]) {
         let replay = Replay()
         let lock = try OwnerLock.acquire(folder)
-        let (log, lastStop) = try ChangeLog.open(folder, lock: lock, sequencer: sequencer, options: .init(bootID: boot)) { record, _ in
+        let (log, lastStop) = try ChangeLog.open(folder, lock: lock, sequencer: sequencer, options: .init(bootID: boot, catchingUpSeconds: catchingUpSeconds)) { record, _ in
             replay.records.append(Replayed(kind: record.kind, sequence: record.sequence, diskOffset: record.diskOffset, length: record.length))
         }
         return (log, lastStop, replay.records)
