@@ -69,7 +69,7 @@ package final class ChangeLog: @unchecked Sendable {
     var failure: SystemError?
     /// The sequence a running flush makes durable, nil when none runs.
     var flushTarget: UInt64?
-    /// Segments that became dirty since the last flush began; one that was sealed since then is in it for nothing.
+    /// The segments whose `isDirty` is set.
     var dirty: [Segment] = []
     /// What the running flush syncs.
     var syncing: [Segment] = []

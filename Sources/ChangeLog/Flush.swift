@@ -32,10 +32,7 @@ extension ChangeLog {
         flushCount += 1
         // Every segment with complete records that no sync has covered, not only the newest.
         swap(&dirty, &syncing)
-        syncing.removeAll { segment in
-            defer { segment.isDirty = false }
-            return !segment.isDirty
-        }
+        for segment in syncing { segment.isDirty = false }
         monitor.unlock()
         var syncFailure: SystemError?
         do throws(SystemError) {

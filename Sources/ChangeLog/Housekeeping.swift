@@ -72,6 +72,7 @@ extension ChangeLog {
         case .success:
             // Not before the sync ended: a flush in between must still sync the segment itself.
             segment.isDirty = false
+            dirty.removeAll { $0 === segment }
             segment.phase = .sealed
             durableThrough = max(durableThrough, segment.lastSequence)
         case .failure(let error): if failure == nil { failure = error }
@@ -260,7 +261,8 @@ extension ChangeLog {
     package var reservedBytes: UInt64 {
         monitor.lock()
         defer { monitor.unlock() }
-        return nextIndex &* UInt64(geometry.segmentBytes) &+ UInt64((active?.nextPage ?? 0) * blockBytes)
+        guard let active else { return nextIndex &* UInt64(geometry.segmentBytes) }
+        return (nextIndex &- 1) &* UInt64(geometry.segmentBytes) &+ UInt64(active.nextPage * blockBytes)
     }
 
     /// Waits until anything about the log's space changed, at most `milliseconds`.
