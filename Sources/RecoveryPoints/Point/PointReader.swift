@@ -137,9 +137,9 @@ package final class PointReader: Sendable {
 
     // MARK: Holes
 
-    /// The first offset from `offset` on that holds data or does not.
-    func next(data: Bool, from offset: UInt64) throws(VaultError) -> UInt64? {
-        let end = (sizeBytes + Self.blockBytes - 1) / Self.blockBytes
+    /// The first offset from `offset` on, and before `limit`, that holds data or does not.
+    func next(data: Bool, from offset: UInt64, before limit: UInt64 = .max) throws(VaultError) -> UInt64? {
+        let end = (min(sizeBytes, limit) + Self.blockBytes - 1) / Self.blockBytes
         var block = offset / Self.blockBytes
         while block < end {
             let extent = try extent(at: block, before: end)

@@ -114,15 +114,19 @@ package struct Restore: Sendable {
         }
     }
 
-    /// Returns the bytes written.
-    private func copyRegion(_ region: UInt64, _ image: any ImageFile) throws(RestoreError) -> UInt64 {
+    private func copyRegion(_ region: UInt64, _ image: any ImageFile) throws(RestoreError) -> RestoreWork.Found {
         let start = region * Self.regionBytes
         let end = min(start + Self.regionBytes, reader.sizeBytes)
         var written: UInt64 = 0
         var position = start
         var buffer: [UInt8] = []
-        while position < end, let data = try onVault({ () throws(VaultError) in try reader.next(data: true, from: position) }), data < end {
-            let hole = min(end, try onVault { () throws(VaultError) in try reader.next(data: false, from: data) } ?? end)
+        while position < end {
+            // A hole is followed to its end, which may be many regions away; data only to the end of this region.
+            guard let data = try onVault({ () throws(VaultError) in try reader.next(data: true, from: position) }) else {
+                return RestoreWork.Found(writtenBytes: written, nextRegion: regionCount)
+            }
+            guard data < end else { return RestoreWork.Found(writtenBytes: written, nextRegion: data / Self.regionBytes) }
+            let hole = try onVault { () throws(VaultError) in try reader.next(data: false, from: data, before: end) } ?? end
             if buffer.count < Int(hole - data) { buffer = [UInt8](repeating: 0, count: Int(Self.regionBytes)) }
             written += try buffer.withMutableBytes { bytes throws(RestoreError) in
                 let part = UnsafeMutableRawBufferPointer(rebasing: bytes[..<Int(hole - data)])
@@ -131,7 +135,7 @@ package struct Restore: Sendable {
             }
             position = hole
         }
-        return written
+        return RestoreWork.Found(writtenBytes: written, nextRegion: region + 1)
     }
 
     /// Writes what is not zero, in runs of whole grains.

@@ -41,19 +41,14 @@ struct RestoreState: Codable, Equatable {
         try DurableFile.replace(path, with: bytes)
     }
 
-    mutating func set(_ regions: Set<UInt64>) {
-        done = []
-        for region in regions.sorted() {
-            if let last = done.last, last[0] + last[1] == region { done[done.count - 1][1] += 1 } else { done.append([region, 1]) }
-        }
-    }
+    mutating func set(_ regions: RegionSet) { done = regions.ranges.map { [$0.lowerBound, UInt64($0.count)] } }
 
     /// The finished regions below `count`; nonsense in the file counts as nothing done.
-    func regions(below count: UInt64) -> Set<UInt64> {
-        var regions: Set<UInt64> = []
+    func regions(below count: UInt64) -> RegionSet {
+        var regions = RegionSet()
         for range in done {
-            guard range.count == 2, range[0] < count, range[1] <= count - range[0] else { return [] }
-            regions.formUnion(range[0]..<range[0] + range[1])
+            guard range.count == 2, range[0] < count, range[1] <= count - range[0] else { return RegionSet() }
+            regions.insert(range[0]..<range[0] + range[1])
         }
         return regions
     }

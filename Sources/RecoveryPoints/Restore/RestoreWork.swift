@@ -8,19 +8,19 @@ final class RestoreWork: @unchecked Sendable {
 
     private let condition = NSCondition()
     private let regions: UInt64
-    private var finished: Set<UInt64>
+    private var finished: RegionSet
     private var next: UInt64 = 0
     private var running = 0
     private var written: UInt64 = 0
     private var error: RestoreError?
 
-    init(done: Set<UInt64>, regions: UInt64) {
+    init(done: RegionSet, regions: UInt64) {
         finished = done
         self.regions = regions
     }
 
-    var done: Set<UInt64> { locked { finished } }
-    var doneCount: UInt64 { locked { UInt64(finished.count) } }
+    var done: RegionSet { locked { finished } }
+    var doneCount: UInt64 { locked { finished.count } }
     var writtenBytes: UInt64 { locked { written } }
     var failure: RestoreError? { locked { error } }
 
@@ -28,17 +28,23 @@ final class RestoreWork: @unchecked Sendable {
         locked { error = error ?? reason }
     }
 
+    /// What was found in a region: bytes written, and the next region that may hold data, past a hole.
+    struct Found {
+        let writtenBytes: UInt64
+        let nextRegion: UInt64
+    }
+
     /// Takes regions until none is left or something failed.
-    func runThread(_ copy: (UInt64) throws(RestoreError) -> UInt64) {
+    func runThread(_ copy: (UInt64) throws(RestoreError) -> Found) {
         while let region = take() {
-            let result: Result<UInt64, RestoreError>
+            let result: Result<Found, RestoreError>
             do throws(RestoreError) { result = .success(try copy(region)) } catch { result = .failure(error) }
             locked {
                 running -= 1
                 switch result {
-                case .success(let bytes):
-                    finished.insert(region)
-                    written += bytes
+                case .success(let found):
+                    finished.insert(region..<max(region + 1, min(found.nextRegion, regions)))
+                    written += found.writtenBytes
                 case .failure(let failure):
                     error = error ?? failure
                 }
@@ -49,7 +55,7 @@ final class RestoreWork: @unchecked Sendable {
 
     private func take() -> UInt64? {
         locked {
-            while next < regions, finished.contains(next) { next += 1 }
+            next = finished.firstMissing(from: next)
             guard error == nil, next < regions else { return nil }
             next += 1
             running += 1
@@ -60,7 +66,7 @@ final class RestoreWork: @unchecked Sendable {
     /// Waits a little; false when all is done, or when something failed and no thread is at work any more.
     func waitForProgress(milliseconds: Int) -> Bool {
         locked {
-            let isOver = error == nil ? UInt64(finished.count) == regions : running == 0
+            let isOver = error == nil ? finished.count == regions && running == 0 : running == 0
             guard !isOver else { return false }
             _ = condition.wait(until: Date(timeIntervalSinceNow: Double(milliseconds) / 1000))
             return true

@@ -28,7 +28,7 @@ package final class InitialMap {
         guard number >= nextChunk, number < (end + blocks - 1) / blocks else { throw .refused("chunk \(number) is out of order or beyond the disk") }
         nextChunk = number + 1
         let start = number * blocks
-        while start >= leaf.firstBlock + FormatLimits.leafBlocks { try closeLeaf() }
+        if start >= leaf.firstBlock + FormatLimits.leafBlocks { try openLeaf(start / FormatLimits.leafBlocks) }
         leaf.apply(MapChange(startBlock: start, blockCount: min(blocks, end - start), source: .chunk(ref), sourceBlock: 0))
     }
 
@@ -48,9 +48,11 @@ package final class InitialMap {
     /// Leaves under one page of `level`.
     private func childrenLeaves(_ level: Int) -> UInt64 { 1 << UInt64(8 * level) }
 
-    private func closeLeaf() throws(VaultError) {
+    /// Leaves in between are empty and cost no memory: a sparse disk of 64 TiB has a million of them.
+    private func openLeaf(_ number: UInt64) throws(VaultError) {
         try putLeaf()
-        leaf = LeafBlocks(firstBlock: leafNumber * FormatLimits.leafBlocks)
+        while leafNumber < number { try put(nil, level: 0) }
+        leaf = LeafBlocks(firstBlock: number * FormatLimits.leafBlocks)
     }
 
     private func putLeaf() throws(VaultError) {
