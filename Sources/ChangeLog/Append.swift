@@ -85,7 +85,7 @@ extension ChangeLog {
             }
             try place.segment.writeSlot(place.slot, record)
         } catch {
-            abort(place)
+            abort(place, because: error)
             throw error
         }
     }
@@ -102,6 +102,7 @@ extension ChangeLog {
     /// The record is in the log and its map entry inserted: flushes, points and seals need not wait for it any more.
     package func complete(_ place: Reservation) {
         monitor.lock()
+        if appendFailure != nil { appendFailure = nil }
         finish(place)
         monitor.unlock()
     }
@@ -128,7 +129,7 @@ extension ChangeLog {
     }
 
     /// A place that will not be filled becomes a void record, so that recovery finds no hole.
-    package func abort(_ place: Reservation) {
+    package func abort(_ place: Reservation, because cause: SystemError? = nil) {
         var void = place.record
         void.kind = .void
         void.diskOffset = 0
@@ -136,6 +137,7 @@ extension ChangeLog {
         var repairFailure: SystemError?
         do throws(SystemError) { try place.segment.writeSlot(place.slot, void) } catch { repairFailure = error }
         monitor.lock()
+        if let cause { appendFailure = cause }
         if let repairFailure, failure == nil { failure = repairFailure }
         finish(place)
         monitor.unlock()
@@ -194,7 +196,8 @@ extension ChangeLog {
             }
             guard isRoomComing else {
                 isStarved = true
-                throw SystemError(errno: ENOSPC, operation: "append: \(starvationReason)", path: folder.path)
+                refusedAppends += 1
+                throw SystemError(errno: ENOSPC, operation: "append: \(starvation)", path: folder.path)
             }
             chores.wakeAll()
             roomWaiterCount += 1
@@ -220,6 +223,7 @@ extension ChangeLog {
         do throws(SystemError) { try segment.writeHeader() } catch {
             segment.leaveIndex()
             retired.append(segment)
+            appendFailure = error
             throw error
         }
         segment.phase = .active

@@ -20,6 +20,8 @@ package final class ChangeLog: @unchecked Sendable {
         package var didSync: (@Sendable (String) -> Void)?
         /// On a full log writes wait as long as the vault was proven to have more within this time.
         package var catchingUpSeconds: UInt64
+        /// A log that got no record for so long is sealed, so that destage makes the image current.
+        package var idleSealNanoseconds: UInt64 = 30_000_000_000
 
         package init(bootID: String, didSync: (@Sendable (String) -> Void)? = nil, catchingUpSeconds: UInt64 = 10) {
             self.bootID = bootID
@@ -95,6 +97,13 @@ package final class ChangeLog: @unchecked Sendable {
     /// Threads that wait for a segment.
     var roomWaiterCount = 0
     var isStarved = false
+    /// Why the last append failed; nil once one succeeded again.
+    var appendFailure: SystemError?
+    /// Appends refused for want of room since the log was opened.
+    var refusedAppends: UInt64 = 0
+    /// The last sequence when the housekeeper looked, and since when it is that.
+    var idleSequence: UInt64 = 0
+    var idleSince: UInt64 = 0
     var isStopping = false
 
     let stateLock = Mutex<Void>(())

@@ -12,6 +12,7 @@ extension ChangeLog {
     /// A guest that flushes this often within a segment gains from segments whose blocks are written already.
     private static let flushesThatPayForFilling: UInt64 = 64
     private static let pollMilliseconds = 1000
+    /// While guests' writes wait or are refused for want of room: they go on as soon as there is some.
     private static let fullPollMilliseconds = 100
 
     func keepHouse() {
@@ -39,17 +40,31 @@ extension ChangeLog {
             spaceError = nil
             return
         }
+        sealIfIdle()
         guard !isStopping, segmentToSeal == nil, failure != nil || spaceError != nil || isReserveLent || !isSpareWanted else { return }
         // Who waits for a target that does not catch up any more is told.
         if roomWaiterCount > 0, !isRoomComing { progress.wakeAll() }
-        monitor.wait(for: chores, milliseconds: roomWaiterCount > 0 ? Self.fullPollMilliseconds : Self.pollMilliseconds)
+        monitor.wait(for: chores, milliseconds: roomWaiterCount > 0 || isStarved ? Self.fullPollMilliseconds : Self.pollMilliseconds)
         // Not at each wake-up: whoever waits for room wakes this thread, and would be woken by each new failure.
         if Clock.monotonicNanoseconds() >= spaceRetryNanoseconds { spaceError = nil }
     }
 
+    /// Closes the active segment when nothing was reserved for a while. Only when it is the last one that holds anything: a
+    /// disk that is written now and then, with its vault away, must not use up its budget with nearly empty segments.
+    private func sealIfIdle() {
+        let now = Clock.monotonicNanoseconds()
+        if lastReserved != idleSequence {
+            idleSequence = lastReserved
+            idleSince = now
+        }
+        guard now - idleSince >= options.idleSealNanoseconds, let active, active.nextSlot > 0, live.count == 1, !spares.isEmpty else { return }
+        closeActive()
+    }
+
     private func noteSpaceError(_ error: SystemError) {
         spaceError = error
-        spaceRetryNanoseconds = Clock.monotonicNanoseconds() + UInt64(Self.pollMilliseconds) * 1_000_000
+        let wait = isStarved ? Self.starvedPollMilliseconds : Self.pollMilliseconds
+        spaceRetryNanoseconds = Clock.monotonicNanoseconds() + UInt64(wait) * 1_000_000
     }
 
     // MARK: - sealing
@@ -216,12 +231,12 @@ extension ChangeLog {
         replicatedAtNanoseconds > 0 && Clock.monotonicNanoseconds() < replicatedAtNanoseconds + options.catchingUpSeconds * 1_000_000_000
     }
 
-    var starvationReason: String {
-        if let spaceError { return "no new segment: \(spaceError)" }
+    var starvation: Starvation {
+        if let spaceError { return Starvation(cause: .noSegment, description: "no new segment: \(spaceError)") }
         if let oldest = live.first, oldest.lastSequence > replicatedThrough {
-            return "the log budget of \(budgetBytes) bytes is used up by changes that are not replicated"
+            return Starvation(cause: .notReplicated, description: "the log budget of \(budgetBytes) bytes is used up by changes that are not replicated")
         }
-        return "the log budget of \(budgetBytes) bytes is used up: \(destageObstacle ?? "destage is behind")"
+        return Starvation(cause: .notMerged, description: "the log budget of \(budgetBytes) bytes is used up: \(destageObstacle ?? "destage is behind")")
     }
 
     /// The lowest of all targets' marks; everything when there is no target.
@@ -309,6 +324,13 @@ extension ChangeLog {
         return live.filter { $0.phase == .sealed && $0.currentIndex > destagedSegment }.prefix(limit).map {
             SealedSegment(segment: $0, index: $0.currentIndex, recordCount: $0.nextSlot, lastSequence: $0.lastSequence)
         }
+    }
+
+    /// The newest sealed segment; 0 when there is none.
+    package var lastSealedIndex: UInt64 {
+        monitor.lock()
+        defer { monitor.unlock() }
+        return live.last { $0.phase == .sealed }?.currentIndex ?? 0
     }
 
     /// The image holds all up to `segment`, durably: note it durably. Call before map entries are cleared.

@@ -12,6 +12,9 @@ package struct SegmentGeometry: Equatable, Sendable {
     package static let segmentBytesMin = 128 << 10
     package static let segmentBytesMax = 1 << 30
     package static let segmentBytesDefault = 32 << 20
+    /// A log is made of at least so many segments, where its budget allows them to have `smallSegmentBytesMin`.
+    private static let segmentsWanted: UInt64 = 16
+    private static let smallSegmentBytesMin = 1 << 20
     static let headerBytes = 64
     static let slotsPerPage = blockBytes / headerBytes
     /// Slots and pages that guest writes leave free, so that recovery points find room on a full log.
@@ -37,6 +40,13 @@ package struct SegmentGeometry: Equatable, Sendable {
     /// The most bytes of a request that one record takes; a partial block on either side adds up to two blocks.
     package var pieceBytesMax: Int {
         min(recordPayloadBytesMax, (pageCount - firstPayloadPage - Self.reservedPages) * blockBytes) - 2 * blockBytes
+    }
+
+    /// The size of a new log's segments: the default, or less for a small budget, in powers of two.
+    package static func segmentBytes(forBudgetBytes budget: UInt64) -> Int {
+        var bytes = segmentBytesDefault
+        while bytes > smallSegmentBytesMin, UInt64(bytes) * segmentsWanted > budget { bytes /= 2 }
+        return bytes
     }
 
     package var tableBytes: Int { slotCount * Self.headerBytes }

@@ -3,12 +3,27 @@
 package import BlockIO
 import Synchronization
 
+/// Why writes get ENOSPC.
+package struct Starvation: Equatable, Sendable, CustomStringConvertible {
+    package enum Cause: Sendable {
+        /// No new segment can be made: the filesystem is full or fails, or descriptors ran out.
+        case noSegment
+        case notReplicated
+        case notMerged
+    }
+
+    package let cause: Cause
+    package let description: String
+}
+
 package struct LogStatus: Equatable, Sendable {
     package var fileBytes: UInt64
     package var budgetBytes: UInt64
     package var liveSegments: Int
     /// Log bytes that the image does not hold yet.
     package var undestagedBytes: UInt64
+    /// Bytes of segments that wait for a target, wholly or in part.
+    package var unreplicatedBytes: UInt64
     package var lastSequence: UInt64
     package var durableSequence: UInt64
     package var destagedSequence: UInt64
@@ -16,8 +31,12 @@ package struct LogStatus: Equatable, Sendable {
     package var replicatedSequence: UInt64?
     /// Set when appends fail until the log is opened again.
     package var failure: SystemError?
+    /// Why the last write failed; nil once one succeeded again.
+    package var appendFailure: SystemError?
     /// Set while writes get ENOSPC.
-    package var starvation: String?
+    package var starvation: Starvation?
+    /// Writes refused for want of room since the log was opened.
+    package var refusedAppends: UInt64
 }
 
 extension ChangeLog {
@@ -28,9 +47,11 @@ extension ChangeLog {
         let undestaged = live.filter { $0.currentIndex > destagedSegment }.reduce(0) { $0 + $1.usedBytes }
         return LogStatus(
             fileBytes: UInt64(live.count + spares.count + retired.count) * UInt64(geometry.segmentBytes), budgetBytes: budgetBytes,
-            liveSegments: live.count, undestagedBytes: undestaged, lastSequence: lastReserved, durableSequence: durableThrough,
+            liveSegments: live.count, undestagedBytes: undestaged,
+            unreplicatedBytes: UInt64(live.count { $0.lastSequence > replicatedThrough }) * UInt64(geometry.segmentBytes), lastSequence: lastReserved, durableSequence: durableThrough,
             destagedSequence: state.destagedSequence, replicatedSequence: state.targets.isEmpty ? nil : replicatedThrough, failure: failure,
-            starvation: isStarved && !isRoomComing ? starvationReason : nil)
+            appendFailure: appendFailure,
+            starvation: isStarved && !isRoomComing ? starvation : nil, refusedAppends: refusedAppends)
     }
 
     /// The files of segments with records, oldest first: removed in this order they leave a log that can be opened.

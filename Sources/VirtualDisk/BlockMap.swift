@@ -2,8 +2,9 @@
 // single 64-bit entries, and entries only grow (a lower sequence never replaces a higher one) until destage clears them.
 //
 // Two levels: an entry a block, and a cover a range of 512 blocks for zero records that span it; the higher of the two
-// counts. Both are reserved address space; a range costs memory (4 KiB) only once one of its blocks was written, and
-// `trim` gives it back. Destage clears what a cover hides, then the cover, then what was visible above it. Readers load
+// counts. Both are reserved address space; a range costs memory (4 KiB) only once one of its blocks was written, 512 covers
+// only once one of their ranges was zeroed; `trim` and `trimCovers` give it back. The entries of a range that has none
+// are not even read: that would cost page tables for all of a large disk. Destage clears what a cover hides, then the cover, then what was visible above it. Readers load
 // the cover before the entry, and when the cover wins once more after it: so neither a hidden entry nor an outdated
 // cover is ever seen alone.
 
@@ -36,6 +37,8 @@ struct MapEntry: Equatable {
 final class BlockMap: @unchecked Sendable {
     // Sendable: every word of the three tables is only touched by the atomic calls of CLinux.
     static let rangeBlocks = 512
+    /// Words of the tables in one page of memory.
+    private static let pageWords = 512
 
     let blockCount: Int
     let rangeCount: Int
@@ -72,10 +75,12 @@ final class BlockMap: @unchecked Sendable {
     // MARK: - lookup
 
     func entry(_ block: Int) -> MapEntry {
-        let place = covers + block / Self.rangeBlocks
+        let range = block / Self.rangeBlocks
+        let place = covers + range
         var cover = farshore_load_acquire(place)
         while true {
-            let own = farshore_load_acquire(entries + block)
+            // `raise` marks a range before it sets an entry: where there is no mark, the lookup comes before the insert.
+            let own = farshore_load_acquire(used + range) == 0 ? 0 : farshore_load_acquire(entries + block)
             if own >= cover { return MapEntry(raw: own) }
             let again = farshore_load_acquire(place)
             if again == cover { return MapEntry(raw: cover) }
@@ -177,6 +182,19 @@ final class BlockMap: @unchecked Sendable {
             guard (0..<Self.rangeBlocks).allSatisfy({ farshore_load_acquire(start + $0) == 0 }) else { continue }
             madvise(start, Self.rangeBlocks * 8, MADV_DONTNEED)
             farshore_store_release(used + range, 0)
+        }
+    }
+
+    /// The page of covers that the cover of `range` lies in.
+    static func coverPage(ofRange range: Int) -> Int { range / pageWords }
+
+    /// Gives back the memory of pages whose covers are all 0. Only while no insert can run.
+    func trimCovers(pages: some Sequence<Int>) {
+        for page in pages {
+            let start = covers + page * Self.pageWords
+            let count = min(Self.pageWords, rangeCount - page * Self.pageWords)
+            guard (0..<count).allSatisfy({ farshore_load_acquire(start + $0) == 0 }) else { continue }
+            madvise(start, count * 8, MADV_DONTNEED)
         }
     }
 }

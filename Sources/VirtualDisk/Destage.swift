@@ -22,7 +22,7 @@ extension VirtualDisk {
     }
 
     func stopDestage() {
-        destage.state.withLock { $0.isStopping = true }
+        destage.isStopping.store(true, ordering: .releasing)
         destage.hurried.add(1, ordering: .relaxed)
         log.wakeDestage()
         let thread = destage.thread.withLock { thread in
@@ -34,7 +34,7 @@ extension VirtualDisk {
 
     private func runDestage() {
         var pace = newPace
-        while !destage.state.withLock({ $0.isStopping }) {
+        while !destage.isStopping.load(ordering: .acquiring) {
             if destage.frozenSequence != nil {
                 usleep(200_000)
                 continue
@@ -53,6 +53,7 @@ extension VirtualDisk {
                 }
                 if !hasWork { log.waitForSealedSegment(milliseconds: Self.waitMilliseconds) }
             } catch {
+                if destage.isStopping.load(ordering: .acquiring) { return }
                 if takeReserve(after: error) { continue }
                 noteDestage(DiskError(error))
                 log.waitForChore(milliseconds: Self.retryMilliseconds)
@@ -119,8 +120,16 @@ extension VirtualDisk {
         return last.lastSequence
     }
 
+    private func flushImage() throws(SystemError) {
+        do throws(SystemError) { try image.flush() } catch {
+            destage.state.withLock { $0.imageFailure = error }
+            throw error
+        }
+        destage.state.withLock { $0.imageFailure = nil }
+    }
+
     private func finish(_ batch: DestageBatch, _ last: SealedSegment) throws {
-        try image.flush()
+        try flushImage()
         try log.noteDestaged(last)
         clearGeneration.add(1, ordering: .sequentiallyConsistent)
         try batch.clearMap()

@@ -72,6 +72,7 @@ struct DestageBatch {
         while start < items.count {
             var end = start + 1
             while end < items.count, end - start < most, items[end].block == items[end - 1].block + 1 { end += 1 }
+            try checkStop()
             let filled = try fill(buffer, items[start..<end])
             let offset = UInt64(items[start].block) * UInt64(blockBytes)
             try disk.image.write(UnsafeRawBufferPointer(rebasing: buffer[..<filled]), at: offset)
@@ -134,6 +135,12 @@ struct DestageBatch {
         window = Window(start: Clock.monotonicNanoseconds())
     }
 
+    /// Given up here a batch is repeated from its beginning by the next opening.
+    private func checkStop() throws(SystemError) {
+        guard disk.destage.isStopping.load(ordering: .acquiring) else { return }
+        throw SystemError(errno: ECANCELED, operation: "merge", path: disk.image.path)
+    }
+
     private func segment(_ index: UInt64) -> SealedSegment { segments[Int(index - segments[0].index)] }
 
     /// Zeroes the blocks whose newest record is this one, in runs as long as possible.
@@ -184,9 +191,15 @@ struct DestageBatch {
 
     /// Covers before entries (see `BlockMap`), then the memory of ranges that became empty.
     func clearMap() throws {
+        var coverPages = disk.destage.state.withLock { $0.untrimmedCoverPages }
         for segment in segments {
             try segment.forEachRecord { (record) throws(LogError) in
-                if record.changesDisk { disk.map.clearCovers(of: record, through: lastIndex) }
+                guard record.kind == .zero || record.kind == .discard else { return }
+                disk.map.clearCovers(of: record, through: lastIndex)
+                let (first, count) = disk.map.blocks(of: record)
+                guard count >= BlockMap.rangeBlocks else { return }
+                let pages = BlockMap.coverPage(ofRange: first / BlockMap.rangeBlocks)...BlockMap.coverPage(ofRange: (first + count - 1) / BlockMap.rangeBlocks)
+                coverPages.formUnion(pages)
             }
         }
         var touched = disk.destage.state.withLock { $0.untrimmedRanges }
@@ -200,16 +213,22 @@ struct DestageBatch {
                 }
             }
         }
-        trim(Array(touched))
+        let busyRanges = trim(touched) { disk.map.trim(ranges: $0) }
+        let busyPages = trim(coverPages) { disk.map.trimCovers(pages: $0) }
+        disk.destage.state.withLock {
+            $0.untrimmedRanges = busyRanges
+            $0.untrimmedCoverPages = busyPages
+        }
     }
 
-    /// A few ranges at a time: inserts are held up meanwhile. What is busy is tried again after a later batch.
-    private func trim(_ ranges: [Int]) {
+    /// A few at a time: inserts are held up meanwhile. Returns what was busy, to be tried again after a later batch.
+    private func trim(_ numbers: Set<Int>, _ give: (ArraySlice<Int>) -> Void) -> Set<Int> {
         var busy = Set<Int>()
-        for start in stride(from: 0, to: ranges.count, by: Self.trimRanges) {
-            let some = ranges[start..<min(start + Self.trimRanges, ranges.count)]
-            if !disk.log.whileNothingIsInFlight({ disk.map.trim(ranges: some) }) { busy.formUnion(some) }
+        let all = Array(numbers)
+        for start in stride(from: 0, to: all.count, by: Self.trimRanges) {
+            let some = all[start..<min(start + Self.trimRanges, all.count)]
+            if !disk.log.whileNothingIsInFlight({ give(some) }) { busy.formUnion(some) }
         }
-        disk.destage.state.withLock { $0.untrimmedRanges = busy }
+        return busy
     }
 }

@@ -8,15 +8,20 @@ final class DestageControl: Sendable {
         var frozenSequence: UInt64?
         /// Why the last batch failed; nil after one that worked.
         var error: DiskError?
+        /// Why the image's last flush failed; a raw image or VHD stays failed until it is opened again.
+        var imageFailure: SystemError?
         /// Space ran out: one segment at a time, with the log's reserve, until the reserve is back.
         var isTight = false
-        var isStopping = false
         /// Ranges of the map that may be empty and were busy when their memory was to be given back.
         var untrimmedRanges: Set<Int> = []
+        /// The same of pages of covers.
+        var untrimmedCoverPages: Set<Int> = []
     }
 
     /// Held for a whole batch: a freeze, a merge and the background thread take turns.
     let turn = Mutex<Void>(())
+    /// The background thread is to end: a batch in progress is given up between two writes, however slow the image is.
+    let isStopping = Atomic<Bool>(false)
     let state: Mutex<State>
     let thread = Mutex<OwnThread?>(nil)
     /// Threads that wait for the turn, or have it and wait for a merge: no rest meanwhile.

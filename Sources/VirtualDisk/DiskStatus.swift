@@ -1,12 +1,21 @@
 // What a protected disk says of itself: for `status`, the control socket and health.
 
 package import ChangeLog
+import DiskImage
 import Synchronization
 
 package enum DiskHealth: String, Sendable {
     case normal
     case warning
     case critical
+}
+
+/// What a disk cannot do, as far as an administrator has to know of it when it begins and when it ends.
+package enum DiskTrouble: String, Sendable {
+    case logFailed
+    case writesRefused
+    case imageFailed
+    case notMerging
 }
 
 package struct DiskStatus: Equatable, Sendable {
@@ -17,26 +26,51 @@ package struct DiskStatus: Equatable, Sendable {
     package var health: DiskHealth
     /// What is wrong and since it matters what follows from it; empty when health is normal.
     package var reason: String
+    /// What to do about it; empty when health is normal.
+    package var remedy: String
+    package var trouble: DiskTrouble?
 }
 
 extension VirtualDisk {
     package var status: DiskStatus {
         let log = self.log.status
-        let (health, reason) = judge(log)
-        return DiskStatus(name: name, sizeBytes: sizeBytes, log: log, frozenSequence: frozenSequence, health: health, reason: reason)
+        var status = DiskStatus(
+            name: name, sizeBytes: sizeBytes, log: log, frozenSequence: frozenSequence, health: .normal, reason: "", remedy: "", trouble: nil)
+        judge(&status)
+        return status
     }
 
-    private func judge(_ log: LogStatus) -> (DiskHealth, String) {
-        if let failure = log.failure { return (.critical, "the change log failed, writes are refused until the mount is restarted: \(failure)") }
-        if let starvation = log.starvation { return (.critical, "writes get ENOSPC: \(starvation)") }
-        switch destage.state.withLock({ $0.error }) {
-        case .log(let error): return (.critical, "the log cannot be merged into the image: \(error)")
-        case let error?: return (.warning, "the log cannot be merged into the image, it is tried again: \(error)")
-        case nil: break
+    private static let reopening = "mend the storage, then farshore unmount DIR and farshore mount DIR"
+
+    private func judge(_ status: inout DiskStatus) {
+        func say(_ health: DiskHealth, _ trouble: DiskTrouble?, _ reason: String, remedy: String) {
+            (status.health, status.trouble, status.reason, status.remedy) = (health, trouble, reason, remedy)
         }
-        if log.fileBytes >= log.budgetBytes, log.undestagedBytes > log.budgetBytes / 2 {
-            return (.warning, "more than half of the log budget is not merged into the image yet")
+        let log = status.log
+        let (destageError, imageFailure) = destage.state.withLock { ($0.error, $0.imageFailure) }
+        if let failure = log.failure {
+            say(.critical, .logFailed, "the change log failed, writes are refused until the mount is restarted: \(failure)", remedy: Self.reopening)
+        } else if let starvation = log.starvation {
+            say(.critical, .writesRefused, "writes get ENOSPC: \(starvation)", remedy: remedy(starvation, imageFailure != nil))
+        } else if let failure = log.appendFailure {
+            say(.critical, .writesRefused, "the last write failed: \(failure)", remedy: "mend the volume of \(self.log.folder.path)")
+        } else if let imageFailure {
+            say(.critical, .imageFailed, "the image failed, nothing is merged into it until the mount is restarted: \(imageFailure)", remedy: Self.reopening)
+        } else if case .log(let error)? = destageError {
+            say(.critical, .notMerging, "the log cannot be merged into the image: \(error)", remedy: "keep a copy of the log's folder; restore the disk from its vault")
+        } else if let destageError {
+            say(.warning, .notMerging, "the log cannot be merged into the image, it is tried again: \(destageError)", remedy: "mend or make room on the volume of \(image.path)")
+        } else if log.fileBytes >= log.budgetBytes, log.undestagedBytes > log.budgetBytes / 2 {
+            say(.warning, nil, "more than half of the log budget is not merged into the image yet", remedy: "fewer writes, or a faster volume for \(image.path)")
         }
-        return (.normal, "")
+    }
+
+    private func remedy(_ starvation: Starvation, _ hasImageFailed: Bool) -> String {
+        switch starvation.cause {
+        case .noSegment: "make room on, or mend, the volume of \(log.folder.path)"
+        case .notReplicated: "farshore upload; farshore events \(name) says why it does not go on"
+        case .notMerged where hasImageFailed: Self.reopening
+        case .notMerged: "mend or make room on the volume of \(image.path)"
+        }
     }
 }

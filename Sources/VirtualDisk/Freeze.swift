@@ -4,6 +4,7 @@
 
 import BlockIO
 import ChangeLog
+import DiskImage
 import Glibc
 import Synchronization
 
@@ -17,15 +18,22 @@ extension VirtualDisk {
         do {
             return try destage.withTurnNow {
                 if let frozen = destage.frozenSequence { return frozen }
-                // Most of the backlog the fast way, then all that is left record by record: a block the guest has changed
-                // again since must also be as it was.
+                // The backlog there is now the fast way, but no more: a guest that writes faster than destage would hold the
+                // freeze up for ever. Then all that is left record by record: a block the guest has changed again since must
+                // also be as it was.
                 var pace = newPace
-                while log.sealedSegments(limit: 5).count > 4, try destageBatch(&pace) {}
+                let backlogEnd = log.lastSealedIndex
+                while log.sealedSegments(limit: 5).count > 4, log.currentState.destagedSegment < backlogEnd, try destageBatch(&pace) {}
                 try log.sealAll()
                 let sequence = try destageExactly()
-                try log.folder.storeFreeze(sequence: sequence)
+                // Before the file: when its sync fails it may be there, and an opening would take the image for frozen.
                 destage.state.withLock { $0.frozenSequence = sequence }
                 log.setDestageObstacle("the image is frozen at sequence \(sequence)")
+                do { try log.folder.storeFreeze(sequence: sequence) } catch {
+                    // Where it cannot be removed either the image stands still until `unfreeze` removes it.
+                    try thaw()
+                    throw error
+                }
                 return sequence
             }
         } catch { throw DiskError(error) }
@@ -33,18 +41,24 @@ extension VirtualDisk {
 
     package func unfreeze() throws(DiskError) {
         do {
-            try destage.withTurnNow {
-                try DurableFile.remove(log.folder.freezeFile)
-                destage.state.withLock { $0.frozenSequence = nil }
-                log.setDestageObstacle(nil)
-            }
+            try destage.withTurnNow { try thaw() }
         } catch { throw DiskError(error) }
     }
 
-    /// Everything acknowledged before the call is in the image, durably, unless it is frozen.
+    /// The caller has the turn.
+    private func thaw() throws(SystemError) {
+        try DurableFile.remove(log.folder.freezeFile)
+        destage.state.withLock { $0.frozenSequence = nil }
+        log.setDestageObstacle(nil)
+    }
+
+    /// Everything acknowledged before the call is in the image, durably. Throws while the image is frozen.
     package func mergeAll() throws(DiskError) {
         do {
             try destage.withTurnNow {
+                if let frozen = destage.frozenSequence {
+                    throw SystemError(errno: EBUSY, operation: "merge into the image, which is held at sequence \(frozen)", path: image.path)
+                }
                 try log.sealAll()
                 try destageSealed()
             }

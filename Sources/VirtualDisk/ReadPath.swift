@@ -128,7 +128,7 @@ extension VirtualDisk {
             let range = block / BlockMap.rangeBlocks
             // One answer for the whole range, unless a block of it has an entry of its own.
             let isUniform = !map.isUsed(range: range)
-            let entry = map.entry(block)
+            let entry = isUniform ? map.cover(range: range) : map.entry(block)
             let end = UInt64(isUniform ? (range + 1) * BlockMap.rangeBlocks : block + 1) * UInt64(blockBytes)
             if entry.isImage {
                 // Destage may have put data there since the image was asked: it raises the generation before it clears entries.

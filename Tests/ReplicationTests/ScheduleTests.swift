@@ -33,6 +33,19 @@ import Testing
         #expect(cycle.wakeAt == 100 * second)
     }
 
+    @Test func aLogThatFillsUpIsSentBeforeItsIntervalIsOverButNotBeforeARetry() {
+        var cycle = UploadCycle(intervalSeconds: 3600, now: 0)
+        #expect(begins(&cycle, 0))
+        cycle.hasten(now: second)
+        #expect(!begins(&cycle, second))
+        cycle.ended(.succeeded, now: second)
+        cycle.hasten(now: 2 * second)
+        #expect(begins(&cycle, 2 * second))
+        cycle.ended(.mayPass, now: 3 * second)
+        cycle.hasten(now: 4 * second)
+        #expect(!begins(&cycle, 4 * second))
+    }
+
     @Test func failuresThatMayPassAreRetriedByTheSchedule() {
         var cycle = UploadCycle(intervalSeconds: 30, now: 0)
         var now: UInt64 = 0

@@ -26,7 +26,7 @@ import Testing
     private static func status(_ name: String) -> ServedDiskStatus {
         ServedDiskStatus(
             disk: name, sizeBytes: 1, lastSequence: 2, flushedSequence: 3, destagedSequence: 4, frozenSequence: nil, logBytes: 5,
-            logBudgetBytes: 6, undestagedBytes: 7, health: .warning, reason: "r")
+            logBudgetBytes: 6, undestagedBytes: 7, unreplicatedBytes: 8, health: .warning, reason: "r", remedy: "m")
     }
 
     @Test func requestsAreAnsweredAlsoUnderALongPath() throws {

@@ -51,10 +51,10 @@ import VirtualDisk
         let still = image.bytes
         #expect(try test.contents() == still)
         try test.disk.put([UInt8](repeating: 0xDD, count: 300_000), at: 0)
-        try test.disk.mergeAll()
+        #expect(throws: DiskError.self) { try test.disk.mergeAll() }
         try test.kill()
         #expect(test.disk.frozenSequence == frozen)
-        try test.disk.mergeAll()
+        #expect(throws: DiskError.self) { try test.disk.mergeAll() }
         usleep(300_000)
         #expect(image.bytes == still)
         #expect(try test.disk.freeze() == frozen)

@@ -18,8 +18,10 @@ final class TestDisk {
     let durable = DurableSegments()
     private(set) var disk: VirtualDisk!
     private var boot = 0
+    private let idleSealNanoseconds: UInt64?
 
-    init(_ image: any ImageFile, targets: [String] = [], segments: UInt64 = 16) throws {
+    init(_ image: any ImageFile, targets: [String] = [], segments: UInt64 = 16, idleSealNanoseconds: UInt64? = nil) throws {
+        self.idleSealNanoseconds = idleSealNanoseconds
         root = try Self.makeFolder()
         self.image = image
         folder = LogFolder(root + "/disk.log")
@@ -40,9 +42,11 @@ final class TestDisk {
         let observer: @Sendable (String) -> Void = { [durable] path in durable.note(path) }
         let constant: @Sendable () throws -> ImageIdentity = { ImageIdentity(evidence: .changeTime, sizeBytes: 0, stamp: 0) }
         let identity = image is RawImage ? nil : constant
+        var options = ChangeLog.Options(bootID: "boot-\(boot)", didSync: observer)
+        if let idleSealNanoseconds { options.idleSealNanoseconds = idleSealNanoseconds }
         disk = try VirtualDisk.open(
-            name: "disk", image: image, folder: folder, lock: try OwnerLock.acquire(folder), sequencer: sequencer,
-            options: .init(bootID: "boot-\(boot)", didSync: observer), identity: identity)
+            name: "disk", image: image, folder: folder, lock: try OwnerLock.acquire(folder), sequencer: sequencer, options: options,
+            identity: identity)
     }
 
     func kill() throws {

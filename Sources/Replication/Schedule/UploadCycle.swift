@@ -76,6 +76,11 @@ package struct UploadCycle: Equatable, Sendable {
         }
     }
 
+    /// The log fills up: the next attempt is due now, whatever the interval. Waits after a failure stay as they are.
+    package mutating func hasten(now: UInt64) {
+        if case .due(let time) = state, time > now { state = .due(at: now) }
+    }
+
     /// The policy's interval changed.
     package mutating func setInterval(seconds: Int) { intervalNanoseconds = UInt64(max(seconds, 1)) * 1_000_000_000 }
 }

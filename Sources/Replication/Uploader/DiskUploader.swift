@@ -15,8 +15,11 @@ final class DiskUploader: Sendable {
     private let stop: StopFlag
     private let log: Logger
     private let replicator: Replicator
+    /// Whether the disk's log fills up with what the vault lacks.
+    private let isPressed: @Sendable () -> Bool
 
-    init(name: String, replicator: Replicator, log: Logger) {
+    init(name: String, replicator: Replicator, log: Logger, isPressed: @escaping @Sendable () -> Bool = { false }) {
+        self.isPressed = isPressed
         self.name = name
         self.replicator = replicator
         self.log = log
@@ -37,6 +40,7 @@ final class DiskUploader: Sendable {
                 if wasPaused, !disk.isPaused { cycle.resume(now: Clock.monotonicNanoseconds()) }
                 wasPaused = disk.isPaused
                 if cycle.isHalted, try catalogue.replication(ofDisk: name).nextAttemptNanoseconds != announced { cycle.resume(now: Clock.monotonicNanoseconds()) }
+                if isPressed() { cycle.hasten(now: Clock.monotonicNanoseconds()) }
                 if !disk.isPaused, cycle.begin(now: Clock.monotonicNanoseconds()) { announced = try carryOut(&cycle, disk, replication) }
             } catch {
                 // The catalogue itself fails (full disk, lock): nothing can be recorded there now.

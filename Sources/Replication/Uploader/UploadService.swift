@@ -15,6 +15,9 @@ package final class UploadService: Sendable {
     private let log: Logger
     /// Disks whose thread has ended because they are no longer protected here.
     private let endedNames = Mutex<Set<String>>([])
+    /// Disks whose log is half full with what the vault lacks: uploaded before their interval is over, or their guests
+    /// would get ENOSPC while nobody sends.
+    private let pressedNames = Mutex<Set<String>>([])
 
     package init(replicator: Replicator, log: Logger) {
         self.replicator = replicator
@@ -39,12 +42,22 @@ package final class UploadService: Sendable {
                 // Ended here, it would wait for the disks' threads for ever and start no more; the next turn may work.
                 log.error("the protected disks cannot be looked up: \(error)")
             }
+            notePressure()
             stop.sleep(milliseconds: Self.pollMilliseconds)
         }
     }
 
+    /// Asks the mount; when there is none, nothing is written.
+    private func notePressure() {
+        var pressed: Set<String> = []
+        if case .status(let served, _, _)? = try? ControlClient(site: catalogue.site).ask(.status, timeoutSeconds: 5) {
+            pressed = Set(served.filter { $0.unreplicatedBytes >= $0.logBudgetBytes / 2 }.map(\.disk))
+        }
+        pressedNames.withLock { $0 = pressed }
+    }
+
     private func start(_ name: String) throws(SystemError) -> OwnThread {
-        let uploader = DiskUploader(name: name, replicator: replicator, log: log)
+        let uploader = DiskUploader(name: name, replicator: replicator, log: log) { [self] in pressedNames.withLock { $0.contains(name) } }
         return try OwnThread(name: "upload") { [self] in
             uploader.run()
             endedNames.withLock { _ = $0.insert(name) }

@@ -121,13 +121,15 @@ package struct ServedDiskStatus: Codable, Equatable, Sendable {
     package let logBytes: UInt64
     package let logBudgetBytes: UInt64
     package let undestagedBytes: UInt64
+    package let unreplicatedBytes: UInt64
     package let health: Health
     package let reason: String?
+    package let remedy: String?
 
     package init(
         disk: String, sizeBytes: UInt64, lastSequence: UInt64, flushedSequence: UInt64, destagedSequence: UInt64,
-        frozenSequence: UInt64?, logBytes: UInt64, logBudgetBytes: UInt64, undestagedBytes: UInt64, health: Health,
-        reason: String?
+        frozenSequence: UInt64?, logBytes: UInt64, logBudgetBytes: UInt64, undestagedBytes: UInt64, unreplicatedBytes: UInt64, health: Health,
+        reason: String?, remedy: String?
     ) {
         self.disk = disk
         self.sizeBytes = sizeBytes
@@ -138,7 +140,9 @@ package struct ServedDiskStatus: Codable, Equatable, Sendable {
         self.logBytes = logBytes
         self.logBudgetBytes = logBudgetBytes
         self.undestagedBytes = undestagedBytes
+        self.unreplicatedBytes = unreplicatedBytes
         self.health = health
         self.reason = reason
+        self.remedy = remedy
     }
 }

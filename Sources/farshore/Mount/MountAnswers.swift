@@ -20,8 +20,8 @@ extension ServedDiskStatus {
         self.init(
             disk: status.name, sizeBytes: status.sizeBytes, lastSequence: status.log.lastSequence, flushedSequence: status.log.durableSequence,
             destagedSequence: status.log.destagedSequence, frozenSequence: status.frozenSequence, logBytes: status.log.fileBytes,
-            logBudgetBytes: status.log.budgetBytes, undestagedBytes: status.log.undestagedBytes, health: health,
-            reason: status.reason.isEmpty ? points : status.reason)
+            logBudgetBytes: status.log.budgetBytes, undestagedBytes: status.log.undestagedBytes, unreplicatedBytes: status.log.unreplicatedBytes, health: health,
+            reason: status.reason.isEmpty ? points : status.reason, remedy: status.remedy.isEmpty ? nil : status.remedy)
     }
 }
 

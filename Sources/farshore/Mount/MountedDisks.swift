@@ -171,8 +171,27 @@ final class MountedDisks: Sendable {
 
     private func add(_ name: String) throws {
         guard entries.withLock({ $0[name] }) == nil else { return }
+        let wasRefused = refused.withLock { $0[name] != nil }
         try open(try catalogue.disk(named: name), inherited: nil)
         serviceLog("serving \(name) too")
+        if wasRefused { try catalogue.record(.information, disk: name, "the mount serves it now") }
+    }
+
+    /// Tries the refused disks again; what they say stays as it was until they open.
+    func openRefused() {
+        for name in refused.withLock({ $0.keys.sorted() }) {
+            do {
+                try turn.withLock { _ in
+                    // It may have been added, or unprotected, since.
+                    guard refused.withLock({ $0[name] != nil }) else { return }
+                    try add(name)
+                }
+            } catch let error as SiteError where error.code == .diskNotFound {
+                refused.withLock { $0[name] = nil }
+            } catch {
+                continue
+            }
+        }
     }
 
     /// Takes the disk out of the mount, closes it and gives up its locks. Refused while somebody has its files open.

@@ -41,7 +41,9 @@ struct ServeMountCommand: ParsableCommand {
         if isSuccessor { try catalogue.record(.warning, disk: nil, "the worker of the mount was replaced; no request was lost") }
         let control = try ControlServer(path: site.directory.controlSocketPath) { disks.answer($0) }
         let points = try PointInterval(disks: disks)
+        let watch = try DiskWatch(disks: disks, catalogue: catalogue)
         let end = try process.serve(disks.tree, directory: directory)
+        watch.stop()
         control.stop()
         points.stop()
         try disks.closeAll()

@@ -158,8 +158,8 @@ struct ProtectCommand: ParsableCommand {
             // The image as it is now is the state at the first sequence: sequences begin at 1.
             let start = try Sequencer(path: site.directory.sequencePath).next()
             try ChangeLog.create(
-                LogFolder(disk.logFolder), diskID: id, diskBytes: disk.sizeBytes, targets: [disk.vaultID], budgetBytes: disk.logBudgetBytes,
-                startSequence: start)
+                LogFolder(disk.logFolder), diskID: id, diskBytes: disk.sizeBytes, targets: [disk.vaultID],
+                segmentBytes: SegmentGeometry.segmentBytes(forBudgetBytes: disk.logBudgetBytes), budgetBytes: disk.logBudgetBytes, startSequence: start)
         }
         _ = try vault.register(disk: vaultDisk, name: disk.name, sizeBytes: disk.sizeBytes, machine: disk.machine)
         try catalogue.add(disk, group: group)

@@ -17,8 +17,8 @@ struct ProtectionChecks {
         let isBlockDevice: Bool
     }
 
-    /// Three segments of 32 MiB.
-    static let logBudgetBytesMin: UInt64 = 96 << 20
+    /// Sixteen segments of 1 MiB.
+    static let logBudgetBytesMin: UInt64 = 16 << 20
 
     /// Targets refuse requests from clocks that are further off.
     static let clockSkewSecondsMax = 900

@@ -53,8 +53,7 @@ struct DiskReport: Encodable {
         if let ended = Self.notServed(disk, refused, isBeingEnded: job?.kind == Job.Kind.unprotect.rawValue) {
             (health, reason, remedy) = ("critical", ended.text, ended.remedy)
         } else {
-            (health, reason) = Self.judge(replication, served, log, behind)
-            remedy = replication.remedy ?? behind?.remedy
+            (health, reason, remedy) = Self.judge(disk, replication, served, log, behind)
         }
         image = disk.imagePath
         sizeBytes = disk.sizeBytes
@@ -107,15 +106,15 @@ struct DiskReport: Encodable {
 
     /// The worst of what they say.
     private static func judge(
-        _ replication: ReplicationState, _ served: ServedDiskStatus?, _ log: LogView, _ behind: (text: String, remedy: String)?
-    ) -> (String, String?) {
-        var found: [(rank: Int, text: String?)] = [(0, nil)]
-        if let served { found.append((served.health.rank, served.reason)) }
-        found.append((replication.health.rank, replication.error.map { "replication failed: \($0)" }))
-        if let problem = log.problem { found.append((2, problem)) }
-        if let behind { found.append((1, behind.text)) }
-        let worst = found.max { $0.rank < $1.rank } ?? (0, nil)
-        return (["normal", "warning", "critical"][worst.rank], worst.rank == 0 ? nil : worst.text)
+        _ disk: ProtectedDisk, _ replication: ReplicationState, _ served: ServedDiskStatus?, _ log: LogView, _ behind: (text: String, remedy: String)?
+    ) -> (String, String?, String?) {
+        var found: [(rank: Int, text: String?, remedy: String?)] = []
+        if let served { found.append((served.health.rank, served.reason, served.remedy)) }
+        found.append((replication.health.rank, replication.error.map { "replication failed: \($0)" }, replication.remedy))
+        if let problem = log.problem { found.append((2, problem, "mend the volume of \(disk.logFolder)")) }
+        if let behind { found.append((1, behind.text, behind.remedy)) }
+        guard let worst = found.max(by: { $0.rank < $1.rank }), worst.rank > 0 else { return ("normal", nil, nil) }
+        return (["normal", "warning", "critical"][worst.rank], worst.text, worst.remedy)
     }
 
     var text: String {

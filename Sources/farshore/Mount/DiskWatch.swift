@@ -1,0 +1,95 @@
+// Looks after the disks of a mount: notes in the site's events when something a guest or an administrator would notice
+// begins and ends (writes refused, a failed log or image, destage that does not get on), and tries again to open disks
+// that were refused, so that a mended one is served without a new mount. Owned by the worker; one thread.
+
+import BlockIO
+import ChangeLog
+import Glibc
+import Site
+import VirtualDisk
+
+final class DiskWatch: @unchecked Sendable {
+    // Sendable: `isStopping` is guarded by `monitor`, all else belongs to the thread.
+    private struct Seen {
+        var trouble: DiskTrouble?
+        var refusedAppends: UInt64 = 0
+    }
+
+    private static let lookMilliseconds = 1_000
+    /// Looks between two attempts to open what was refused.
+    private static let retryLooks = 5
+
+    private let disks: MountedDisks
+    private let catalogue: Catalogue
+    private let monitor = Monitor()
+    private let stopping = Signal()
+    private var isStopping = false
+    private var seen: [String: Seen] = [:]
+    private var thread: OwnThread?
+
+    init(disks: MountedDisks, catalogue: Catalogue) throws(SystemError) {
+        self.disks = disks
+        self.catalogue = catalogue
+        thread = try OwnThread(name: "watch") { [self] in run() }
+    }
+
+    /// Returns when nothing is being opened any more.
+    func stop() {
+        monitor.lock()
+        isStopping = true
+        stopping.wakeAll()
+        monitor.unlock()
+        thread?.join()
+        thread = nil
+    }
+
+    private func run() {
+        var looks = 0
+        while pause() {
+            looks += 1
+            let statuses = disks.all().map(\.disk.status)
+            for status in statuses { look(at: status) }
+            let names = Set(statuses.map(\.name))
+            seen = seen.filter { names.contains($0.key) }
+            if looks % Self.retryLooks == 0 { disks.openRefused() }
+        }
+    }
+
+    /// What was seen is only remembered once the event is in the catalogue; while that fails, each look tries again.
+    private func look(at status: DiskStatus) {
+        let before = seen[status.name] ?? Seen()
+        var now = Seen(trouble: status.trouble, refusedAppends: status.log.refusedAppends)
+        let refused = now.refusedAppends - min(before.refusedAppends, now.refusedAppends)
+        do throws(SiteError) {
+            if now.trouble != before.trouble {
+                if now.trouble != nil {
+                    try catalogue.record(status.health == .critical ? .critical : .warning, disk: status.name, status.reason)
+                } else {
+                    try catalogue.record(.information, disk: status.name, Self.ended(before.trouble, refused: now.refusedAppends))
+                }
+            } else if refused > 0, now.trouble == nil {
+                try catalogue.record(.warning, disk: status.name, "\(refused) writes got ENOSPC for a moment: the log had no room; writes work again")
+            }
+        } catch {
+            serviceLog("\(status.name): an event could not be recorded: \(error)")
+            now = before
+        }
+        seen[status.name] = now
+    }
+
+    private static func ended(_ trouble: DiskTrouble?, refused: UInt64) -> String {
+        switch trouble {
+        case .writesRefused: "writes work again; \(refused) were refused since the disk was opened"
+        case .notMerging, .imageFailed: "the log is merged into the image again"
+        case .logFailed, nil: "the disk works again"
+        }
+    }
+
+    /// False when stopping.
+    private func pause() -> Bool {
+        monitor.lock()
+        defer { monitor.unlock() }
+        if !isStopping { monitor.wait(for: stopping, milliseconds: Self.lookMilliseconds) }
+        return !isStopping
+    }
+}
