@@ -63,7 +63,7 @@ extension ChangeLog {
 
     private func noteSpaceError(_ error: SystemError) {
         spaceError = error
-        let wait = isStarved ? Self.starvedPollMilliseconds : Self.pollMilliseconds
+        let wait = isStarved ? Self.fullPollMilliseconds : Self.pollMilliseconds
         spaceRetryNanoseconds = Clock.monotonicNanoseconds() + UInt64(wait) * 1_000_000
     }
 
