@@ -72,6 +72,13 @@ static inline void *farshore_map_shared(int fd, size_t length) {
     void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
     return memory == MAP_FAILED ? NULL : memory;
 }
+// Close-on-exec, and the reading end never waits.
+static inline int farshore_pipe(int pair[2]) {
+    if (pipe2(pair, O_CLOEXEC) != 0) return -1;
+    return fcntl(pair[0], F_SETFL, O_NONBLOCK);
+}
+// Refers to a file without opening it for anything but execution.
+static inline int farshore_refer(const char *path) { return open(path, O_PATH | O_CLOEXEC); }
 extern char **environ;
 static inline char **farshore_environment(void) { return environ; }
 static inline void farshore_supervisor_signal_set(sigset_t *set) {

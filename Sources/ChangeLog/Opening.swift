@@ -19,9 +19,9 @@ extension ChangeLog {
             options.didSync?(segment.file.path)
         }
         var recovery = Recovery(state, geometry, spares: scan.spares, sync: sync, replay: replay)
-        if folder.hasFailedSync { try asLogError { () throws(SystemError) in try rewrite(scan, sync) } }
-        // A killed owner may have wiped one and not synced it: its old header must not come back after it is used again.
-        try asLogError { () throws(SystemError) in for spare in scan.spares { try sync(spare) } }
+        let hasFailedSync = folder.hasFailedSync
+        if hasFailedSync { try asLogError { () throws(SystemError) in try rewrite(scan, sync) } }
+        let found = state
         var lastStop = LastStop.never
         if let cleanStop = state.cleanStop { lastStop = .clean(cleanStop) } else if !state.bootID.isEmpty { lastStop = .killed }
         if lastStop == .killed, state.bootID != options.bootID {
@@ -34,14 +34,15 @@ extension ChangeLog {
         state.bootID = options.bootID
         state.cleanStop = nil
         try asLogError { () throws(SystemError) in
-            try state.store(folder.stateFile)
-            try DurableFile.remove(folder.failedSyncFile)
+            // After a kill nothing changed: its successor waits for no sync.
+            if state != found { try state.store(folder.stateFile) }
+            if hasFailedSync { try DurableFile.remove(folder.failedSyncFile) }
             try sequencer.raise(above: recovery.lastSequence)
         }
         let log = ChangeLog(
             folder: folder, lock: lock, state: state, geometry: geometry, sequencer: sequencer, options: options,
             segments: recovery.kept + recovery.spares)
-        log.adopt(recovery.kept, spares: recovery.spares, lastSequence: recovery.lastSequence)
+        log.adopt(recovery)
         try asLogError { () throws(SystemError) in try log.startHousekeeping() }
         return (log, lastStop)
     }
@@ -57,15 +58,17 @@ extension ChangeLog {
     }
 
     /// Before any other thread knows the log.
-    private func adopt(_ kept: [Segment], spares: [Segment], lastSequence: UInt64) {
-        live = kept
-        self.spares = spares
-        for segment in kept { directory.enter(segment, index: segment.currentIndex) }
-        active = kept.last.flatMap { $0.phase == .active ? $0 : nil }
-        nextIndex = (kept.last?.currentIndex ?? destagedSegment) + 1
-        previousSlotCount = UInt32(kept.last?.nextSlot ?? 0)
-        lastReserved = lastSequence
-        durableThrough = lastSequence
+    private func adopt(_ recovery: borrowing Recovery) {
+        live = recovery.kept
+        // A killed owner may have wiped one and not synced it: its old header must not come back after it is used again.
+        // The housekeeper wipes and syncs each before it becomes a spare.
+        retired = recovery.spares
+        for segment in live { directory.enter(segment, index: segment.currentIndex) }
+        active = live.last.flatMap { $0.phase == .active ? $0 : nil }
+        nextIndex = (live.last?.currentIndex ?? destagedSegment) + 1
+        previousSlotCount = UInt32(live.last?.nextSlot ?? 0)
+        lastReserved = recovery.lastSequence
+        durableThrough = recovery.flushedSequence
         replicatedThrough = readReplicatedThrough()
     }
 }

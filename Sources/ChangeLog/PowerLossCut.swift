@@ -22,6 +22,7 @@ extension Recovery {
         }
         try sealKept(found[..<place])
         for lost in found[place...].reversed() { try wipe(lost) }
+        flushedSequence = lastSequence
     }
 
     /// The first one may be lost as any other: its header is durable only with the first flush.

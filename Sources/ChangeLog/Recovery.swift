@@ -1,5 +1,6 @@
-// Opening a log: what a stop of any kind left is made whole and durable before anything is served.
-//  - after a clean stop or a kill in the same boot every valid record is kept; a hole becomes a void record;
+// Opening a log: what a stop of any kind left is made whole before anything is served.
+//  - after a clean stop or a kill in the same boot every valid record is kept; a hole becomes a void record. Nothing is
+//    synced, guests wait: what may not be durable counts as not flushed, and the housekeeper seals it in its turn;
 //  - after a power loss the log is cut at the first record that is not whole, and a new lineage begins (PowerLossCut);
 //  - a record that was known to be durable and is not there is damage: a named error, never skipped.
 // Mirrors docs/formats/change-log.md, "Recovery".
@@ -25,6 +26,9 @@ struct Recovery: ~Copyable {
     var kept: [Segment] = []
     var spares: [Segment]
     var lastSequence: UInt64
+    /// Everything up to here is known to be durable.
+    var flushedSequence: UInt64
+    private var spareTable: SegmentTable?
 
     init(
         _ state: LogState, _ geometry: SegmentGeometry, spares: [Segment],
@@ -36,6 +40,7 @@ struct Recovery: ~Copyable {
         self.sync = sync
         self.replay = replay
         lastSequence = state.destagedSequence
+        flushedSequence = state.destagedSequence
     }
 
     /// After a clean stop or a kill.
@@ -50,6 +55,15 @@ struct Recovery: ~Copyable {
                 try keepUnsealed(found[place], next: next)
             }
         }
+        sealAgain()
+    }
+
+    /// The newest seal may have been written and not synced when its owner was killed. Were the next one durable before
+    /// it, a power loss would leave a log whose seals have a gap: it is written and synced once more, in its turn.
+    private func sealAgain() {
+        guard let newest = kept.last(where: { $0.phase == .sealed }), newest.currentIndex > state.destagedSegment else { return }
+        newest.phase = .closing
+        newest.isDirty = true
     }
 
     /// The segments that the image does not hold must all be there.
@@ -80,17 +94,21 @@ struct Recovery: ~Copyable {
         segment.lastSequence = seal.lastSequence
         kept.append(segment)
         lastSequence = max(lastSequence, seal.lastSequence)
+        // A seal is written after its segment and all before it were synced.
+        flushedSequence = max(flushedSequence, seal.lastSequence)
         // What the image holds already is read again only by the uploader.
         guard found.index > state.destagedSegment else { return }
-        let table = try asLogError { () throws(SystemError) in try SegmentTable(segment.file, found.header, geometry) }
+        let table = try readTable(found)
         var last = found.header.afterSequence
+        // Guests wait for this loop after a kill, with millions of records.
         for slot in 0..<Int(seal.recordCount) {
             guard let record = table.record(slot), record.sequence > last else {
                 throw damage(found, slot, after: last, "a record of a sealed segment is missing")
             }
-            try apply(record, found, slot)
+            if record.changesDisk { try replayInside(record, found, slot) }
             last = record.sequence
         }
+        spareTable = consume table
         guard last == seal.lastSequence || seal.recordCount == 0 else {
             throw damage(found, Int(seal.recordCount), after: last, "its seal names another last record")
         }
@@ -112,6 +130,7 @@ struct Recovery: ~Copyable {
                 guard record.sequence > segment.lastSequence else { throw damage(found, slot, after: segment.lastSequence, "a record is out of order") }
                 try apply(record, found, slot)
                 segment.lastSequence = record.sequence
+                flushedSequence = max(flushedSequence, record.flushedSequence)
             } else {
                 let (above, overflow) = segment.lastSequence.addingReportingOverflow(1)
                 guard !overflow else { throw damage(found, slot, after: segment.lastSequence, "a record follows the last possible sequence") }
@@ -119,10 +138,11 @@ struct Recovery: ~Copyable {
             }
         }
         segment.nextSlot = count
-        try asLogError { () throws(SystemError) in try sync(segment) }
+        // The next flush syncs it, whatever its old owner had synced.
+        segment.isDirty = true
+        segment.phase = next == nil ? .active : .closing
         kept.append(segment)
         lastSequence = max(lastSequence, segment.lastSequence)
-        if next == nil { segment.phase = .active } else { try seal(found, count) }
     }
 
     /// A place that a killed writer had reserved. Its own number lies above the one before it, below the one after it.
@@ -141,10 +161,22 @@ struct Recovery: ~Copyable {
         found.segment.phase = .sealed
     }
 
+    /// The record table of `found`, in the memory of the last one.
+    private mutating func readTable(_ found: FoundSegment) throws(LogError) -> SegmentTable {
+        if var table = spareTable.take() {
+            try asLogError { () throws(SystemError) in try table.read(found.segment.file, found.header) }
+            return table
+        }
+        return try asLogError { () throws(SystemError) in try SegmentTable(found.segment.file, found.header, geometry) }
+    }
+
     func apply(_ record: RecordHeader, _ found: FoundSegment, _ slot: Int) throws(LogError) {
         let pages = SegmentGeometry.pages(of: record.payloadBytes)
         found.segment.nextPage = max(found.segment.nextPage, Int(record.payloadPage) + pages)
-        guard record.changesDisk else { return }
+        if record.changesDisk { try replayInside(record, found, slot) }
+    }
+
+    private func replayInside(_ record: RecordHeader, _ found: FoundSegment, _ slot: Int) throws(LogError) {
         guard record.diskOffset + record.length <= state.diskBytes else {
             throw damage(found, slot, after: record.sequence - 1, "a record lies beyond the end of the disk")
         }

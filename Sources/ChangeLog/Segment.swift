@@ -120,13 +120,18 @@ package final class Segment: @unchecked Sendable {
 /// The record table of one segment, read as a whole. Slots are checked when asked for.
 struct SegmentTable: ~Copyable {
     private let buffer: AlignedBuffer
-    private let seed: UInt32
+    private var seed: UInt32 = 0
     let geometry: SegmentGeometry
 
     init(_ file: borrowing Descriptor, _ header: SegmentHeader, _ geometry: SegmentGeometry) throws(SystemError) {
         buffer = AlignedBuffer(count: geometry.tableBytes)
-        seed = RecordHeader.checksumSeed(nonce: header.nonce, index: header.index)
         self.geometry = geometry
+        try read(file, header)
+    }
+
+    /// The table of another segment in its place.
+    mutating func read(_ file: borrowing Descriptor, _ header: SegmentHeader) throws(SystemError) {
+        seed = RecordHeader.checksumSeed(nonce: header.nonce, index: header.index)
         try file.read(into: buffer.bytes, at: SegmentGeometry.tableOffset)
     }
 

@@ -17,12 +17,19 @@ package final class Sequencer: Sendable {
     }
 
     private let path: String
+    private let handover: SequenceHandover?
     private let numbers: Mutex<Numbers>
+    /// One thread at a time fetches a block.
+    private let fetching = Mutex<Void>(())
 
-    /// `path` is the reservation file of the site; it is made when missing.
-    package init(path: String) throws(SystemError) {
+    /// `path` is the reservation file of the site; it is made when missing. `bootID`: given by the worker of the mount,
+    /// which leaves its next block to its successor (SequenceHandover.swift).
+    package init(path: String, handingOnIn bootID: String? = nil) throws(SystemError) {
         self.path = path
-        let block = try Self.reserveBlock(path, above: 0)
+        handover = bootID.map { SequenceHandover(path: path + ".next", bootID: $0) }
+        let left: (after: UInt64, end: UInt64)? =
+            if let handover { try handover.take(reserved: Self.reserved(path)) } else { nil }
+        let block = if let left { left } else { try Self.reserveBlock(path, above: 0) }
         numbers = Mutex(Numbers(last: block.after, end: block.end, nextBlock: nil))
     }
 
@@ -32,7 +39,7 @@ package final class Sequencer: Sendable {
     /// A number higher than all before.
     package func next() throws(SystemError) -> UInt64 {
         try numbers.withLock { (numbers) throws(SystemError) in
-            if numbers.last == numbers.end { try Self.advance(&numbers, path) }
+            if numbers.last == numbers.end { try advance(&numbers) }
             numbers.last += 1
             return numbers.last
         }
@@ -51,27 +58,38 @@ package final class Sequencer: Sendable {
         }
     }
 
-    /// Reserves the next block when half of this one is used. Called from background threads.
+    /// Reserves the next block: when half of this one is used, or at once where a successor may need it. Called from
+    /// background threads.
     package func reserveAhead() throws(SystemError) {
-        let wanted = numbers.withLock { $0.nextBlock == nil && $0.end - $0.last < Self.blockCount / 2 }
-        guard wanted else { return }
-        let block = try Self.reserveBlock(path, above: 0)
-        numbers.withLock { numbers in
-            // Two threads may have fetched a block each: the higher one wins, the other's numbers are never used.
-            if block.after >= numbers.end, block.after > numbers.nextBlock?.after ?? 0 { numbers.nextBlock = block }
+        try fetching.withLock { (_) throws(SystemError) in
+            let wanted = numbers.withLock { $0.nextBlock == nil && (handover != nil || $0.end - $0.last < Self.blockCount / 2) }
+            guard wanted else { return }
+            let block = try Self.reserveBlock(path, above: 0)
+            // The note first: once the block is known here it may be in use.
+            try handover?.leave(block)
+            numbers.withLock { if block.after >= $0.end { $0.nextBlock = block } }
         }
     }
 
-    private static func advance(_ numbers: inout Numbers, _ path: String) throws(SystemError) {
-        let block: (after: UInt64, end: UInt64) = if let next = numbers.nextBlock { next } else { try reserveBlock(path, above: numbers.end) }
-        numbers = Numbers(last: block.after, end: block.end, nextBlock: nil)
+    private func advance(_ numbers: inout Numbers) throws(SystemError) {
+        if let next = numbers.nextBlock {
+            try handover?.withdraw()
+            numbers = Numbers(last: next.after, end: next.end, nextBlock: nil)
+        } else {
+            let block = try Self.reserveBlock(path, above: numbers.end)
+            numbers = Numbers(last: block.after, end: block.end, nextBlock: nil)
+        }
+    }
+
+    private static func reserved(_ path: String) throws(SystemError) -> UInt64 {
+        try parse(DurableFile.read(path, limitBytes: 4096), path)
     }
 
     /// Takes a block for this process alone: the file holds the highest number any process of the site may use.
     private static func reserveBlock(_ path: String, above least: UInt64) throws(SystemError) -> (after: UInt64, end: UInt64) {
         let lock = try Descriptor.open(path + ".lock", O_RDWR | O_CREAT)
         while try !lock.tryLock(.exclusive) { usleep(1000) }
-        let reserved = try parse(DurableFile.read(path, limitBytes: 4096), path)
+        let reserved = try reserved(path)
         let after = max(reserved, least)
         let end = after.addingReportingOverflow(blockCount)
         guard !end.overflow else { throw SystemError(errno: EOVERFLOW, operation: "reserve sequence numbers above \(after)", path: path) }

@@ -20,6 +20,8 @@ package struct SiteDirectory: Sendable, Equatable {
     package var runFolder: String { path + "/run" }
     package var controlSocketPath: String { runFolder + "/control.sock" }
     package var mountPIDPath: String { runFolder + "/mount.pid" }
+    package var mountWaitingPath: String { runFolder + "/mount.waiting" }
+    package var upgradePath: String { runFolder + "/mount.upgrade" }
     package var uploadPIDPath: String { runFolder + "/upload.pid" }
     package var mountLockPath: String { path + "/mount.lock" }
     package var uploadLockPath: String { path + "/upload.lock" }

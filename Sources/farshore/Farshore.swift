@@ -13,6 +13,8 @@ struct Farshore: ParsableCommand {
             VaultCommand.self,
             MountCommand.self,
             UnmountCommand.self,
+            UpgradeCommand.self,
+            TakeoverTrialCommand.self,
             ServeMountCommand.self,
             ServePointsCommand.self,
             ImageCommand.self,

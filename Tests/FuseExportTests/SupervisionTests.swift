@@ -96,6 +96,61 @@ struct SupervisionTests {
         #expect(try MountedExport.at(mount.directory) == nil)
     }
 
+    @Test("SIGHUP replaces the worker by the program that is at the path now; one that is none, or does not serve, changes nothing")
+    func upgrade() throws {
+        let folder = FileManager.default.temporaryDirectory.path + "/farshore-upgrade-\(getpid())"
+        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        let program = folder + "/program"
+        let upgraded = try RawMount(arguments: ["--program=\(program)"])
+        let file = try OpenFile(upgraded.raw, O_RDWR)
+        #expect(file.write([1, 2, 3], at: 9) == 3)
+        func upgrade(to name: String, contents: String?, says text: String) throws {
+            unlink(program)
+            let path = folder + "/" + name
+            if let contents {
+                try contents.write(toFile: path, atomically: false, encoding: .utf8)
+                chmod(path, 0o755)
+            } else {
+                try FileManager.default.copyItem(atPath: RawMount.executable.path, toPath: path)
+            }
+            symlink(path, program)
+            kill(upgraded.supervisor.pid, SIGHUP)
+            for _ in 0..<3000 where !upgraded.log.contains(text) { usleep(10_000) }
+            #expect(upgraded.log.contains(text), "\(upgraded.log)")
+            #expect(file.read(3, at: 9) == [1, 2, 3])
+        }
+        let first = upgraded.workerPID
+        try upgrade(to: "no-program", contents: "text", says: "not upgraded, version raw-export serves on: \(program): cannot start: Exec format error")
+        try upgrade(to: "other-program", contents: "#!/bin/sh\necho too old; exit 1\n", says: "not upgraded, version raw-export serves on: ")
+        #expect(upgraded.workerPID == first)
+        try upgrade(to: "dies-at-once", contents: nil, says: "not upgraded, version raw-export serves on: it ended by signal 9")
+        try upgrade(to: "second", contents: nil, says: "upgraded from version raw-export to second in")
+        try upgrade(to: "third", contents: nil, says: "upgraded from version second to third in")
+        // A successor is of the version that served last, whatever lies at the path now.
+        unlink(program)
+        let worker = try #require(upgraded.workerPID)
+        kill(worker, SIGKILL)
+        #expect(file.read(3, at: 9) == [1, 2, 3])
+        #expect(upgraded.stop() == .exited(0), "\(upgraded.log)")
+    }
+
+    @Test("a worker that stands still with requests in hand is ended and followed; one that waits for nobody's request is left alone")
+    func hang() throws {
+        let mount = try RawMount(arguments: ["--hang-seconds=1"])
+        let worker = try #require(mount.workerPID)
+        kill(worker, SIGSTOP)
+        usleep(2_500_000)
+        #expect(!mount.log.contains("stood still"), "\(mount.log)")
+        let file = try OpenFile(mount.raw, O_RDWR)
+        #expect(file.write([1, 2, 3], at: 9) == 3)
+        #expect(file.read(3, at: 9) == [1, 2, 3])
+        #expect(mount.log.contains("stood still for 1 s with"), "\(mount.log)")
+        #expect(mount.log.contains("(farshore-worker) state T"), "\(mount.log)")
+        #expect(mount.workerPID != worker)
+        #expect(mount.stop() == .exited(0), "\(mount.log)")
+    }
+
     @Test("a second mount, a full directory, a missing image, a worker that dies and too little locked memory are refused")
     func refusedStarts() throws {
         let mount = try RawMount()

@@ -1,5 +1,6 @@
 // `raw-export DIR IMAGE…`: a supervisor with a worker that serves raw files, for the tests of FuseExport and for
-// comparing reader threads with fio. Not installed.
+// comparing reader threads with fio. Not installed. Its version is its file's name, so that a copy under another name is
+// another version; one called dies-… passes its trial and then does not serve.
 
 import BlockIO
 import FuseExport
@@ -9,15 +10,18 @@ import Glibc
 struct RawExport {
     static func main() {
         let arguments = Array(CommandLine.arguments.dropFirst())
-        guard arguments.count >= 2 else {
+        guard arguments.count >= 2 || arguments == ["--trial"] else {
             log("usage: raw-export DIR IMAGE… [--allow-other]")
             exit(2)
         }
         do {
-            if arguments[0] == "--worker" {
+            if arguments[0] == "--trial" {
+                _ = try SlotMemory(descriptor: 3)
+                print(version)
+            } else if arguments[0] == "--worker" {
                 try work(directory: arguments[1], images: Array(arguments.dropFirst(2)))
             } else {
-                try supervise(directory: arguments[0], images: arguments.dropFirst().filter { $0 != "--allow-other" }, allowOther: arguments.contains("--allow-other"))
+                try supervise(directory: arguments[0], images: arguments.dropFirst().filter { !$0.hasPrefix("--") || $0 == "--die" }, options: arguments.filter { $0.hasPrefix("--") })
             }
         } catch {
             log("\(error)")
@@ -30,17 +34,31 @@ struct RawExport {
         _ = write(STDERR_FILENO, line, line.count)
     }
 
-    static func supervise(directory: String, images: [String], allowOther: Bool) throws {
-        let mount = try FuseMount.mount(at: directory, allowOther: allowOther)
+    static var version: String {
+        guard let path = realpath("/proc/self/exe", nil) else { return "?" }
+        defer { free(path) }
+        return String(String(cString: path).split(separator: "/").last ?? "?")
+    }
+
+    /// The value of `--NAME=VALUE`.
+    static func option(_ name: String, _ options: [String]) -> String? {
+        options.first { $0.hasPrefix("--\(name)=") }.map { String($0.dropFirst(name.utf8.count + 3)) }
+    }
+
+    static func supervise(directory: String, images: [String], options: [String]) throws {
+        Supervisor.blockSignals()
+        let mount = try FuseMount.mount(at: directory, allowOther: options.contains("--allow-other"))
         let plan = SupervisorPlan(
-            workerArguments: ["--worker", mount.directory] + images, workerStandardError: nil, log: log,
-            onReady: { print("ready"); fflush(nil) })
+            workerArguments: ["--worker", mount.directory] + images, trialArguments: ["--trial"], version: version,
+            programPath: option("program", options) ?? "/proc/self/exe", hangSeconds: option("hang-seconds", options).flatMap { Int($0) },
+            workerStandardError: nil, log: log, onReady: { print("ready"); fflush(nil) },
+            onNotice: { log("notice: \($0)") })
         try Supervisor(mount: mount, locks: HeldLocks(), plan: plan).run()
     }
 
     static func work(directory: String, images: [String]) throws {
         let process = try WorkerProcess(locks: InheritedLocks([])!, log: log)
-        if images.first == "--die" { kill(getpid(), SIGKILL) }
+        if images.first == "--die" || version.hasPrefix("dies-") { kill(getpid(), SIGKILL) }
         let tree = ExportTree()
         for image in images {
             let isWritable = !image.hasPrefix("ro:")

@@ -21,7 +21,7 @@ import Testing
 
     private static let mount = MountStatus(
         requests: 1, readBytes: 2, writtenBytes: 3, mappedWrites: 4, failedRequests: 5, requestsAtOnce: 6, requestBytesMax: 7,
-        hasParallelWrites: true, hasAsynchronousDirectIO: false, allowsSharedMappings: true)
+        hasParallelWrites: true, hasAsynchronousDirectIO: false, allowsSharedMappings: true, hasSupervisor: true)
 
     private static func status(_ name: String) -> ServedDiskStatus {
         ServedDiskStatus(

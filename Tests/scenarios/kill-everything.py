@@ -10,7 +10,7 @@ from scenario import MIB, ROOT, SCALE, Scenario, check
 sys.path.insert(0, os.path.join(ROOT, "Tests", "tools"))
 from numbered import RUN, NumberedDisk
 
-ROUNDS, DISK_BYTES = int(12 * SCALE), 8 * MIB
+ROUNDS, DISK_BYTES = int((12 if SCALE < 20 else 25) * SCALE), 8 * MIB
 
 with Scenario() as s:
     url = s.make_vault()

@@ -1,5 +1,6 @@
 """The worker of a mount is killed again and again: fio verifies every block it wrote, a filesystem stays whole, points go
 on, and no program sees an error. A disk added meanwhile is served on, one that is in use is not let go."""
+# Promise R2: A successor answers every request that was in hand and executes none twice that the log has.
 import os
 import signal
 import subprocess

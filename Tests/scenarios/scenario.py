@@ -92,11 +92,11 @@ class Scenario:
     def farshore_json(self, *words, **options):
         return json.loads(self.farshore(*words, "--json", **options).stdout)
 
-    def start(self, *words, site=None, env=None, log=None, wait_for=None, timeout=30):
+    def start(self, *words, site=None, env=None, log=None, wait_for=None, timeout=30, program=PROGRAM):
         """Starts farshore in the foreground; returns its process when `wait_for()` is true. Ended at the end, by pid."""
         environment = dict(os.environ, FARSHORE_SITE=site or self.site, **(env or {}))
         out = open(log or self.path(f"{words[0]}-{len(self._ends)}.log"), "w")
-        process = subprocess.Popen([PROGRAM, *map(str, words)], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True)
+        process = subprocess.Popen([program, *map(str, words)], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True)
         process.log = out.name
         self.at_end(lambda: self.stop(process))
         if wait_for:
@@ -117,12 +117,12 @@ class Scenario:
                 process.wait()
         return process.returncode
 
-    def mount(self, directory=None, *options, site=None, served=None, env=None):
+    def mount(self, directory=None, *options, site=None, served=None, env=None, program=PROGRAM):
         """Mounts every protected disk of the site; returns (process, directory)."""
         directory = directory or self.path("mnt")
         os.makedirs(directory, exist_ok=True)
         self.at_end(lambda: subprocess.run(["umount", "-l", directory], capture_output=True))
-        process = self.start("mount", directory, "--foreground", *options, site=site, env=env,
+        process = self.start("mount", directory, "--foreground", *options, site=site, env=env, program=program,
                              wait_for=lambda: os.path.ismount(directory) and (served is None or os.path.exists(os.path.join(directory, served, "disk.raw"))))
         return process, directory
 

@@ -10,6 +10,7 @@ package struct FuseMount: ~Copyable, Sendable {
     package let device: Descriptor
     package let slots: Descriptor
     package let kernel: KernelFeatures
+    let slotPlan: SlotMemory.Plan
 
     /// Mounts at `directory`, which is made when missing and must be empty; answers the kernel's INIT. Requests wait in
     /// the kernel until a session serves them.
@@ -23,14 +24,15 @@ package struct FuseMount: ~Copyable, Sendable {
         do throws(SystemError) {
             let kernel = try KernelFeatures.negotiate(device: device.raw, payloadBytes: plan.payloadBytes)
             let slots = try SlotMemory.create(plan, kernel: kernel)
-            return FuseMount(directory: directory, device: device, slots: slots, kernel: kernel)
+            return FuseMount(directory: directory, device: device, slots: slots, kernel: kernel, slotPlan: plan)
         } catch {
             detach(directory)
             throw error
         }
     }
 
-    private init(directory: String, device: consuming Descriptor, slots: consuming Descriptor, kernel: KernelFeatures) {
+    private init(directory: String, device: consuming Descriptor, slots: consuming Descriptor, kernel: KernelFeatures, slotPlan: SlotMemory.Plan) {
+        self.slotPlan = slotPlan
         self.directory = directory
         self.device = device
         self.slots = slots

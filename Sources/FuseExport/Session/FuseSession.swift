@@ -31,6 +31,9 @@ package final class FuseSession: @unchecked Sendable {
     private var threads: [OwnThread] = []
     /// Reader threads that have not ended.
     private let running = Atomic<Int>(0)
+    private let monitor = Monitor()
+    /// A stop began, or the last reader ended.
+    private let ending = Signal()
     let log: @Sendable (String) -> Void
 
     /// `device` stays the caller's and must outlive the session.
@@ -48,15 +51,14 @@ package final class FuseSession: @unchecked Sendable {
             running.add(1, ordering: .relaxed)
             threads.append(try OwnThread(name: "fuse-\(index)") { [self] in
                 readRequests(slots.slot(index))
-                running.subtract(1, ordering: .releasing)
+                if running.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 { wakeWaiter() }
             })
         }
     }
 
     /// Lets the readers finish the requests they hold and end; the mount stays.
     package func requestStop() {
-        end.withLock { if $0 == nil { $0 = .stopped } }
-        gate.stop()
+        finish(.stopped)
     }
 
     /// Waits until all readers have ended and says why. Call once.
@@ -64,7 +66,9 @@ package final class FuseSession: @unchecked Sendable {
         while running.load(ordering: .acquiring) > 0 {
             // A reader may enter read(2) just after it looked at the stop flag: the signal is repeated until all are out.
             if gate.isStopping { for thread in threads { thread.interrupt(FuseSession.wakeSignal) } }
-            usleep(gate.isStopping ? 1_000 : 20_000)
+            monitor.lock()
+            if running.load(ordering: .acquiring) > 0 { monitor.wait(for: ending, milliseconds: gate.isStopping ? 1 : 1_000) }
+            monitor.unlock()
         }
         for thread in threads { thread.join() }
         threads = []
@@ -89,6 +93,13 @@ package final class FuseSession: @unchecked Sendable {
     private func finish(_ reason: End) {
         end.withLock { if $0 == nil { $0 = reason } }
         gate.stop()
+        wakeWaiter()
+    }
+
+    private func wakeWaiter() {
+        monitor.lock()
+        ending.wakeAll()
+        monitor.unlock()
     }
 
     /// A handler that does nothing, without SA_RESTART: read(2) returns EINTR.

@@ -59,7 +59,7 @@ struct SlotCounters {
 package final class SlotMemory: @unchecked Sendable {
     // Sendable: the mapping never moves; each slot belongs to one thread, the session page is written before any
     // worker starts.
-    private static let magic: UInt64 = 0x3153_544f_4c53_4641  // "AFSLOTS1", little-endian
+    private static let magic: UInt64 = 0x3153_544f_4c53_4641  // "AFSLOTS1", little-endian; the last byte is the version
 
     let base: UnsafeMutableRawPointer
     package let slotCount: Int
@@ -111,6 +111,10 @@ package final class SlotMemory: @unchecked Sendable {
         var page = [UInt8](repeating: 0, count: Slot.pageBytes)
         let count = page.withUnsafeMutableBytes { pread(descriptor, $0.baseAddress, $0.count, 0) }
         let fields = page.withUnsafeBytes { ($0.getLE(UInt64.self, at: 0), $0.getLE(UInt64.self, at: 8), $0.getLE(UInt64.self, at: 16)) }
+        // A worker of another version must not take requests for something else.
+        guard count != Slot.pageBytes || fields.0 == SlotMemory.magic || fields.0 << 8 != SlotMemory.magic << 8 else {
+            throw SystemError(errno: EPROTO, operation: "use request slots of another version than this program's", path: "memfd")
+        }
         guard count == Slot.pageBytes, fields.0 == SlotMemory.magic, (1...1024).contains(fields.1), (4096...(16 << 20)).contains(fields.2) else {
             throw SystemError(errno: EINVAL, operation: "use the inherited request slots", path: "descriptor \(descriptor)")
         }
@@ -136,6 +140,24 @@ package final class SlotMemory: @unchecked Sendable {
 
     package var kernel: KernelFeatures {
         KernelFeatures(decoding: UnsafeRawBufferPointer(start: base, count: Slot.pageBytes), at: 64)
+    }
+
+    /// How many requests are in hand, and a number that changes with each that is begun or finished; read by the
+    /// supervisor, which does not map the slots.
+    static func requestsInHand(_ slots: borrowing Descriptor, plan: Plan) throws(SystemError) -> (count: Int, mark: UInt64) {
+        var count = 0
+        var mark: UInt64 = 0
+        for index in 0..<plan.slotCount {
+            let page = try slots.read(count: Slot.pageBytes, at: UInt64(Slot.pageBytes + index * (Slot.pageBytes + plan.payloadBytes)))
+            page.withUnsafeBytes { bytes in
+                let head = UnsafeRawBufferPointer(rebasing: bytes[(Slot.pageBytes - Slot.headBytes)...])
+                let isFilled = head.getLE(UInt32.self, at: 0) != 0
+                if isFilled { count += 1 }
+                let unique = isFilled ? head.getLE(UInt64.self, at: 8) : 0
+                for word in [bytes.getLE(UInt64.self, at: 64), unique, bytes.getLE(UInt64.self, at: 0)] { mark = (mark ^ word) &* 0x100_0000_01b3 }
+            }
+        }
+        return (count, mark)
     }
 
     /// What was served since the mount appeared, all workers together.

@@ -22,11 +22,12 @@ package struct ChildProcess: Sendable {
         }
         var targets = descriptors.enumerated().map { (source: $0.element, target: Int32(3 + $0.offset)) }
         if let standardError { targets += [(standardError, 1), (standardError, 2)] }
-        // Every source is lifted far above the targets first: no duplicate may overwrite another's source.
+        // Every source is lifted above all targets first: no duplicate may overwrite another's source.
+        let lowest = max(256, Int32(clamping: descriptors.count) + 3)
         var lifted: [Int32] = []
         defer { for descriptor in lifted { close(descriptor) } }
         for (source, target) in targets {
-            let copy = farshore_duplicate_above(source, 256)
+            let copy = farshore_duplicate_above(source, lowest)
             guard copy >= 0 else { throw SystemError(errno: errno, operation: "hand on a descriptor", path: executable) }
             lifted.append(copy)
             posix_spawn_file_actions_adddup2(&actions, copy, target)

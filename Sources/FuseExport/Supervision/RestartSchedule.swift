@@ -7,9 +7,9 @@ struct RestartSchedule {
 
     private var quickDeaths = 0
 
-    /// The wait before the next start, given how long the dead worker had lived.
-    mutating func delayMilliseconds(livedMilliseconds: Int) -> Int {
-        guard livedMilliseconds < RestartSchedule.quickDeathMilliseconds else {
+    /// The wait before the next start, given how long the dead worker had lived and whether it had come to serve.
+    mutating func delayMilliseconds(livedMilliseconds: Int, wasReady: Bool) -> Int {
+        guard livedMilliseconds < RestartSchedule.quickDeathMilliseconds || !wasReady else {
             quickDeaths = 0
             return 0
         }

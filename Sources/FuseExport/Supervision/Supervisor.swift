@@ -9,27 +9,6 @@ package import BlockIO
 import CFuse
 import Glibc
 
-package struct SupervisorPlan: Sendable {
-    /// Arguments of this same executable that make it the worker; the held locks follow, each as `NAME:COUNT`. It
-    /// inherits device, slots and link as descriptors 3, 4 and 5, and the locks from 6 on.
-    package var workerArguments: [String]
-    /// Where the worker's standard error goes; ours when nil.
-    package var workerStandardError: Int32?
-    package var log: @Sendable (String) -> Void
-    /// Called once, when the first worker serves.
-    package var onReady: @Sendable () -> Void
-
-    package init(
-        workerArguments: [String], workerStandardError: Int32?, log: @escaping @Sendable (String) -> Void,
-        onReady: @escaping @Sendable () -> Void
-    ) {
-        self.workerArguments = workerArguments
-        self.workerStandardError = workerStandardError
-        self.log = log
-        self.onReady = onReady
-    }
-}
-
 package final class Supervisor {
     /// After a stop was asked for, how long users of the mount have before it is detached under them.
     package static let busySecondsMax: UInt64 = 10
@@ -44,10 +23,13 @@ package final class Supervisor {
         case draining(nextNotice: UInt64)
     }
 
-    private final class Worker {
+    final class Worker {
         let process: ChildProcess
         let link: Descriptor
         let started = Clock.monotonicNanoseconds()
+        var isReady = false
+        /// It was told to give way to a successor, or was killed by us.
+        var isLeaving = false
 
         init(process: ChildProcess, link: consuming Descriptor) {
             self.process = process
@@ -55,14 +37,22 @@ package final class Supervisor {
         }
     }
 
-    private let mount: FuseMount
-    private let plan: SupervisorPlan
+    let mount: FuseMount
+    let plan: SupervisorPlan
     private let signals: Descriptor
     private var locks: HeldLocks
     private var phase = Phase.serving
     private var schedule = RestartSchedule()
-    private var worker: Worker?
-    private var nextStart: UInt64? = 0
+    var worker: Worker?
+    var nextStart: UInt64? = 0
+    /// What workers are made of.
+    var program: WorkerProgram
+    /// While an upgrade is under way: how far, the program on trial, and the one before.
+    var upgrade: WorkerUpgrade?
+    var trial: ProgramTrial?
+    var previousProgram: WorkerProgram?
+    var hangWatch: HangWatch?
+    var nextSample: UInt64 = 0
     private var unmounting: ChildProcess?
     private var refusal: WorkerRefusal?
     private var wasReady = false
@@ -78,6 +68,8 @@ package final class Supervisor {
         signals = Descriptor(owning: raw, path: "signalfd")
         self.mount = mount
         self.locks = locks
+        program = try WorkerProgram.own(version: plan.version)
+        hangWatch = plan.hangSeconds.map { HangWatch(limitMilliseconds: $0 * 1_000) }
         self.plan = plan
     }
 
@@ -93,6 +85,8 @@ package final class Supervisor {
             reapWorker()
             reapUnmounting()
             advance()
+            advanceUpgrade()
+            watchForHang()
         }
         try outcome!.get()
     }
@@ -111,11 +105,12 @@ package final class Supervisor {
             let ours = Descriptor(owning: pair.0, path: "worker")
             let theirs = Descriptor(owning: pair.1, path: "supervisor")
             let process = try ChildProcess.spawn(
-                "/proc/self/exe", plan.workerArguments + locks.arguments,
+                program.executable, plan.workerArguments + locks.arguments,
                 descriptors: [mount.device.raw, mount.slots.raw, theirs.raw] + locks.all,
                 standardError: plan.workerStandardError)
             worker = Worker(process: process, link: ours)
         } catch {
+            if fallBack(because: "\(error)") { return }
             plan.log("cannot start a worker: \(error); trying again")
             nextStart = Clock.monotonicNanoseconds() + 1_000_000_000
         }
@@ -129,6 +124,8 @@ package final class Supervisor {
             case .ready:
                 if !wasReady { plan.onReady() }
                 wasReady = true
+                worker.isReady = true
+                completeUpgrade()
             case .refused(let reason): refusal = reason
             case .hold(let name):
                 locks.adopt(name, received.descriptors)
@@ -136,7 +133,7 @@ package final class Supervisor {
             case .release(let name):
                 locks.release(name)
                 _ = WorkerLink.send(.done, to: worker.link.raw)
-            case .done, .stop: break
+            case .done, .stop, .handOver: break
             }
         }
     }
@@ -146,10 +143,9 @@ package final class Supervisor {
         readLink()
         let livedMilliseconds = Int(clamping: (Clock.monotonicNanoseconds() - ended.started) / 1_000_000)
         worker = nil
-        if let refusal {
-            FuseMount.detach(mount.directory)
-            outcome = .failure(refusal)
-        } else if case .draining = phase {
+        let refusal = self.refusal
+        self.refusal = nil
+        if case .draining = phase {
             if ending != .exited(0) { plan.log("the worker ended by \(describe(ending)) while stopping; the next start recovers") }
             outcome = .success(())
         } else if ending == .exited(0), !isMounted {
@@ -158,14 +154,27 @@ package final class Supervisor {
             // Nobody waits for a successor yet; the reason is in the worker's log.
             FuseMount.detach(mount.directory)
             let status: Int32 = if case .exited(let code) = ending, code != 0 { code } else { 1 }
-            outcome = .failure(WorkerRefusal(
+            outcome = .failure(refusal ?? WorkerRefusal(
                 status: status, message: "the worker ended by \(describe(ending)) before it served anything", remedy: "farshore doctor, and the worker's log"))
         } else {
-            let delay = schedule.delayMilliseconds(livedMilliseconds: livedMilliseconds)
-            plan.log("the worker ended by \(describe(ending)) after \(livedMilliseconds) ms; starting its successor" + (delay > 0 ? " in \(delay) ms" : ""))
-            nextStart = Clock.monotonicNanoseconds() + UInt64(delay) * 1_000_000
+            startSuccessor(of: ended, ending, livedMilliseconds, refusal)
         }
     }
+
+    /// Guests wait for it. There is no last attempt: a worker that says it cannot start is followed by another one too.
+    private func startSuccessor(of ended: Worker, _ ending: ChildProcess.Ending, _ livedMilliseconds: Int, _ refusal: WorkerRefusal?) {
+        let now = Clock.monotonicNanoseconds()
+        nextStart = now
+        if noteHandedOver(now: now) { return }
+        let reason = refusal.map { "it cannot serve: \($0.message)" } ?? "it ended by \(describe(ending))"
+        if fallBack(because: reason) { return }
+        let delay = schedule.delayMilliseconds(livedMilliseconds: livedMilliseconds, wasReady: ended.isReady)
+        plan.log("the worker ended by \(describe(ending)) after \(livedMilliseconds) ms\(refusal.map { ", it cannot serve: \($0.message)" } ?? "")"
+            + "; starting its successor" + (delay > 0 ? " in \(delay) ms" : ""))
+        nextStart = now + UInt64(delay) * 1_000_000
+    }
+
+    var isServing: Bool { phase == .serving }
 
     private func describe(_ ending: ChildProcess.Ending) -> String {
         switch ending {
@@ -181,6 +190,10 @@ package final class Supervisor {
             let signal = farshore_next_signal(signals.raw)
             if signal == 0 { return }
             guard signal != SIGCHLD, phase == .serving else { continue }
+            if signal == SIGHUP {
+                beginUpgrade()
+                continue
+            }
             plan.log("stopping: unmounting \(mount.directory)")
             phase = .unmounting(deadline: Clock.monotonicNanoseconds() + Supervisor.busySecondsMax * 1_000_000_000)
         }
@@ -239,8 +252,9 @@ package final class Supervisor {
     private var timeoutMilliseconds: Int32 {
         let now = Clock.monotonicNanoseconds()
         if let nextStart { return nextStart > now ? Int32(clamping: (nextStart - now) / 1_000_000 + 1) : 0 }
+        if upgrade != nil { return 100 }
         switch phase {
-        case .serving: return -1
+        case .serving: return hangWatch == nil ? -1 : nextSample > now ? Int32(clamping: (nextSample - now) / 1_000_000 + 1) : 0
         case .unmounting: return 100
         case .draining: return 1_000
         }

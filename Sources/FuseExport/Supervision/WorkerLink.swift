@@ -18,6 +18,8 @@ enum WorkerMessage: Equatable {
     case done
     /// Supervisor: finish what is in hand, close the disks, exit 0.
     case stop
+    /// Supervisor: finish what is in hand and exit at once; a successor takes over, so nothing is flushed or closed.
+    case handOver
 
     private var words: [String] {
         switch self {
@@ -27,6 +29,7 @@ enum WorkerMessage: Equatable {
         case .release(let name): ["release", name]
         case .done: ["done"]
         case .stop: ["stop"]
+        case .handOver: ["hand-over"]
         }
     }
 
@@ -37,6 +40,7 @@ enum WorkerMessage: Equatable {
         case ("ready", 1): self = .ready
         case ("done", 1): self = .done
         case ("stop", 1): self = .stop
+        case ("hand-over", 1): self = .handOver
         case ("hold", 2): self = .hold(words[1])
         case ("release", 2): self = .release(words[1])
         case ("refused", 4):

@@ -22,7 +22,10 @@ package final class WorkerProcess: @unchecked Sendable {
     private let changed = Signal()
     private var session: FuseSession?
     private var isStopOrdered = false
+    private var isHandingOver = false
     private var isOrphan = false
+    /// Called once when the supervisor is gone.
+    private var onOrphaned: (@Sendable () -> Void)?
     /// The supervisor's answers to `hold` and `release` that nobody has taken yet.
     private var answerCount = 0
 
@@ -78,17 +81,36 @@ package final class WorkerProcess: @unchecked Sendable {
 
     /// Serves `tree` until the mount is gone or a stop was ordered; then no request is in hand any more.
     package func serve(_ tree: ExportTree, directory: String) throws(SystemError) -> FuseSession.End {
+        try start(tree)
+        ready()
+        return wait(directory: directory)
+    }
+
+    /// From here on requests are answered, those that a dead worker had in hand first.
+    package func start(_ tree: ExportTree) throws(SystemError) {
         let session = FuseSession(device: WorkerProcess.deviceDescriptor, slots: slots, tree: tree, log: log)
         try session.start()
         monitor.lock()
         self.session = session
         if isStopOrdered { session.requestStop() }
         monitor.unlock()
-        _ = WorkerLink.send(.ready, to: WorkerProcess.linkDescriptor)
+    }
+
+    /// Tells the supervisor that all is open and served.
+    package func ready() { _ = WorkerLink.send(.ready, to: WorkerProcess.linkDescriptor) }
+
+    /// Returns when the mount is gone or a stop was ordered, and no request is in hand any more. After `start`.
+    package func wait(directory: String) -> FuseSession.End {
+        monitor.lock()
+        let session = self.session!
+        monitor.unlock()
         let end = session.wait()
         monitor.lock()
         let ownsMount = isOrphan
+        let isHandingOver = self.isHandingOver
         monitor.unlock()
+        // What is acknowledged is in the log; all else would keep guests waiting for the successor.
+        if isHandingOver { _exit(0) }
         if ownsMount, end == .stopped { FuseMount.detach(directory) }
         return end
     }
@@ -105,15 +127,41 @@ package final class WorkerProcess: @unchecked Sendable {
         while true {
             switch WorkerLink.receive(from: WorkerProcess.linkDescriptor, waiting: true).content {
             case .message(.stop): change { orderStop() }
+            case .message(.handOver): change {
+                isHandingOver = true
+                orderStop()
+            }
             case .message(.done): change { answerCount += 1 }
             case .message, .nothing: continue
             case .ended:
                 change { isOrphan = true }
                 log("the supervisor is gone; serving on until SIGTERM (pid \(getpid()))")
+                tellOrphaned()
                 farshore_wait_for_stop_signal()
                 return change { orderStop() }
             }
         }
+    }
+
+    /// Whether a successor would be started if this worker ended.
+    package var hasSupervisor: Bool {
+        monitor.lock()
+        defer { monitor.unlock() }
+        return !isOrphan
+    }
+
+    /// `action` is called once, when the supervisor is gone or if it is already.
+    package func whenOrphaned(_ action: @escaping @Sendable () -> Void) {
+        change { onOrphaned = action }
+        if !hasSupervisor { tellOrphaned() }
+    }
+
+    private func tellOrphaned() {
+        monitor.lock()
+        let action = onOrphaned
+        onOrphaned = nil
+        monitor.unlock()
+        action?()
     }
 
     private func change(_ body: () -> Void) {

@@ -62,10 +62,12 @@ package struct MountStatus: Codable, Equatable, Sendable {
     package let hasParallelWrites: Bool
     package let hasAsynchronousDirectIO: Bool
     package let allowsSharedMappings: Bool
+    /// Whether a successor would be started if the worker ended.
+    package let hasSupervisor: Bool
 
     package init(
         requests: UInt64, readBytes: UInt64, writtenBytes: UInt64, mappedWrites: UInt64, failedRequests: UInt64, requestsAtOnce: Int,
-        requestBytesMax: Int, hasParallelWrites: Bool, hasAsynchronousDirectIO: Bool, allowsSharedMappings: Bool
+        requestBytesMax: Int, hasParallelWrites: Bool, hasAsynchronousDirectIO: Bool, allowsSharedMappings: Bool, hasSupervisor: Bool
     ) {
         self.requests = requests
         self.readBytes = readBytes
@@ -77,6 +79,7 @@ package struct MountStatus: Codable, Equatable, Sendable {
         self.hasParallelWrites = hasParallelWrites
         self.hasAsynchronousDirectIO = hasAsynchronousDirectIO
         self.allowsSharedMappings = allowsSharedMappings
+        self.hasSupervisor = hasSupervisor
     }
 }
 

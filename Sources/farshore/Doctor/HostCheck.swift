@@ -24,7 +24,7 @@ struct HostCheck: Encodable {
     }
 
     static func all(site: SiteDirectory) -> [HostCheck] {
-        [kernel(), fuseDevice(), fusermount()] + fuseFeatures() + [allowOther(), ioUring(), workerRestart(), lockedMemory(), openFiles(), clock(), siteFolder(site)] + libraries()
+        [kernel(), fuseDevice(), fusermount()] + fuseFeatures() + [allowOther(), ioUring(), workerRestart(), lockedMemory(), openFiles(), clock(), siteFolder(site)] + supervisor(site) + libraries()
     }
 
     private static func kernel() -> HostCheck {
@@ -147,6 +147,13 @@ struct HostCheck: Encodable {
         let free = UInt64(status.f_bavail) * UInt64(status.f_frsize)
         let state: State = free < 256 << 20 ? .degraded : .ok
         return HostCheck("site directory", state, "\(site.path), \(bytesText(free)) free", try: state == .ok ? nil : "make room for the catalogue")
+    }
+
+    /// Only while a mount of the site runs.
+    private static func supervisor(_ site: SiteDirectory) -> [HostCheck] {
+        guard case .status(_, _, let mount)? = try? ControlClient(site: site).ask(.status, timeoutSeconds: 5) else { return [] }
+        if mount.hasSupervisor { return [HostCheck("supervisor", .ok, "the mount survives a crash of its worker")] }
+        return [HostCheck("supervisor", .degraded, lostSupervisorText, try: lostSupervisorRemedy)]
     }
 
     /// The shared libraries that are loaded, by the file names that carry their versions.

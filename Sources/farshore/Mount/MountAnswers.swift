@@ -8,12 +8,16 @@ import Glibc
 import Site
 import VirtualDisk
 
+/// Said by status, events and doctor.
+let lostSupervisorText = "the supervisor of the mount is gone: the next crash of the worker ends the mount"
+let lostSupervisorRemedy = "stop what uses the mount, then farshore unmount DIR and farshore mount DIR"
+
 extension ServedDiskStatus {
     /// `points`: why no point is cut, when none is.
-    init(_ status: DiskStatus, points: String?) {
+    init(_ status: DiskStatus, points: String?, hasSupervisor: Bool) {
         let health: Health =
             switch status.health {
-            case .normal: points == nil ? .normal : .warning
+            case .normal: points == nil && hasSupervisor ? .normal : .warning
             case .warning: .warning
             case .critical: .critical
             }
@@ -21,18 +25,19 @@ extension ServedDiskStatus {
             disk: status.name, sizeBytes: status.sizeBytes, lastSequence: status.log.lastSequence, flushedSequence: status.log.durableSequence,
             destagedSequence: status.log.destagedSequence, frozenSequence: status.frozenSequence, logBytes: status.log.fileBytes,
             logBudgetBytes: status.log.budgetBytes, undestagedBytes: status.log.undestagedBytes, unreplicatedBytes: status.log.unreplicatedBytes, health: health,
-            reason: status.reason.isEmpty ? points : status.reason, remedy: status.remedy.isEmpty ? nil : status.remedy)
+            reason: !status.reason.isEmpty ? status.reason : points ?? (hasSupervisor ? nil : lostSupervisorText),
+            remedy: status.remedy.isEmpty ? nil : status.remedy)
     }
 }
 
 extension MountStatus {
-    init(_ slots: SlotMemory) {
+    init(_ slots: SlotMemory, hasSupervisor: Bool) {
         let (traffic, kernel) = (slots.traffic(), slots.kernel)
         self.init(
             requests: traffic.requests, readBytes: traffic.bytesRead, writtenBytes: traffic.bytesWritten, mappedWrites: traffic.writesFromMappings,
             failedRequests: traffic.errors, requestsAtOnce: slots.slotCount, requestBytesMax: slots.payloadBytes,
             hasParallelWrites: kernel.hasParallelDirectWrites, hasAsynchronousDirectIO: kernel.hasAsyncDirectIO,
-            allowsSharedMappings: kernel.allowsSharedMappings)
+            allowsSharedMappings: kernel.allowsSharedMappings, hasSupervisor: hasSupervisor)
     }
 }
 

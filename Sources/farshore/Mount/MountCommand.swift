@@ -30,6 +30,9 @@ struct MountCommand: ParsableCommand {
     @Flag(name: .long, help: "Let others than you use the disks, by the owner and mode of each image (root, or user_allow_other in /etc/fuse.conf).")
     var allowOther = false
 
+    @Option(name: .long, help: "After how many seconds without any progress a worker that waits for no storage is replaced; 0: never.")
+    var hangSeconds = SupervisorPlan.hangSecondsDefault
+
     @OptionGroup var service: ServiceOptions
     @OptionGroup var site: SiteOptions
     @OptionGroup var output: OutputOptions
@@ -44,6 +47,10 @@ struct MountCommand: ParsableCommand {
         let disk: String
         let reason: String
         let remedy: String
+    }
+
+    func validate() throws {
+        guard (0...86_400).contains(hangSeconds) else { throw ValidationError("--hang-seconds must be between 0 and 86400") }
     }
 
     func run() throws {
@@ -79,11 +86,13 @@ struct MountCommand: ParsableCommand {
         note("\(place): \(mount.kernel.summary)")
         let plan = SupervisorPlan(
             workerArguments: ["serve-mount", place, "--site", folder.path] + (allowOther ? ["--allow-other"] : []) + ["--held"],
-            workerStandardError: logDescriptor, log: note,
+            trialArguments: ["takeover-trial"], version: Farshore.configuration.version, programPath: try UpgradeCommand.programPath(),
+            hangSeconds: hangSeconds == 0 ? nil : hangSeconds, workerStandardError: logDescriptor, log: note,
             onReady: {
                 note("serving at \(place)")
                 BackgroundService.announceReady(log: logDescriptor)
-            })
+            },
+            onNotice: MountNotices(site: folder, log: note).tell)
         do {
             try Supervisor(mount: mount, locks: locks, plan: plan).run()
         } catch let refusal as WorkerRefusal {

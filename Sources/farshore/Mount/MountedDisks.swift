@@ -30,6 +30,8 @@ final class MountedDisks: Sendable {
     private let entries = Mutex<[String: Entry]>([:])
     /// Disks that did not open, until they do.
     private let refused = Mutex<[String: RefusedDisk]>([:])
+    /// Disks with a place in the tree that are not open yet.
+    private let pending = Mutex<[String: PendingDisk]>([:])
     /// One disk is opened, frozen or released at a time; points and status do not wait for it.
     private let turn = Mutex<Void>(())
 
@@ -39,8 +41,8 @@ final class MountedDisks: Sendable {
         self.directory = directory
         self.honoursImageOwner = honoursImageOwner
         points = PointGroups(catalogue: catalogue)
-        sequencer = try Sequencer(path: catalogue.site.sequencePath)
         options = ChangeLog.Options(bootID: try Clock.bootID())
+        sequencer = try Sequencer(path: catalogue.site.sequencePath, handingOnIn: options.bootID)
         var permissions = FilePermissions.ownerOnly()
         if honoursImageOwner { permissions.bits = 0o644 }
         tree = ExportTree(permissions: permissions)
@@ -48,14 +50,36 @@ final class MountedDisks: Sendable {
 
     // MARK: Opening and closing
 
+    /// Gives the disk its place in the tree; requests for it wait until it is open.
+    func announce(_ disk: ProtectedDisk) throws {
+        guard disk.state == .protected else { return }
+        let permissions = honoursImageOwner ? try FilePermissions(ofImage: disk.imagePath) : .ownerOnly()
+        let folder = try tree.addDirectory(disk.name)
+        let place = PendingDisk(name: disk.name, directory: folder)
+        do {
+            try tree.addDisk(
+                LazyDisk { () throws(SystemError) in try place.wait() }, in: folder, sizeBytes: disk.sizeBytes, isWritable: true,
+                vhdFooter: disk.vhdFooter(sizeBytes: disk.sizeBytes), permissions: permissions)
+        } catch {
+            _ = tree.remove(folder)
+            throw error
+        }
+        pending.withLock { $0[disk.name] = place }
+    }
+
     /// Opens the disk, or remembers why it cannot be served and gives up its locks, so that other commands can mend it.
     func open(_ disk: ProtectedDisk, inherited: [Int32]?) throws {
         do {
             guard disk.state == .protected else { throw disk.releasingFailure }
+            if pending.withLock({ $0[disk.name] }) == nil { try announce(disk) }
             try serve(disk, inherited: inherited)
             points.setReleased(disk.name, false)
             refused.withLock { $0[disk.name] = nil }
         } catch {
+            if let place = pending.withLock({ $0.removeValue(forKey: disk.name) }) {
+                _ = tree.remove(place.directory)
+                place.fail()
+            }
             _ = process.release(disk.name)
             let failure = Failure.explaining(error) ?? Failure(.failed, "\(error)", try: "farshore doctor")
             refused.withLock { $0[disk.name] = RefusedDisk(disk: disk.name, reason: failure.message, remedy: failure.remedy) }
@@ -75,32 +99,28 @@ final class MountedDisks: Sendable {
         guard let format = ImageFormat(rawValue: disk.format) else {
             throw Failure(.failed, "the catalogue says that \(disk.name) is a \(disk.format) image, which this version does not know", try: "farshore doctor")
         }
-        let permissions = honoursImageOwner ? try FilePermissions(ofImage: disk.imagePath) : .ownerOnly()
         let image = try openImage(disk.imagePath, access: .readWrite, format: format)
+        guard image.sizeBytes == disk.sizeBytes else {
+            throw DiskError.sizeMismatch(image: disk.imagePath, imageBytes: image.sizeBytes, logBytes: disk.sizeBytes)
+        }
         let opened = try VirtualDisk.open(
             name: disk.name, image: image, folder: LogFolder(disk.logFolder), lock: locks.log, sequencer: sequencer, options: options)
         let imageLock = HeldImageLock(locks.image)
-        do {
-            let folder = try tree.addDirectory(disk.name)
-            try tree.addDisk(
-                LazyDisk { opened }, in: folder, sizeBytes: opened.sizeBytes, isWritable: true, vhdFooter: disk.vhdFooter(sizeBytes: opened.sizeBytes),
-                permissions: permissions)
-            entries.withLock {
-                $0[disk.name] = Entry(disk: opened, directory: folder, imageLock: imageLock)
-            }
-        } catch {
-            opened.abandon()
-            throw error
+        guard let place = pending.withLock({ $0.removeValue(forKey: disk.name) }) else { return opened.abandon() }
+        entries.withLock {
+            $0[disk.name] = Entry(disk: opened, directory: place.directory, imageLock: imageLock)
         }
-        try note(opened.lastStop, of: disk.name)
+        place.fulfil(opened)
+        note(opened.lastStop, of: disk.name)
     }
 
-    private func note(_ lastStop: LastStop, of disk: String) throws {
+    private func note(_ lastStop: LastStop, of disk: String) {
         switch lastStop {
         case .never, .clean: break
         case .killed: serviceLog("\(disk): the last worker ended without closing the log; everything acknowledged is there")
         case .powerLost(let sequence):
-            try catalogue.record(.warning, disk: disk, "after a power loss the log ends at sequence \(sequence); a new lineage begins")
+            // Not a reason to leave the disk out: it is served already.
+            do { try catalogue.record(.warning, disk: disk, "after a power loss the log ends at sequence \(sequence); a new lineage begins") } catch { serviceLog("\(disk): no event recorded: \(error)") }
         }
     }
 
@@ -140,8 +160,11 @@ final class MountedDisks: Sendable {
     }
 
     private func status() -> ControlReply {
+        let hasSupervisor = process.hasSupervisor
         let refused = refused.withLock { $0.values.sorted { $0.disk < $1.disk } }
-        return .status(all().map { ServedDiskStatus($0.disk.status, points: points.problem(ofDisk: $0.disk.name)) }, refused: refused, mount: MountStatus(process.slots))
+        return .status(
+            all().map { ServedDiskStatus($0.disk.status, points: points.problem(ofDisk: $0.disk.name), hasSupervisor: hasSupervisor) },
+            refused: refused, mount: MountStatus(process.slots, hasSupervisor: hasSupervisor))
     }
 
     func all() -> [Entry] { entries.withLock { $0.values.sorted { $0.disk.name < $1.disk.name } } }

@@ -35,14 +35,43 @@ struct ServeMountCommand: ParsableCommand {
     private func serve(_ process: WorkerProcess, _ locks: InheritedLocks) throws {
         let catalogue = try site.catalogue()
         let disks = try MountedDisks(process: process, catalogue: catalogue, directory: directory, honoursImageOwner: allowOther)
-        // A successor has requests of guests in hand: a disk that does not open any more must not take the others along.
+        let all = try catalogue.disks()
+        let openings = DiskOpenings(all, disks, locks)
+        // A successor has requests of guests in hand: each disk is served as soon as it is open, and one that does not open
+        // any more must not take the others along.
         let isSuccessor = process.slots.traffic().requests > 0
-        try open(try catalogue.disks(), disks, locks, catalogue, mayServeNone: isSuccessor)
-        if isSuccessor { try catalogue.record(.warning, disk: nil, "the worker of the mount was replaced; no request was lost") }
+        if isSuccessor {
+            openings.announceAll()
+            try process.start(disks.tree)
+        }
+        let failures = try openings.openAll()
+        for (disk, failure) in failures { serviceLog("\(disk) is not served: \(failure.message). Try: \(failure.remedy)") }
+        let served = disks.all().map(\.disk.name)
+        if !isSuccessor {
+            for (disk, failure) in failures { try catalogue.record(.critical, disk: disk, "the mount does not serve it: \(failure.message)") }
+            // Where none opens, the first one's reason is the mount's.
+            if let (_, failure) = failures.first, served.isEmpty { throw failure }
+        }
+        serviceLog(served.isEmpty ? "no disk is open" : "open: \(served.joined(separator: ", "))")
+        try runServices(process, disks, catalogue, isSuccessor: isSuccessor, failures)
+    }
+
+    /// All that is not the data path. Guests are served already.
+    private func runServices(
+        _ process: WorkerProcess, _ disks: MountedDisks, _ catalogue: Catalogue, isSuccessor: Bool, _ failures: [(disk: String, failure: Failure)]
+    ) throws {
         let control = try ControlServer(path: site.directory.controlSocketPath) { disks.answer($0) }
         let points = try PointInterval(disks: disks)
         let watch = try DiskWatch(disks: disks, catalogue: catalogue)
-        let end = try process.serve(disks.tree, directory: directory)
+        // Whoever sees the disks may ask for them.
+        if !isSuccessor { try process.start(disks.tree) }
+        process.ready()
+        if isSuccessor {
+            for (disk, failure) in failures { Self.note(catalogue, .critical, disk, "the mount does not serve it: \(failure.message)") }
+            Self.note(catalogue, .warning, nil, "the worker of the mount was replaced; no request was lost")
+        }
+        process.whenOrphaned { Self.note(catalogue, .warning, nil, lostSupervisorText) }
+        let end = process.wait(directory: directory)
         watch.stop()
         control.stop()
         points.stop()
@@ -50,20 +79,8 @@ struct ServeMountCommand: ParsableCommand {
         if case .failed(let error) = end { throw error }
     }
 
-    /// One disk that does not open must not take the others along; where there is none else, the first one's reason is the mount's.
-    private func open(_ all: [ProtectedDisk], _ disks: MountedDisks, _ locks: InheritedLocks, _ catalogue: Catalogue, mayServeNone: Bool) throws {
-        var first: Failure?
-        for disk in all {
-            do {
-                try disks.open(disk, inherited: locks.descriptors[disk.name])
-            } catch let failure as Failure {
-                first = first ?? failure
-                serviceLog("\(disk.name) is not served: \(failure.message). Try: \(failure.remedy)")
-                try catalogue.record(.critical, disk: disk.name, "the mount does not serve it: \(failure.message)")
-            }
-        }
-        let served = disks.all().map(\.disk.name)
-        if let first, served.isEmpty, !mayServeNone { throw first }
-        serviceLog(served.isEmpty ? "no disk is open" : "open: \(served.joined(separator: ", "))")
+    /// An event that cannot be stored ends no mount.
+    private static func note(_ catalogue: Catalogue, _ severity: SiteEvent.Severity, _ disk: String?, _ text: String) {
+        do { try catalogue.record(severity, disk: disk, text) } catch { serviceLog("no event recorded: \(text): \(error)") }
     }
 }

@@ -61,11 +61,14 @@ struct PointMount: ParsableCommand {
         let place = mount.directory
         let plan = SupervisorPlan(
             workerArguments: ["serve-points", place] + selection.arguments + ["--site", site.directory.path] + (allowOther ? ["--allow-other"] : []) + ["--held"],
-            workerStandardError: logDescriptor, log: note,
+            trialArguments: ["takeover-trial"], version: Farshore.configuration.version, programPath: try UpgradeCommand.programPath(),
+            // A read may wait for its target for as long as that takes.
+            hangSeconds: nil, workerStandardError: logDescriptor, log: note,
             onReady: {
                 note("serving recovery points at \(place)")
                 BackgroundService.announceReady(log: logDescriptor)
-            })
+            },
+            onNotice: { _ in })
         do {
             try Supervisor(mount: mount, locks: HeldLocks(), plan: plan).run()
         } catch let refusal as WorkerRefusal {

@@ -25,7 +25,14 @@ struct StatusCommand: ParsableCommand {
         let isMounted: Bool
         let isUploading: Bool
         let mount: MountStatus?
+        let warnings: [Warning]
         let disks: [DiskReport]
+    }
+
+    /// What is wrong with the services themselves.
+    struct Warning: Encodable {
+        let text: String
+        let remedy: String
     }
 
     func run() throws {
@@ -33,6 +40,8 @@ struct StatusCommand: ParsableCommand {
         let groups = try disk.map { [try catalogue.consistencyGroup(ofDisk: $0)] } ?? catalogue.consistencyGroups()
         let disks = groups.flatMap { group in group.disks.map { (group: group, disk: $0) } }.filter { disk == nil || $0.disk.name == disk }
         let (served, refused, mount) = try Self.served(site.directory)
+        var warnings = try MountNotices.warnings(site.directory)
+        if mount?.hasSupervisor == false { warnings.append(Warning(text: lostSupervisorText, remedy: lostSupervisorRemedy)) }
         let isUploading = try SiteLock.isTaken(site.directory.uploadLockPath)
         let reports = try disks.sorted { $0.disk.name < $1.disk.name }.map { group, disk in
             try DiskReport(
@@ -40,9 +49,10 @@ struct StatusCommand: ParsableCommand {
                 isUploading: isUploading)
         }
         let document = Document(
-            site: site.directory.path, isMounted: served != nil, isUploading: isUploading, mount: mount, disks: reports)
+            site: site.directory.path, isMounted: served != nil, isUploading: isUploading, mount: mount, warnings: warnings, disks: reports)
         try output.print(document) { document in
             let services = "mount \(document.isMounted ? "running" : "not running"), uploader \(document.isUploading ? "running" : "not running")"
+                + document.warnings.map { "\nwarning: \($0.text)\n  try       \($0.remedy)" }.joined()
             guard !document.disks.isEmpty else { return "no disk is protected on this site (\(document.site)); \(services)" }
             return document.disks.map(\.text).joined(separator: "\n\n") + "\n\n" + services
         }
