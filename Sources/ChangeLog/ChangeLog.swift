@@ -62,6 +62,8 @@ package final class ChangeLog: @unchecked Sendable {
     /// Slots reserved in the segment before the next one.
     var previousSlotCount: UInt32 = 0
     var lastReserved: UInt64 = 0
+    /// Set before any other thread knows the log.
+    var unsealedAtOpening = UnsealedRecords()
     /// All records of this log up to here are durable.
     var durableThrough: UInt64 = 0
     var inFlight: [UInt64] = []

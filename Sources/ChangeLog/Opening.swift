@@ -68,6 +68,7 @@ extension ChangeLog {
         nextIndex = (live.last?.currentIndex ?? destagedSegment) + 1
         previousSlotCount = UInt32(live.last?.nextSlot ?? 0)
         lastReserved = recovery.lastSequence
+        unsealedAtOpening = recovery.unsealed
         durableThrough = recovery.flushedSequence
         replicatedThrough = readReplicatedThrough()
     }

@@ -17,6 +17,27 @@ package enum LastStop: Equatable, Sendable {
     case powerLost(lastSequence: UInt64)
 }
 
+/// The records found in segments that their last owner had not sealed. Remembered, for those segments may be sealed,
+/// merged and recycled before anybody asks what became of a request.
+struct UnsealedRecords {
+    /// The last sequence before them, and the last of all.
+    var after = UInt64.max
+    var through: UInt64 = 0
+    /// Ascending; voids left out.
+    var sequences: [UInt64] = []
+
+    /// Nil when the sequence does not lie among them.
+    func holds(_ sequence: UInt64) -> Bool? {
+        guard sequence > after, sequence <= through else { return nil }
+        var (low, high) = (0, sequences.count)
+        while low < high {
+            let middle = (low + high) / 2
+            if sequences[middle] < sequence { low = middle + 1 } else { high = middle }
+        }
+        return low < sequences.count && sequences[low] == sequence
+    }
+}
+
 struct Recovery: ~Copyable {
     let state: LogState
     let geometry: SegmentGeometry
@@ -28,6 +49,8 @@ struct Recovery: ~Copyable {
     var lastSequence: UInt64
     /// Everything up to here is known to be durable.
     var flushedSequence: UInt64
+    /// What the unsealed segments hold: only there can a request be that a killed owner had in hand.
+    private(set) var unsealed = UnsealedRecords()
     private var spareTable: SegmentTable?
 
     init(
@@ -119,6 +142,7 @@ struct Recovery: ~Copyable {
             throw damage(found, 0, after: found.header.afterSequence, "the image is said to hold it, but it is not sealed")
         }
         let segment = found.segment
+        unsealed.after = min(unsealed.after, found.header.afterSequence)
         let table = try asLogError { () throws(SystemError) in try SegmentTable(segment.file, found.header, geometry) }
         let end = table.endSlot
         let count = next.map { Int($0.header.previousSlotCount) } ?? end
@@ -129,6 +153,7 @@ struct Recovery: ~Copyable {
             if let record = table.record(slot) {
                 guard record.sequence > segment.lastSequence else { throw damage(found, slot, after: segment.lastSequence, "a record is out of order") }
                 try apply(record, found, slot)
+                if record.kind != .void { unsealed.sequences.append(record.sequence) }
                 segment.lastSequence = record.sequence
                 flushedSequence = max(flushedSequence, record.flushedSequence)
             } else {
@@ -143,6 +168,7 @@ struct Recovery: ~Copyable {
         segment.phase = next == nil ? .active : .closing
         kept.append(segment)
         lastSequence = max(lastSequence, segment.lastSequence)
+        unsealed.through = lastSequence
     }
 
     /// A place that a killed writer had reserved. Its own number lies above the one before it, below the one after it.

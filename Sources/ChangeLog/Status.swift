@@ -62,8 +62,9 @@ extension ChangeLog {
     }
 
     /// Whether a record with this sequence reached the log. Asked after recovery by whoever finds a request of a killed
-    /// process; what is older than the log's oldest segment was in it.
+    /// process; what is older than the log's oldest segment was in a sealed one.
     package func holdsRecord(sequence: UInt64) throws(SystemError) -> Bool {
+        if let known = unsealedAtOpening.holds(sequence) { return known }
         monitor.lock()
         let oldest = live.first?.header?.afterSequence ?? lastReserved
         let segment = live.last { $0.header.map { $0.afterSequence < sequence } ?? false }

@@ -172,6 +172,11 @@ import VirtualDisk
         let lost = try test.disk.log.reserve(.write, diskOffset: 0, length: 4096)
         try test.disk.put([UInt8](repeating: 3, count: 4096), at: 4096)
         try test.kill()
+        // What happened to it is known also when its segment is merged and in use again.
+        for round in 0..<10 {
+            for block in 20..<40 { try test.disk.put([UInt8](repeating: UInt8(round), count: 4096), at: block * 4096) }
+            try test.disk.mergeAll()
+        }
         #expect(zeroed > written && test.disk.holdsRecord(sequence: written) && test.disk.holdsRecord(sequence: zeroed))
         #expect(!test.disk.holdsRecord(sequence: lost.sequence) && !test.disk.holdsRecord(sequence: 1 << 50))
     }
