@@ -60,6 +60,8 @@ extension ChangeLog {
     /// Before any other thread knows the log.
     private func adopt(_ recovery: borrowing Recovery) {
         live = recovery.kept
+        // What is not known to be durable: the next flush syncs it.
+        dirty = live.filter(\.isDirty)
         // A killed owner may have wiped one and not synced it: its old header must not come back after it is used again.
         // The housekeeper wipes and syncs each before it becomes a spare.
         retired = recovery.spares
