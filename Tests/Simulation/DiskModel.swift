@@ -187,13 +187,15 @@ final class DiskModel {
             baseSequence = max(baseSequence, disk.log.status.lastSequence)
         }
         changes.removeAll { $0.parts.isEmpty }
+        // After a kill in the same boot what is there is acknowledged, and no more durable than before.
+        let isAllDurable = afterPowerLoss || wasClosed
         for change in changes {
             change.state = .acknowledged
-            change.isDurable = true
+            if isAllDurable { change.isDurable = true }
         }
         lineages = now.count
         points.removeAll { point in cut.map { point.sequence > $0 } ?? false }
-        if target == nil {
+        if target == nil, isAllDurable {
             base = actual
             baseSequence = max(baseSequence, disk.log.status.lastSequence)
             changes = []
