@@ -13,7 +13,7 @@ extension ChangeLog {
             throw .invalidFile(path: folder.stateFile, reason: "a segment cannot have \(state.segmentBytes) bytes")
         }
         var scan = try SegmentScan(folder, state, geometry)
-        try asLogError { () throws(SystemError) in try scan.wipeLeftovers(through: state.destagedSegment) }
+        try scan.wipeLeftovers(through: state.destagedSegment)
         let sync = { (segment: Segment) throws(SystemError) in
             try folder.sync(segment)
             options.didSync?(segment.file.path)

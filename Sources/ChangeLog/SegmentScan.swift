@@ -23,21 +23,47 @@ struct SegmentScan {
             try add(number, folder.path + "/" + name, state, geometry)
         }
         live.sort { $0.index < $1.index }
-        for (lower, upper) in zip(live, live.dropFirst()) where lower.index == upper.index {
-            throw .foreignSegment(path: upper.segment.file.path, reason: "it has the same index as \(lower.segment.file.path)")
+        try dropAbandonedUses(geometry)
+    }
+
+    /// A write of a header can fail and be there all the same. Such a use was given up before its first record, and its
+    /// index given to another file.
+    private mutating func dropAbandonedUses(_ geometry: SegmentGeometry) throws(LogError) {
+        var kept: [FoundSegment] = []
+        for found in live {
+            if let before = kept.last, before.index == found.index {
+                if try isWithoutRecords(before, geometry) {
+                    try wipe(before)
+                    kept.removeLast()
+                } else if try isWithoutRecords(found, geometry) {
+                    try wipe(found)
+                    continue
+                } else {
+                    throw .foreignSegment(path: found.segment.file.path, reason: "it has the same index as \(before.segment.file.path)")
+                }
+            }
+            kept.append(found)
         }
+        live = kept
+    }
+
+    private func isWithoutRecords(_ found: FoundSegment, _ geometry: SegmentGeometry) throws(LogError) -> Bool {
+        guard found.seal == nil else { return false }
+        return try asLogError { () throws(SystemError) in try SegmentTable(found.segment.file, found.header, geometry).endSlot == 0 }
+    }
+
+    private mutating func wipe(_ found: FoundSegment) throws(LogError) {
+        try asLogError { () throws(SystemError) in try found.segment.wipe() }
+        found.segment.leaveIndex()
+        spares.append(found.segment)
     }
 
     /// Segments are wiped in index order, after the image holds them: one that is followed by a gap, with the image holding
     /// all up to the gap's end, was wiped, and a power loss brought its header back because the wipe's sync had failed.
-    mutating func wipeLeftovers(through destagedSegment: UInt64) throws(SystemError) {
+    mutating func wipeLeftovers(through destagedSegment: UInt64) throws(LogError) {
         let next = { (place: Int, live: [FoundSegment]) in place + 1 < live.count ? live[place + 1].index : destagedSegment + 1 }
         guard let last = live.indices.last(where: { next($0, live) > live[$0].index + 1 && next($0, live) <= destagedSegment + 1 }) else { return }
-        for leftover in live[...last] {
-            try leftover.segment.wipe()
-            leftover.segment.leaveIndex()
-            spares.append(leftover.segment)
-        }
+        for leftover in live[...last] { try wipe(leftover) }
         live.removeFirst(last + 1)
     }
 
