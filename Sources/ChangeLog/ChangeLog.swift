@@ -23,7 +23,7 @@ package final class ChangeLog: @unchecked Sendable {
         /// A log that got no record for so long is sealed, so that destage makes the image current.
         package var idleSealNanoseconds: UInt64 = 30_000_000_000
 
-        package init(bootID: String, didSync: (@Sendable (String) -> Void)? = nil, catchingUpSeconds: UInt64 = 10) {
+        package init(bootID: String, didSync: (@Sendable (String) -> Void)? = nil, catchingUpSeconds: UInt64 = 30) {
             self.bootID = bootID
             self.didSync = didSync
             self.catchingUpSeconds = catchingUpSeconds
@@ -64,6 +64,7 @@ package final class ChangeLog: @unchecked Sendable {
     var lastReserved: UInt64 = 0
     /// Set before any other thread knows the log.
     var unsealedAtOpening = UnsealedRecords()
+    var lastAtOpening: UInt64 = 0
     /// All records of this log up to here are durable.
     var durableThrough: UInt64 = 0
     var inFlight: [UInt64] = []

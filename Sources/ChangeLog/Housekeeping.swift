@@ -31,9 +31,9 @@ extension ChangeLog {
         monitor.unlock()
         // Numbers run out only if this fails for half a million appends; then the append reports the error.
         let reserved = Result { () throws(SystemError) in try sequencer.reserveAhead() }
-        let replicated = readReplicatedThrough()
+        let replicated = folder.replicatedThrough(currentState)
         monitor.lock()
-        if case .failure(let error) = reserved { noteSpaceError(error) }
+        if case .failure(let error) = reserved, sequencer.isShort { noteSpaceError(error) }
         if replicated > replicatedThrough {
             replicatedThrough = replicated
             replicatedAtNanoseconds = Clock.monotonicNanoseconds()
@@ -237,17 +237,6 @@ extension ChangeLog {
             return Starvation(cause: .notReplicated, description: "the log budget of \(budgetBytes) bytes is used up by changes that are not replicated")
         }
         return Starvation(cause: .notMerged, description: "the log budget of \(budgetBytes) bytes is used up: \(destageObstacle ?? "destage is behind")")
-    }
-
-    /// The lowest of all targets' marks; everything when there is no target.
-    func readReplicatedThrough() -> UInt64 {
-        let state = currentState
-        var through = UInt64.max
-        for target in state.targets {
-            let mark = try? folder.readMark(target: target)
-            through = min(through, mark?.sequence(in: state.lineages) ?? 0)
-        }
-        return through
     }
 
     // MARK: - destage's side

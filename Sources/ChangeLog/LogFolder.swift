@@ -62,6 +62,16 @@ package struct LogFolder: Equatable, Sendable {
         return mark
     }
 
+    /// The lowest of all targets' marks; everything when there is no target. A mark that cannot be read covers nothing.
+    func replicatedThrough(_ state: LogState) -> UInt64 {
+        var through = UInt64.max
+        for target in state.targets {
+            let mark = try? readMark(target: target)
+            through = min(through, mark?.sequence(in: state.lineages) ?? 0)
+        }
+        return through
+    }
+
     /// The sequence the image is frozen at, or nil.
     package func readFreeze() throws(LogError) -> UInt64? {
         guard let text = try text(of: freezeFile) else { return nil }

@@ -13,7 +13,7 @@ extension ChangeLog {
             throw .invalidFile(path: folder.stateFile, reason: "a segment cannot have \(state.segmentBytes) bytes")
         }
         var scan = try SegmentScan(folder, state, geometry)
-        try scan.wipeLeftovers(through: state.destagedSegment)
+        try scan.wipeLeftovers(through: state.destagedSegment, replicated: folder.replicatedThrough(state))
         let sync = { (segment: Segment) throws(SystemError) in
             try folder.sync(segment)
             options.didSync?(segment.file.path)
@@ -37,12 +37,16 @@ extension ChangeLog {
             // After a kill nothing changed: its successor waits for no sync.
             if state != found { try state.store(folder.stateFile) }
             if hasFailedSync { try DurableFile.remove(folder.failedSyncFile) }
+            // What a killed owner renamed or removed may not be durable; all that follows builds upon it.
+            if state == found { try Directory.sync(folder.path) }
             try sequencer.raise(above: recovery.lastSequence)
         }
         let log = ChangeLog(
             folder: folder, lock: lock, state: state, geometry: geometry, sequencer: sequencer, options: options,
             segments: recovery.kept + recovery.spares)
         log.adopt(recovery)
+        // Whether a target catches up is not known yet: writes that waited for it go on waiting.
+        if lastStop == .killed { log.replicatedAtNanoseconds = Clock.monotonicNanoseconds() }
         try asLogError { () throws(SystemError) in try log.startHousekeeping() }
         return (log, lastStop)
     }
@@ -71,7 +75,8 @@ extension ChangeLog {
         previousSlotCount = UInt32(live.last?.nextSlot ?? 0)
         lastReserved = recovery.lastSequence
         unsealedAtOpening = recovery.unsealed
+        lastAtOpening = recovery.lastSequence
         durableThrough = recovery.flushedSequence
-        replicatedThrough = readReplicatedThrough()
+        replicatedThrough = folder.replicatedThrough(currentState)
     }
 }

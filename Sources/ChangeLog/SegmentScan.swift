@@ -60,9 +60,11 @@ struct SegmentScan {
 
     /// Segments are wiped in index order, after the image holds them: one that is followed by a gap, with the image holding
     /// all up to the gap's end, was wiped, and a power loss brought its header back because the wipe's sync had failed.
-    mutating func wipeLeftovers(through destagedSegment: UInt64) throws(LogError) {
+    mutating func wipeLeftovers(through destagedSegment: UInt64, replicated: UInt64) throws(LogError) {
         let next = { (place: Int, live: [FoundSegment]) in place + 1 < live.count ? live[place + 1].index : destagedSegment + 1 }
         guard let last = live.indices.last(where: { next($0, live) > live[$0].index + 1 && next($0, live) <= destagedSegment + 1 }) else { return }
+        // One that a target still waits for was never wiped: something else is missing, and is named.
+        guard live[...last].allSatisfy({ ($0.seal?.lastSequence ?? .max) <= replicated }) else { return }
         for leftover in live[...last] { try wipe(leftover) }
         live.removeFirst(last + 1)
     }

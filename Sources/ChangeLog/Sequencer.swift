@@ -36,6 +36,9 @@ package final class Sequencer: Sendable {
     /// The last number given out.
     package var current: UInt64 { numbers.withLock { $0.last } }
 
+    /// Less than half a block is left, and none after it.
+    var isShort: Bool { numbers.withLock { $0.nextBlock == nil && $0.end - $0.last < Self.blockCount / 2 } }
+
     /// A number higher than all before.
     package func next() throws(SystemError) -> UInt64 {
         try numbers.withLock { (numbers) throws(SystemError) in

@@ -64,6 +64,8 @@ extension ChangeLog {
     /// Whether a record with this sequence reached the log. Asked after recovery by whoever finds a request of a killed
     /// process; what is older than the log's oldest segment was in a sealed one.
     package func holdsRecord(sequence: UInt64) throws(SystemError) -> Bool {
+        // Numbers of this process are its own to know.
+        guard sequence <= lastAtOpening else { return false }
         if let known = unsealedAtOpening.holds(sequence) { return known }
         monitor.lock()
         let oldest = live.first?.header?.afterSequence ?? lastReserved

@@ -174,6 +174,10 @@ struct DestageBatch {
             var failure: SystemError?
             try segment.forEachRecord { (record) throws(LogError) in
                 guard failure == nil, record.changesDisk else { return }
+                do throws(SystemError) { try checkStop() } catch {
+                    failure = error
+                    return
+                }
                 let payload = record.kind == .write ? try segment.payload(record, into: buffer.bytes) : UnsafeRawBufferPointer(start: nil, count: 0)
                 do throws(SystemError) {
                     if record.kind == .write {

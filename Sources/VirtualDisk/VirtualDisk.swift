@@ -92,9 +92,12 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
     package func close() throws(DiskError) {
         do {
             stopDestage()
-            try log.flush()
-            try image.flush()
-            try log.close(cleanStop: LogState.CleanStop(try identity()))
+            // A freeze or merge that is under way gives up, and writes nothing more to the image.
+            try destage.withTurnNow {
+                try log.flush()
+                try image.flush()
+                try log.close(cleanStop: LogState.CleanStop(try identity()))
+            }
         } catch {
             log.abandon()
             throw DiskError(error)

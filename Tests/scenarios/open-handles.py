@@ -96,7 +96,7 @@ with Scenario() as s:
     # --- a slow image
     slow = os.open(os.path.join(mnt, "slow", "disk.raw"), os.O_RDWR)
     image_read = s.random.randrange(200, 250) * MIB
-    faults.arm("pwrite", "/slow.img$", 0, place=0, delay_us=300_000)
+    faults.arm("pwrite", "/slow.img$", 0, place=0, delay_us=60_000)
     faults.arm("pread", "/slow.img$", 0, place=1, delay_us=300_000)
     times, written, deadline = [], 0, time.monotonic() + 12
     while time.monotonic() < deadline:

@@ -1,5 +1,6 @@
 // A few threads that fetch ahead. Work that does not fit into the queue is dropped: it was only a guess.
 
+import BlockIO
 import Foundation
 
 package final class PrefetchThreads: @unchecked Sendable {
@@ -11,7 +12,7 @@ package final class PrefetchThreads: @unchecked Sendable {
     private let condition = NSCondition()
     private var jobs: [@Sendable () -> Void] = []
     private var idle = 0
-    private var threads = 0
+    private var threads: [OwnThread] = []
     private var isClosed = false
 
     package init() {}
@@ -23,24 +24,25 @@ package final class PrefetchThreads: @unchecked Sendable {
         defer { condition.unlock() }
         guard !isClosed, jobs.count < Self.queueMax else { return false }
         jobs.append(job)
-        if idle == 0, threads < Self.threadsMax {
-            threads += 1
-            let thread = Thread { [self] in work() }
-            thread.name = "prefetch"
-            thread.start()
+        // Where no thread can be had the guess waits for one that is there, or for none.
+        if idle == 0, threads.count < Self.threadsMax, let thread = try? OwnThread(name: "prefetch", { [self] in work() }) {
+            threads.append(thread)
         } else {
             condition.signal()
         }
         return true
     }
 
-    /// Ends the threads once their present jobs are done; jobs still waiting are dropped.
+    /// Ends the threads, and returns when their present jobs are done; jobs still waiting are dropped.
     package func close() {
         condition.lock()
         isClosed = true
         jobs.removeAll()
+        let ending = threads
+        threads = []
         condition.broadcast()
         condition.unlock()
+        for thread in ending { thread.join() }
     }
 
     private func work() {
@@ -57,7 +59,6 @@ package final class PrefetchThreads: @unchecked Sendable {
             job()
             condition.lock()
         }
-        threads -= 1
         condition.unlock()
     }
 }

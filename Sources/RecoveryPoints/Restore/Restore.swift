@@ -79,12 +79,17 @@ package struct Restore: Sendable {
     }
 
     private func copy(_ image: any ImageFile, _ work: RestoreWork, _ state: inout RestoreState) throws(RestoreError) {
+        var threads: [OwnThread] = []
+        // Each ends when nothing is left, or after the first failure.
+        defer { for thread in threads { thread.join() } }
         for _ in 0..<Self.threads {
-            let thread = Thread { [self] in
-                work.runThread { region throws(RestoreError) in try copyRegion(region, image) }
+            do throws(SystemError) {
+                threads.append(try OwnThread(name: "restore") { [self] in
+                    work.runThread { region throws(RestoreError) in try copyRegion(region, image) }
+                })
+            } catch {
+                work.stop(.system(error))
             }
-            thread.name = "restore"
-            thread.start()
         }
         var lastSave = Clock.monotonicNanoseconds()
         while work.waitForProgress(milliseconds: 200) {
