@@ -121,13 +121,23 @@ package struct LogReader: Sendable {
         cursor.segmentEnded(listed, slots: end)
     }
 
+    /// Nil when the owner has removed the file, which was out of use.
+    private static func openIfThere(_ path: String) throws(SystemError) -> Descriptor? {
+        do throws(SystemError) {
+            return try Descriptor.open(path, O_RDONLY)
+        } catch {
+            guard error.errno == ENOENT else { throw error }
+            return nil
+        }
+    }
+
     /// Live segments by index.
     static func segments(_ folder: LogFolder, _ state: LogState, _ geometry: SegmentGeometry) throws -> [ListedSegment] {
         var found: [ListedSegment] = []
         let page = AlignedBuffer(count: 2 * SegmentHeader.sectorBytes)
         for name in try Directory.list(folder.path) where LogFolder.segmentNumber(name) != nil {
             let path = folder.path + "/" + name
-            let file = try Descriptor.open(path, O_RDONLY)
+            guard let file = try openIfThere(path) else { continue }
             guard try file.readUpTo(page.bytes, at: 0) == page.bytes.count,
                 case .header(let header) = SegmentHeader.decode(UnsafeRawBufferPointer(page.bytes)),
                 header.diskID == state.diskID, Int(header.segmentBytes) == geometry.segmentBytes

@@ -45,10 +45,11 @@ extension DiskModel {
         for point in points where point.sequence > baseSequence && point.sequence <= durable && !seenPoints.contains(point.sequence) {
             throw Violation("disk \(number): point \(point.sequence) is not in the log")
         }
-        do { try folder.storeMark(ReplicatedMark(sequence: durable, lineage: disk.log.lineage), target: target ?? "vault") } catch { return }
         base = copy
         baseSequence = durable
         changes.removeAll { $0.sequence > 0 && $0.sequence <= durable }
+        // After the model: a kill may come when the mark is there and before this returns.
+        do { try folder.storeMark(ReplicatedMark(sequence: durable, lineage: disk.log.lineage), target: target ?? "vault") } catch { return }
     }
 
     /// Several records of one request follow each other, above what was there before.
