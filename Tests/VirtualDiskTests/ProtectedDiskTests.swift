@@ -150,7 +150,8 @@ import VirtualDisk
         for name in try Directory.list(test.folder.path) where name.hasPrefix("segment-") {
             let file = try Descriptor.open(test.folder.path + "/" + name, O_RDWR)
             let bytes = try file.read(count: TestDisk.segmentBytes, at: 0)
-            if let place = bytes.firstIndex(of: 0xAB) { try file.write([0xAC], at: UInt64(place + 100)) }
+            let pages = stride(from: 0, to: bytes.count, by: 4096)
+            if let place = pages.first(where: { bytes[$0..<$0 + 4096].allSatisfy { $0 == 0xAB } }) { try file.write([0xAC], at: UInt64(place + 100)) }
         }
         try test.disk.unfreeze()
         let error = #expect(throws: DiskError.self) { try test.disk.mergeAll() }
