@@ -34,7 +34,7 @@ extension ChangeLog {
         state.bootID = options.bootID
         state.cleanStop = nil
         try asLogError { () throws(SystemError) in
-            // After a kill nothing changed: its successor waits for no sync.
+            // After a kill nothing changed: its successor waits for the folder's sync only.
             if state != found { try state.store(folder.stateFile) }
             if hasFailedSync { try DurableFile.remove(folder.failedSyncFile) }
             // What a killed owner renamed or removed may not be durable; all that follows builds upon it.

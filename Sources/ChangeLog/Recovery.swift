@@ -1,6 +1,6 @@
 // Opening a log: what a stop of any kind left is made whole before anything is served.
-//  - after a clean stop or a kill in the same boot every valid record is kept; a hole becomes a void record. Nothing is
-//    synced, guests wait: what may not be durable counts as not flushed, and the housekeeper seals it in its turn;
+//  - after a clean stop or a kill in the same boot every valid record is kept; a hole becomes a void record. No segment
+//    is synced, guests wait: what may not be durable counts as not flushed, and the housekeeper seals it in its turn;
 //  - after a power loss the log is cut at the first record that is not whole, and a new lineage begins (PowerLossCut);
 //  - a record that was known to be durable and is not there is damage: a named error, never skipped.
 // Mirrors docs/formats/change-log.md, "Recovery".

@@ -2,7 +2,8 @@
 moments picked by time and by number: the file system is whole and has exactly the records acknowledged by then.
 
 Promise P5: Every acknowledged flush inside the vault's window is a boundary that opens: it holds every
-write acknowledged before the flush was asked for and none issued after it returned.
+write acknowledged before the flush was asked for and none issued after it returned. One that no
+write followed before the worker died may be missing.
 """
 import bisect
 import datetime
