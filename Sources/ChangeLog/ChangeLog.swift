@@ -65,6 +65,8 @@ package final class ChangeLog: @unchecked Sendable {
     /// Set before any other thread knows the log.
     var unsealedAtOpening = UnsealedRecords()
     var lastAtOpening: UInt64 = 0
+    /// Set before any other thread knows the log.
+    var unproven = UnprovenRecords()
     /// All records of this log up to here are durable.
     var durableThrough: UInt64 = 0
     var inFlight: [UInt64] = []
@@ -212,7 +214,13 @@ package final class ChangeLog: @unchecked Sendable {
     }
 
     func sync(_ segment: Segment) throws(SystemError) {
-        try folder.sync(segment)
+        do throws(SystemError) {
+            try unproven.prove(segment)
+            try folder.sync(segment)
+        } catch {
+            noteFailedSync(of: segment, error)
+            throw error
+        }
         options.didSync?(segment.file.path)
     }
 

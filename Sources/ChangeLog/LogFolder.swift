@@ -92,14 +92,28 @@ package struct LogFolder: Equatable, Sendable {
     /// durable, a power loss takes the page cache with it. Where no file can be made, the next opening fails as well.
     func sync(_ segment: Segment) throws(SystemError) {
         do throws(SystemError) { try segment.syncData() } catch {
-            let note = open(failedSyncFile, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600)
-            if note >= 0 { close(note) }
+            noteFailedSync(nil)
             throw error
         }
     }
 
-    private func text(of path: String) throws(LogError) -> String? {
-        do { return try DurableFile.read(path, limitBytes: 4096).map { String(decoding: $0, as: UTF8.self) } } catch { throw .system(error) }
+    /// With nil a note that is there already stays as it is.
+    func noteFailedSync(_ note: FailedSync?) {
+        do throws(SystemError) {
+            let file = try Descriptor.open(failedSyncFile, O_WRONLY | O_CREAT)
+            if let note { try file.write(Array(note.encoded().utf8), at: 0) }
+        } catch {
+            // What could not be noted is not asked of the log: its records are checked all the same.
+        }
+    }
+
+    /// Nil when nothing was noted but the failure.
+    func readFailedSync() throws(LogError) -> FailedSync? {
+        try text(of: failedSyncFile, limitBytes: 1 << 20).flatMap { FailedSync($0) }
+    }
+
+    private func text(of path: String, limitBytes: Int = 4096) throws(LogError) -> String? {
+        do { return try DurableFile.read(path, limitBytes: limitBytes).map { String(decoding: $0, as: UTF8.self) } } catch { throw .system(error) }
     }
 }
 

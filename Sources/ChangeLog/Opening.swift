@@ -20,7 +20,6 @@ extension ChangeLog {
         }
         var recovery = Recovery(state, geometry, spares: scan.spares, sync: sync, replay: replay)
         let hasFailedSync = folder.hasFailedSync
-        if hasFailedSync { try asLogError { () throws(SystemError) in try rewrite(scan, sync) } }
         let found = state
         var lastStop = LastStop.never
         if let cleanStop = state.cleanStop { lastStop = .clean(cleanStop) } else if !state.bootID.isEmpty { lastStop = .killed }
@@ -29,6 +28,7 @@ extension ChangeLog {
             lastStop = .powerLost(lastSequence: recovery.lastSequence)
             state.lineages.append(LogState.Lineage(id: .random(), branchSequence: recovery.lastSequence))
         } else {
+            if hasFailedSync { try recovery.checkAfterFailedSync(scan.live, folder.readFailedSync()) }
             try recovery.keepAll(scan.live)
         }
         state.bootID = options.bootID
@@ -44,28 +44,19 @@ extension ChangeLog {
         let log = ChangeLog(
             folder: folder, lock: lock, state: state, geometry: geometry, sequencer: sequencer, options: options,
             segments: recovery.kept + recovery.spares)
-        log.adopt(recovery)
+        log.adopt(recovery, wasKilled: lastStop == .killed)
         // Whether a target catches up is not known yet: writes that waited for it go on waiting.
         if lastStop == .killed { log.replicatedAtNanoseconds = Clock.monotonicNanoseconds() }
         try asLogError { () throws(SystemError) in try log.startHousekeeping() }
         return (log, lastStop)
     }
 
-    /// After a failed sync the page cache holds pages that are clean and not on the disk, and every later sync would pass
-    /// them over: all that no earlier sync covered is made dirty again.
-    private static func rewrite(_ scan: SegmentScan, _ sync: (Segment) throws(SystemError) -> Void) throws(SystemError) {
-        for found in scan.live {
-            try found.segment.rewrite(found.seal == nil ? found.segment.geometry.segmentBytes : blockBytes)
-            try sync(found.segment)
-        }
-        for spare in scan.spares { try spare.rewrite(blockBytes) }
-    }
-
     /// Before any other thread knows the log.
-    private func adopt(_ recovery: borrowing Recovery) {
+    private func adopt(_ recovery: borrowing Recovery, wasKilled: Bool) {
         live = recovery.kept
         // What is not known to be durable: the next flush syncs it.
         dirty = live.filter(\.isDirty)
+        if wasKilled { unproven = UnprovenRecords(after: recovery.flushedSequence, segments: dirty) }
         // A killed owner may have wiped one and not synced it: its old header must not come back after it is used again.
         // The housekeeper wipes and syncs each before it becomes a spare.
         retired = recovery.spares

@@ -36,7 +36,7 @@ extension Recovery {
     }
 
     /// The highest sequence that anything in the log says was durable.
-    private func flushedThrough(_ found: [FoundSegment]) throws(LogError) -> UInt64 {
+    func flushedThrough(_ found: [FoundSegment]) throws(LogError) -> UInt64 {
         var flushed = state.destagedSequence
         for one in found {
             if let seal = one.seal {
@@ -60,7 +60,7 @@ extension Recovery {
         var slot = 0
         while slot < end, let record = table.record(slot), record.sequence > segment.lastSequence {
             if record.sequence > flushed {
-                guard try isWhole(record, segment, buffer.bytes) else { break }
+                guard try asLogError({ () throws(SystemError) in try segment.isWhole(record, buffer.bytes) }) else { break }
             }
             try apply(record, found, slot)
             segment.lastSequence = record.sequence
@@ -70,14 +70,6 @@ extension Recovery {
         kept.append(segment)
         lastSequence = max(lastSequence, segment.lastSequence)
         return slot == end
-    }
-
-    private func isWhole(_ record: RecordHeader, _ segment: Segment, _ buffer: UnsafeMutableRawBufferPointer) throws(LogError) -> Bool {
-        guard record.payloadBytes > 0 else { return true }
-        let bytes = UnsafeMutableRawBufferPointer(rebasing: buffer[..<record.payloadBytes])
-        let offset = SegmentGeometry.pageOffset(Int(record.payloadPage))
-        try asLogError { () throws(SystemError) in try segment.file.read(into: bytes, at: offset) }
-        return crc32c(UnsafeRawBufferPointer(bytes)) == record.payloadChecksum
     }
 
     /// In index order, so that a seal always vouches for all segments before it.

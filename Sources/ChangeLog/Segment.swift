@@ -86,16 +86,6 @@ package final class Segment: @unchecked Sendable {
         }
     }
 
-    /// Writes the first `count` bytes over themselves.
-    func rewrite(_ count: Int) throws(SystemError) {
-        let buffer = AlignedBuffer(count: min(count, 1 << 20))
-        for offset in stride(from: 0, to: count, by: buffer.bytes.count) {
-            let part = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<min(buffer.bytes.count, count - offset)])
-            try file.read(into: part, at: UInt64(offset))
-            try file.write(UnsafeRawBufferPointer(part), at: UInt64(offset))
-        }
-    }
-
     private func writeSector(at offset: UInt64, _ encode: (UnsafeMutableRawBufferPointer) -> Void) throws(SystemError) {
         let sector = AlignedBuffer(count: SegmentHeader.sectorBytes)
         encode(sector.bytes)

@@ -52,7 +52,7 @@ package struct SegmentGeometry: Equatable, Sendable {
     package var tableBytes: Int { slotCount * Self.headerBytes }
     static let tableOffset = UInt64(blockBytes)
 
-    static func slotOffset(_ slot: Int) -> UInt64 { tableOffset + UInt64(slot * headerBytes) }
+    package static func slotOffset(_ slot: Int) -> UInt64 { tableOffset + UInt64(slot * headerBytes) }
     package static func pageOffset(_ page: Int) -> UInt64 { UInt64(page) * UInt64(blockBytes) }
     package static func pages(of bytes: Int) -> Int { (bytes + blockBytes - 1) / blockBytes }
 }

@@ -76,15 +76,14 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
         }
     }
 
-    /// Takes the image at `path` for what the last clean stop left, because somebody who knows says so. `lock` is the log's.
-    package static func acceptImage(at path: String, folder: LogFolder, lock: borrowing OwnerLock) throws(DiskError) {
+    /// Takes the image for what the last clean stop left, because somebody who knows says so. `lock` is the log's.
+    package static func acceptImage(_ image: any ImageFile, folder: LogFolder, lock: borrowing OwnerLock) throws(DiskError) {
         do {
-            let now = try ImageIdentity.durable(of: path)
             let state = try folder.readState()
-            guard state.diskBytes <= now.sizeBytes else {
-                throw DiskError.sizeMismatch(image: path, imageBytes: now.sizeBytes, logBytes: state.diskBytes)
+            guard state.diskBytes == image.sizeBytes else {
+                throw DiskError.sizeMismatch(image: image.path, imageBytes: image.sizeBytes, logBytes: state.diskBytes)
             }
-            try folder.recordImage(LogState.CleanStop(now))
+            try folder.recordImage(LogState.CleanStop(try ImageIdentity.durable(of: image.path)))
         } catch { throw DiskError(error) }
     }
 

@@ -111,30 +111,6 @@ import Testing
         #expect(spares.contains(used) && synced.withLock { $0.contains(used) })
     }
 
-    /// After a failed sync the kernel takes the lost pages for clean: reopened, the log must write them again, or the next
-    /// flush vouches for what is not on the disk.
-    @Test func whatAFailedSyncLeftBehindIsWrittenAgain() throws {
-        let test = try TestLog()
-        defer { test.remove() }
-        let (log, _, _) = try test.open()
-        try log.appendBlock(1, at: 1)
-        let path = try segment(test, index: 1)
-        try replaceDescriptor(of: path, by: "/dev/null", flags: O_RDWR)
-        #expect(throws: SystemError.self) { try log.flush() }
-        log.abandon()
-        let failed = try Descriptor.open(path, O_RDONLY).status().changeTimeNanoseconds
-        usleep(50_000)
-        let (again, _, replayed) = try test.open()
-        #expect(replayed.count == 1)
-        let rewritten = try Descriptor.open(path, O_RDONLY).status().changeTimeNanoseconds
-        #expect(rewritten > failed)
-        again.abandon()
-        usleep(50_000)
-        let (third, _, _) = try test.open()
-        defer { third.abandon() }
-        #expect(try Descriptor.open(path, O_RDONLY).status().changeTimeNanoseconds == rewritten)
-    }
-
     // MARK: - folders made to bring the program down
 
     @Test func aSealThatCountsTooManyRecordsIsDamage() throws {

@@ -43,7 +43,9 @@ import Testing
         let wanted = stride(from: 0, to: model.count, by: 512).map { [Array(model[$0..<$0 + 512])] }
         for broken in [torn, Array(start.dropLast(512)), Array(start.dropLast(100)), damagedCopy] {
             let recorder = CrashRecorder()
-            _ = try openDynamicVHD(folder.write("broken.vhd", broken), access: .readWrite, listener: recorder.listener)
+            let image = try openDynamicVHD(folder.write("broken.vhd", broken), access: .readWrite, listener: recorder.listener)
+            #expect(recorder.count == 0, "opening alone changes nothing: somebody may still ask whether the image was changed")
+            try image.flush()
             #expect(recorder.count > 0)
             for count in 0...recorder.count {
                 for loss in Loss.allCases {
@@ -62,9 +64,35 @@ import Testing
         #expect(try openImage(path, access: .readOnly).allBytes() == model)
         #expect(try inspectImage(path).dynamic?.isClean == false)
         #expect(try [UInt8](Data(contentsOf: URL(filePath: path))) == broken)
-        _ = try openImage(path, access: .readWrite)
+        let image = try openImage(path, access: .readWrite)
+        #expect(try [UInt8](Data(contentsOf: URL(filePath: path))) == broken)
+        try image.flush()
         #expect(try inspectImage(path).dynamic?.isClean == true)
         _ = try vhdPython(["read", path, folder.file("mended.raw")])
+    }
+
+    /// The sync of the table fails: the page cache has the new entries, the disk does not, and no sync writes clean pages. The
+    /// next opening reads the page cache; what it flushes must be there after a power loss all the same.
+    @Test func whatAFailedSyncKeptFromTheDiskIsWrittenAgain() throws {
+        let folder = try TestFolder()
+        let (start, model) = try makeImage(folder, seed: 8)
+        let path = folder.file("image.vhd")
+        let recorder = CrashRecorder()
+        let image = try openDynamicVHD(path, access: .readWrite, listener: recorder.listener)
+        let block = try #require(stride(from: 0, to: model.count, by: Self.blockBytes).first { block in model[block..<block + 512].allSatisfy { $0 == 0 } })
+        try image.put([UInt8](repeating: 1, count: 512), at: UInt64(block))
+        try image.flush()
+        let syncs = recorder.changes.indices.filter { if case .sync = recorder.changes[$0] { true } else { false } }
+        var random = SeededRandom(seed: 8)
+        // Everything but what the last sync was to make durable.
+        let disk = crashed(start, recorder.changes, after: try #require(syncs.dropLast().last) + 1, losing: .none, &random)
+        let again = CrashRecorder()
+        let reopened = try openDynamicVHD(path, access: .readWrite, listener: again.listener)
+        try reopened.put([UInt8](repeating: 2, count: 512), at: UInt64(block + 512))
+        try reopened.flush()
+        let after = crashed(disk, again.changes, after: again.count, losing: .all, &random)
+        let found = try openImage(folder.write("after.vhd", after), access: .readOnly, format: .vhdDynamic).allBytes()
+        #expect(found[block..<block + 512].allSatisfy { $0 == 1 } && found[block + 512..<block + 1024].allSatisfy { $0 == 2 })
     }
 
     /// A guest's last sector that looks like this disk's footer is data after a crash, not a footer.

@@ -4,6 +4,7 @@
 //  - a power loss keeps any part of what is dirty, sector by sector (512 bytes are never torn);
 //  - names change in the order of a journal: a power loss keeps some beginning of it, at least up to the last directory sync;
 //  - a failed sync leaves each dirty page written or clean and lost: still readable, and no later sync writes it;
+//  - a sync that a killed process was in may fail without anybody being told;
 //  - a killed process's calls have no effect; a write it was in may have been done in part.
 
 import Glibc
@@ -82,6 +83,16 @@ final class Inode {
         syncRange(0, capacity)
         if durableSize != size { durableChangeTime = changeTime }
         durableSize = size
+    }
+
+    /// Each dirty page is written or lost.
+    func failSync() {
+        var isLost = false
+        for sector in sectors.indices {
+            if sector % 8 == 0 { isLost = simulated_random() % 2 == 0 }
+            guard sectors[sector] == Sector.dirty.rawValue else { continue }
+            if isLost { sectors[sector] = Sector.lost.rawValue } else { writeBack(sector) }
+        }
     }
 
     func forgetVolatile(_ sector: Int) {
@@ -241,6 +252,15 @@ final class Storage {
             if file.inode?.lockHolder == descriptor { file.inode?.lockHolder = nil }
         }
         faults = []
+    }
+
+    /// The process was in syncs when it was killed; they failed, and nobody was told.
+    func failSyncsUnseen() {
+        for path in names.keys.sorted() where Self.area(path) == .segment || Self.area(path) == .image {
+            guard simulated_random() % 2 == 0, let inode = names[path] else { continue }
+            note("THE SYNC OF \(path) FAILED UNSEEN")
+            inode.failSync()
+        }
     }
 
     /// How much of what is dirty a power loss keeps.

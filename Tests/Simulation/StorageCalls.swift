@@ -94,7 +94,10 @@ private func living(_ descriptor: Int32) -> (file: OpenFile, inode: Inode)? {
     if isDurable || file.isSynchronous {
         simulated_point()
         guard !storage.isCallerDead else { return Int64(-EIO) }
-        if let fault = storage.fault(.sync, path) { return Int64(fail(inode, fault)) }
+        if let fault = storage.fault(.sync, path) {
+            inode.failSync()
+            return Int64(-fault.errno)
+        }
         inode.syncRange(start, start + total)
         if inode.durableSize < inode.size { inode.durableSize = inode.size }
     }
@@ -106,17 +109,6 @@ private func living(_ descriptor: Int32) -> (file: OpenFile, inode: Inode)? {
         }
     }
     return Int64(total)
-}
-
-/// Each dirty page is written or lost.
-private func fail(_ inode: Inode, _ fault: Fault) -> Int32 {
-    var isLost = false
-    for sector in inode.sectors.indices {
-        if sector % 8 == 0 { isLost = simulated_random() % 2 == 0 }
-        guard inode.sectors[sector] == Inode.Sector.dirty.rawValue else { continue }
-        if isLost { inode.sectors[sector] = Inode.Sector.lost.rawValue } else { inode.writeBack(sector) }
-    }
-    return -fault.errno
 }
 
 @_cdecl("simulated_sync") func sync(_ descriptor: Int32, _ isDataOnly: Bool) -> Int32 {
@@ -131,7 +123,10 @@ private func fail(_ inode: Inode, _ fault: Fault) -> Int32 {
     let fault = begin(.sync, path)
     guard let (_, inode) = living(descriptor) else { return -EIO }
     simulated_note(UInt64(inode.number))
-    if let fault { return fail(inode, fault) }
+    if let fault {
+        inode.failSync()
+        return -fault.errno
+    }
     inode.syncAll()
     if !isDataOnly { inode.durableChangeTime = inode.changeTime }
     storage.note("sync \(path)")

@@ -108,6 +108,7 @@ final class World {
         for disk in disks { for change in disk.changes where change.end == nil { change.end = sequencer?.current } }
         sequencer = nil
         storage.kill()
+        if !endedItself, profile.hasFaults, Dice.chance(1, in: 3) { storage.failSyncsUnseen() }
         if endedItself { counts.cleanStops += 1 } else { counts.kills += 1 }
         if powerLoss {
             storage.losePower()

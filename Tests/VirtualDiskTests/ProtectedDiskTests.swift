@@ -34,6 +34,37 @@ import VirtualDisk
         #expect(throws: DiskError.self) { try test.open() }
     }
 
+    /// A dynamic VHD whose end a crash left broken: refused, and not one byte of it changed; accepted, it opens again and again.
+    @Test func aBrokenImageIsMendedOnlyOnceItIsAccepted() throws {
+        let root = try TestDisk.makeFolder()
+        let path = root + "/disk.vhd"
+        defer {
+            unlink(path)
+            rmdir(root)
+        }
+        let output = try OutputImage.begin(path, format: .vhdDynamic, sizeBytes: 8 << 20, uniqueID: [UInt8](repeating: 1, count: 16), timeStamp: 0)
+        try output.finish(replacing: false)
+        let test = try TestDisk(try openImage(path, access: .readWrite, format: .vhdDynamic))
+        defer { test.remove() }
+        try test.disk.put(pattern(8192), at: 4096)
+        try test.disk.close()
+        usleep(20_000)
+        let file = try Descriptor.open(path, O_RDWR)
+        try file.truncate(to: file.status().sizeBytes - 512)
+        let broken = try file.read(count: Int(file.status().sizeBytes), at: 0)
+        test.image = try openImage(path, access: .readWrite, format: .vhdDynamic)
+        #expect(throws: DiskError.self) { try test.open() }
+        #expect(try file.status().sizeBytes == UInt64(broken.count) && file.read(count: broken.count, at: 0) == broken)
+        try VirtualDisk.acceptImage(test.image, folder: test.folder, lock: OwnerLock.acquire(test.folder))
+        for _ in 0..<3 {
+            test.image = try openImage(path, access: .readWrite, format: .vhdDynamic)
+            try test.open()
+            #expect(try test.disk.bytes(at: 4096, count: 8192) == pattern(8192))
+            try test.disk.close()
+        }
+        #expect(try inspectImage(path).dynamic?.isClean == true)
+    }
+
     @Test func afterAKillAChangedImageIsServedAndTold() throws {
         let test = try TestDisk(MemoryImage(pattern(1 << 20)))
         defer { test.remove() }

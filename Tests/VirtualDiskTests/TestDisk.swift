@@ -12,7 +12,7 @@ final class TestDisk {
     static let segmentBytes = 128 << 10
     let root: String
     let folder: LogFolder
-    let image: any ImageFile
+    var image: any ImageFile
     let sequencer: Sequencer
     /// What is on stable storage of each segment file.
     let durable = DurableSegments()
@@ -41,7 +41,7 @@ final class TestDisk {
     func open() throws {
         let observer: @Sendable (String) -> Void = { [durable] path in durable.note(path) }
         let constant: @Sendable () throws -> ImageIdentity = { ImageIdentity(evidence: .changeTime, sizeBytes: 0, stamp: 0) }
-        let identity = image is RawImage ? nil : constant
+        let identity = image is RawImage || image is DynamicVHD ? nil : constant
         var options = ChangeLog.Options(bootID: "boot-\(boot)", didSync: observer)
         if let idleSealNanoseconds { options.idleSealNanoseconds = idleSealNanoseconds }
         disk = try VirtualDisk.open(

@@ -4,6 +4,12 @@
 // the table entries, then a sync. A crash at any point leaves the old table, under which every old block is intact,
 // and the footer copy at the start, which is never written while the image is open.
 //
+// Opening writes nothing: what a crash left is mended before the first new block, or by a flush. So whoever opens the
+// image can still tell whether somebody changed it.
+//
+// A table or bitmap that is read from the page cache need not be on the disk: an earlier opening's sync may have failed.
+// So the first flush after a change writes the whole table, and the first write to a block its whole bitmap.
+//
 // Sectors are read whatever their bitmap says, as QEMU does; before the first write to a block its bitmap is made
 // all ones, so that programs which go by it see what we wrote.
 
@@ -18,19 +24,20 @@ package final class DynamicVHD: ImageFile {
     private let reads: ImageReads
     private let footer: [UInt8]
     private let header: VHDDynamicHeader
-    /// Held for look-ups and while a block is allocated, never across a sync.
+    /// Held for look-ups and while a block is allocated; across a sync only while a crash's rest is mended.
     private let blocks: Mutex<VHDBlocks>
-    /// One flush at a time: a second must not return before the first has committed the blocks it took.
-    private let flushing = Mutex(())
+    /// One flush at a time: a second must not return before the first has committed the blocks it took. True once this
+    /// opening has written the whole table durably.
+    private let isTableProven = Mutex(false)
 
-    init(_ file: consuming ChangedFile, footer: VHDFooter, header: VHDDynamicHeader, table: VHDBlockTable) throws(SystemError) {
+    init(_ file: consuming ChangedFile, _ layout: DynamicVHDLayout) throws(SystemError) {
         reads = try ImageReads(file.descriptor)
         path = file.descriptor.path
-        sizeBytes = footer.diskSizeBytes
+        sizeBytes = layout.footer.diskSizeBytes
         self.file = file
-        self.footer = footer.encoded()
-        self.header = header
-        blocks = Mutex(VHDBlocks(table: table, header: header))
+        footer = layout.footer.encoded()
+        header = layout.header
+        blocks = Mutex(VHDBlocks(layout))
     }
 
     package func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(SystemError) {
@@ -71,22 +78,28 @@ package final class DynamicVHD: ImageFile {
     package func zero(at offset: UInt64, length: UInt64) throws(SystemError) {
         try checkRange(at: offset, length: length, sizeBytes: sizeBytes, path: path)
         try forEachSpan(at: offset, length: length) { (span) throws(SystemError) in
-            guard let data = blocks.withLock({ $0.dataOffset(ofBlock: span.block) }) else { return }
+            guard let data = blocks.withLock({ $0.changedDataOffset(ofBlock: span.block) }) else { return }
             try file.zero(at: data + span.offsetInBlock, length: UInt64(span.count))
         }
     }
 
     package func flush() throws(SystemError) {
-        try flushing.withLock { (_) throws(SystemError) in
-            let committing = blocks.withLock { blocks in
+        try isTableProven.withLock { (isProven) throws(SystemError) in
+            let (committing, isChanged) = try blocks.withLock { (blocks) throws(SystemError) in
+                try mend(&blocks)
                 defer { blocks.uncommitted = [] }
-                return blocks.uncommitted.map { (block: $0, sector: blocks.table.sectors[$0]) }
+                return (blocks.uncommitted.map { (block: $0, sector: blocks.table.sectors[$0]) }, blocks.isChanged)
             }
             do throws(SystemError) {
                 try file.sync()
-                guard !committing.isEmpty else { return }
-                for entry in committing { try writeTableEntry(entry.block, entry.sector) }
+                guard !committing.isEmpty || (isChanged && !isProven) else { return }
+                if isProven {
+                    for entry in committing { try writeTableEntry(entry.block, entry.sector) }
+                } else {
+                    try file.write(blocks.withLock { $0.committedTable }, at: header.tableOffset)
+                }
                 try file.sync()
+                isProven = true
             } catch {
                 blocks.withLock { $0.uncommitted += committing.map(\.block) }
                 throw error
@@ -133,31 +146,51 @@ package final class DynamicVHD: ImageFile {
     }
 
     private func writableBlock(_ block: Int, _ blocks: inout VHDBlocks) throws(SystemError) -> UInt64 {
-        guard let data = blocks.dataOffset(ofBlock: block) else { return try allocate(block, &blocks) }
+        guard let data = blocks.changedDataOffset(ofBlock: block) else { return try allocate(block, &blocks) }
         if !blocks.hasFullBitmap(block) {
-            let bitmapOffset = data - header.bitmapBytes
-            let bitmap = try file.descriptor.read(count: Int(header.bitmapBytes), at: bitmapOffset)
-            if !bitmap.allSatisfy({ $0 == 0xFF }) { try file.write(ones, at: bitmapOffset) }
+            try file.write(ones, at: data - header.bitmapBytes)
             blocks.noteFullBitmap(block)
         }
         return data
     }
 
     private func allocate(_ block: Int, _ blocks: inout VHDBlocks) throws(SystemError) -> UInt64 {
+        try mend(&blocks)
         guard let place = blocks.nextPlace() else {
             throw SystemError(errno: EFBIG, operation: "place block \(block): the file would pass 2 TiB", path: path)
         }
-        // Until the bitmap is written the old footer stands; a footer that did not fit takes the file back to it.
-        let oldEnd = blocks.table.endOffset.roundedUp(to: 512) + UInt64(VHDFooter.bytesCount)
+        let oldFooter = blocks.table.endOffset.roundedUp(to: 512)
+        blocks.hasFooterAtEnd = false
         do throws(SystemError) {
             try file.write(footer, at: place.endOffset)
+            try file.write(ones, at: place.bitmapOffset)
         } catch {
-            try file.truncate(to: oldEnd)
+            // The file goes back to its old end, in room it has. Where that fails too it is mended like a crash's rest.
+            try file.truncate(to: oldFooter + UInt64(VHDFooter.bytesCount))
+            try file.write(footer, at: oldFooter)
+            blocks.hasFooterAtEnd = true
             throw error
         }
-        try file.write(ones, at: place.bitmapOffset)
         blocks.place(block: block, bitmapOffset: place.bitmapOffset, endOffset: place.endOffset)
         return place.bitmapOffset + header.bitmapBytes
+    }
+
+    /// Puts both footers in order. Cutting the file to its last block first also drops what an unfinished allocation
+    /// left, so that new blocks start as zeros.
+    private func mend(_ blocks: inout VHDBlocks) throws(SystemError) {
+        if !blocks.hasFooterAtEnd {
+            let end = blocks.table.endOffset.roundedUp(to: 512)
+            try file.truncate(to: blocks.table.endOffset)
+            try file.write(footer, at: end)
+            try file.sync()
+            blocks.table.moveEnd(to: end)
+            blocks.hasFooterAtEnd = true
+        }
+        if blocks.isCopyDamaged {
+            try file.write(footer, at: 0)
+            try file.sync()
+            blocks.isCopyDamaged = false
+        }
     }
 
     private var ones: [UInt8] { [UInt8](repeating: 0xFF, count: Int(header.bitmapBytes)) }

@@ -1,6 +1,6 @@
 // Opens a dynamic VHD: docs/formats/vhd.md, sections "Two footers" and "Recovery". The copy at the start is the
 // truth, because it is never rewritten; the footer at the end moves with every new block and may be torn or missing
-// after a crash. Opening for writing puts it back before anything else is written.
+// after a crash. Opening changes nothing; DynamicVHD puts it back before it needs it.
 
 import BlockIO
 
@@ -26,13 +26,9 @@ func openDynamicVHD(
 ) throws(ImageError) -> DynamicVHD {
     var layout = try readDynamicLayout(container)
     try requireNoSavedState(layout.footer, access: access, path: container.path)
-    let fileBytes = container.status.sizeBytes
-    let file = ChangedFile(container.descriptor, listener: listener)
-    if access == .readWrite {
-        do throws(SystemError) { try repair(&layout, file, fileBytes: fileBytes) } catch { throw .system(error) }
-    }
+    if layout.hasFooterAtEnd { layout.table.moveEnd(to: container.status.sizeBytes - 512) }
     do throws(SystemError) {
-        return try DynamicVHD(file, footer: layout.footer, header: layout.header, table: layout.table)
+        return try DynamicVHD(ChangedFile(container.descriptor, listener: listener), layout)
     } catch { throw .system(error) }
 }
 
@@ -94,22 +90,4 @@ private func isFooterAtEnd(
             meaning: "the two footers describe different disks: a program stopped while it changed them, or one was damaged")
     }
     return true
-}
-
-/// Puts both footers in order. Cutting the file to its last block first also drops what an unfinished allocation
-/// left, so that new blocks start as zeros.
-private func repair(_ layout: inout DynamicVHDLayout, _ file: borrowing ChangedFile, fileBytes: UInt64) throws(SystemError) {
-    if layout.hasFooterAtEnd {
-        layout.table.moveEnd(to: fileBytes - 512)
-    } else {
-        let end = layout.table.endOffset.roundedUp(to: 512)
-        try file.truncate(to: layout.table.endOffset)
-        try file.write(layout.footer.encoded(), at: end)
-        layout.table.moveEnd(to: end)
-        try file.sync()
-    }
-    if layout.isCopyDamaged {
-        try file.write(layout.footer.encoded(), at: 0)
-        try file.sync()
-    }
 }

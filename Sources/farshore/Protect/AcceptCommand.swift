@@ -2,6 +2,7 @@
 
 import ArgumentParser
 import ChangeLog
+import DiskImage
 import Site
 import VirtualDisk
 
@@ -33,7 +34,8 @@ struct AcceptCommand: ParsableCommand {
         let catalogue = try site.catalogue()
         let protected = try catalogue.disk(named: disk)
         let locks = try DiskLocks.take(protected, site: site.directory)
-        try VirtualDisk.acceptImage(at: protected.imagePath, folder: LogFolder(protected.logFolder), lock: locks.log)
+        let image = try openImage(protected.imagePath, access: .readOnly, format: ImageFormat(rawValue: protected.format))
+        try VirtualDisk.acceptImage(image, folder: LogFolder(protected.logFolder), lock: locks.log)
         try catalogue.record(.warning, disk: disk, "the administrator says that the content of \(protected.imagePath) was not changed")
         try output.print(Document(disk: disk, image: protected.imagePath)) { "\($0.disk): \($0.image) is taken as it is" }
     }
