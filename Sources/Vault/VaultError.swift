@@ -1,5 +1,6 @@
 // What goes wrong with a vault, by what a caller does about it. Every damaged or missing object is named by its key.
 
+package import BlockIO
 package import ObjectStore
 
 package enum VaultError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -29,6 +30,8 @@ package enum VaultError: Error, Equatable, Sendable, CustomStringConvertible {
     /// The caller asked for what the format does not allow.
     case refused(String)
     case store(StoreError)
+    /// What was seen of the vault could not be remembered on this host.
+    case memory(SystemError)
 
     package var description: String {
         switch self {
@@ -43,6 +46,7 @@ package enum VaultError: Error, Equatable, Sendable, CustomStringConvertible {
         case .noVault(let text), .alreadyExists(let text), .notFound(let text), .refused(let text): text
         case .noKeyFile(let path): "\(path), named as the file of the key or passphrase, does not exist"
         case .store(let error): error.message
+        case .memory(let error): "cannot remember what was seen of the vault: \(error)"
         }
     }
 

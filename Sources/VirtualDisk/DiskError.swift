@@ -13,6 +13,7 @@ package enum DiskError: Error, Equatable, CustomStringConvertible {
     init(_ error: any Error) {
         switch error {
         case let error as DiskError: self = error
+        case LogError.system(let error): self = .system(error)
         case let error as LogError: self = .log(error)
         case let error as SystemError: self = .system(error)
         default: self = .system(SystemError(errno: 0, operation: "go on: \(error)", path: "disk"))

@@ -51,7 +51,8 @@ extension VirtualDisk {
         if let failure = log.failure {
             say(.critical, .logFailed, "the change log failed, writes are refused until the mount is restarted: \(failure)", remedy: Self.reopening)
         } else if let starvation = log.starvation {
-            say(.critical, .writesRefused, "writes get ENOSPC: \(starvation)", remedy: remedy(starvation, imageFailure != nil))
+            let cause = imageFailure.map { "; the image failed, nothing is merged into it until the mount is restarted: \($0)" } ?? ""
+            say(.critical, .writesRefused, "writes get ENOSPC: \(starvation)\(cause)", remedy: imageFailure == nil ? remedy(starvation) : Self.reopening)
         } else if let failure = log.appendFailure {
             say(.critical, .writesRefused, "the last write failed: \(failure)", remedy: "mend the volume of \(self.log.folder.path)")
         } else if let imageFailure {
@@ -65,11 +66,10 @@ extension VirtualDisk {
         }
     }
 
-    private func remedy(_ starvation: Starvation, _ hasImageFailed: Bool) -> String {
+    private func remedy(_ starvation: Starvation) -> String {
         switch starvation.cause {
         case .noSegment: "make room on, or mend, the volume of \(log.folder.path)"
         case .notReplicated: "farshore upload; farshore events \(name) says why it does not go on"
-        case .notMerged where hasImageFailed: Self.reopening
         case .notMerged: "mend or make room on the volume of \(image.path)"
         }
     }

@@ -1,8 +1,13 @@
 // Schedules run on a simulated clock: no test here waits.
 
 import BlockIO
+import ChangeLog
+import DiskImage
+import Glibc
 import Replication
+import Site
 import Testing
+import Vault
 
 @Suite struct ScheduleTests {
     private let second: UInt64 = 1_000_000_000
@@ -18,6 +23,20 @@ import Testing
         schedule.succeeded()
         let again = schedule.failed()
         #expect(again == 60)
+    }
+
+    @Test func failuresOfThisHostsStorageAreTriedAgain() {
+        let (broken, full) = (SystemError(errno: EIO, operation: "read", path: "log"), SystemError(errno: ENOSPC, operation: "write", path: "log"))
+        let alarms: [any Error] = [broken, LogError.system(broken), ImageError.system(broken), VaultError.memory(broken), SiteError(.refused, "the log failed", remedy: "mend it")]
+        for error in alarms {
+            let failure = AttemptFailure(error)
+            #expect(failure.outcome == .mayPass && failure.isAlarm, "\(error)")
+        }
+        let warnings: [any Error] = [full, LogError.system(full), VaultError.memory(full), SiteError(.noSpace, "the catalogue is full", remedy: "make room")]
+        for error in warnings {
+            let failure = AttemptFailure(error)
+            #expect(failure.outcome == .mayPass && !failure.isAlarm, "\(error)")
+        }
     }
 
     @Test func theIntervalCountsFromTheBeginning() {

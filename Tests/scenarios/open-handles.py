@@ -96,8 +96,8 @@ with Scenario() as s:
     # --- a slow image
     slow = os.open(os.path.join(mnt, "slow", "disk.raw"), os.O_RDWR)
     image_read = s.random.randrange(200, 250) * MIB
-    faults.arm("pwrite", "/slow.img$", 0, place=0, delay_us=60_000)
-    faults.arm("pread", "/slow.img$", 0, place=1, delay_us=300_000)
+    faults.arm("pwrite", "/slow.img$", 0, rule=0, delay_us=60_000)
+    faults.arm("pread", "/slow.img$", 0, rule=1, delay_us=300_000)
     times, written, deadline = [], 0, time.monotonic() + 12
     while time.monotonic() < deadline:
         # Some 20 MiB/s: the uploader keeps up, so that the budget is used up by what is not merged and nothing else.

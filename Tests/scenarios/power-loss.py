@@ -92,7 +92,7 @@ class Campaign:
         if unsynced:
             faults = Faults(s.dir)
             for place, call in enumerate(("fsync", "fdatasync")):
-                faults.arm(call, unsynced, LEAVE_OUT, place=place)
+                faults.arm(call, unsynced, LEAVE_OUT, rule=place)
             self.env = faults.environment
         self.volume = s.path("volume")
         s.site = os.path.join(self.volume, "site")
@@ -215,7 +215,7 @@ class Campaign:
         writes.apply(fd, applied, count)
         os.close(fd)
         run("cmp", forward, data)
-        refusals = sum(disk.refusals for disk in self.disks)
+        refusals = sum(disk.refused.total() for disk in self.disks)
         operations = sum(writer.acknowledged for disk in self.disks for writer in disk.writers)
         print(f"{self.kind}: {operations} acknowledged operations, {refusals} refused at the budget, {count} entries, {len(flushes)} flushes; "
               f"{number + 1} points opened, {len(lengths)} different states, {lost} sectors lost in torn ones")

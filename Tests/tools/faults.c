@@ -1,6 +1,6 @@
-// Makes chosen file calls of a program fail, wait or kill it, and counts or lists all of them. Loaded with LD_PRELOAD;
+// Makes chosen file calls of a program fail, wait or kill it. Loaded with LD_PRELOAD;
 // FARSHORE_FAULTS names a file of rules that is mapped and may be changed while the program runs (Tests/tools/sites.py
-// writes it). The calls are those that change a file or make one durable, and pread.
+// writes it). The calls are those that change a file or make one durable, and reads.
 //
 // FARSHORE_PLACES names a file to which each place that makes a call is appended when it is first met: id, call, path, return
 // addresses. A place is the call and the chain of return addresses inside the program itself, so one helper called from two
@@ -27,14 +27,14 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { RULES = 8, PATH_BYTES = 192, FRAMES = 24, OWN_FRAMES = 4, PLACES = 1 << 14 };
+enum { RULES = 8, PATH_BYTES = 184, FRAMES = 24, OWN_FRAMES = 4, PLACES = 1 << 14 };
 
-// As packed by sites.py: 64 bytes and the path, all little-endian.
+// As packed by sites.py: 72 bytes and the path, all little-endian.
 struct rule {
     uint32_t armed;       // 0: skip this rule
     char call[12];        // "pwrite", "fdatasync" …
     int32_t error;        // errno; 0: let the call through after the delay; -1: kill the process instead of the call;
-                          // -2, for syncs: do nothing and say that it succeeded
+                          // -2, for syncs: do nothing and say that it succeeded; -3: transfer a part of the bytes
     uint32_t skip;        // matches let through first
     uint32_t times;       // matches that fail, then the rule rests; 0: all
     uint32_t hits;        // matches so far
@@ -42,17 +42,16 @@ struct rule {
     uint64_t length_min;
     uint32_t delay_us;
     uint32_t failed;      // calls that were made to fail
+    uint64_t place;       // not 0: only calls from this place, whatever their path
     char path[PATH_BYTES];  // part of the file's path; with $ at its end, the path's end
 };
 
 struct rules {
-    uint32_t is_listing;  // write each call to FILE.calls
-    uint32_t unused[15];
+    uint32_t unused[16];
     struct rule rule[RULES];
 };
 
 static struct rules *rules;
-static int list = -1;
 
 static uintptr_t load_base, text_start, text_end;
 static const char *places_file;
@@ -95,12 +94,6 @@ __attribute__((constructor)) static void start(void) {
     void *memory = mmap(NULL, sizeof(struct rules), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     syscall(SYS_close, fd);
     if (memory == MAP_FAILED) return;
-    char name[PATH_MAX];
-    snprintf(name, sizeof name, "%s.calls", file);
-    int raw = (int)syscall(SYS_openat, AT_FDCWD, name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    // Out of the way of the numbers that a program hands on to another.
-    list = fcntl(raw, F_DUPFD_CLOEXEC, 900);
-    syscall(SYS_close, raw);
     rules = memory;
 }
 
@@ -138,8 +131,16 @@ static void note_place(uint64_t place, const char *call, int fd, const char *pat
     syscall(SYS_close, out);
 }
 
-static void meet_place(const char *call, int fd, const char *path) {
-    if ((!places_file && !kill_place) || is_inside) return;
+static int has_place_rules(void) {
+    if (!rules) return 0;
+    for (int index = 0; index < RULES; index++)
+        if (__atomic_load_n(&rules->rule[index].armed, __ATOMIC_ACQUIRE) && rules->rule[index].place) return 1;
+    return 0;
+}
+
+// The place, 0 where nobody asks for it.
+static uint64_t meet_place(const char *call, int fd, const char *path) {
+    if ((!places_file && !kill_place && !has_place_rules()) || is_inside) return 0;
     int saved = errno;
     is_inside = 1;
     void *frames[FRAMES];
@@ -160,46 +161,48 @@ static void meet_place(const char *call, int fd, const char *path) {
     if (places_file && is_new(place)) note_place(place, call, fd, path, own, owned);
     is_inside = 0;
     errno = saved;
+    return place;
 }
 
-// 0 when the call goes on, -1 with errno set when it fails, 1 when it is left out.
-static int meet(const char *call, const char *path, uint64_t offset, uint64_t length) {
-    if (rules->is_listing && list >= 0) {
-        char line[PATH_MAX + 100];
-        int count = snprintf(line, sizeof line, "%s %llu %llu %s\n", call, (unsigned long long)offset, (unsigned long long)length, path);
-        syscall(SYS_write, list, line, (size_t)count);
-    }
+enum { FAILS = -1, GOES_ON, LEFT_OUT, SHORT };
+
+// FAILS with errno set.
+static int meet(const char *call, const char *path, uint64_t place, uint64_t offset, uint64_t length) {
     for (int index = 0; index < RULES; index++) {
         struct rule *rule = &rules->rule[index];
         if (!__atomic_load_n(&rule->armed, __ATOMIC_ACQUIRE) || strncmp(rule->call, call, sizeof rule->call) != 0) continue;
-        if (offset < rule->offset_min || offset > rule->offset_max || length < rule->length_min || !fits(path, rule->path)) continue;
+        if (offset < rule->offset_min || offset > rule->offset_max || length < rule->length_min) continue;
+        if (rule->place ? rule->place != place : !fits(path, rule->path)) continue;
         uint32_t hit = __atomic_fetch_add(&rule->hits, 1, __ATOMIC_SEQ_CST);
         if (hit < rule->skip || (rule->times != 0 && hit - rule->skip >= rule->times)) continue;
         if (rule->delay_us) usleep(rule->delay_us);
         if (rule->error == 0) continue;
         __atomic_fetch_add(&rule->failed, 1, __ATOMIC_SEQ_CST);
         if (rule->error == -1) kill(getpid(), SIGKILL);
-        if (rule->error == -2) return 1;
+        if (rule->error == -2) return LEFT_OUT;
+        if (rule->error == -3) return SHORT;
         errno = rule->error;
-        return -1;
+        return FAILS;
     }
-    return 0;
+    return GOES_ON;
 }
 
 static int meet_fd(const char *call, int fd, uint64_t offset, uint64_t length) {
-    meet_place(call, fd, NULL);
-    if (!rules) return 0;
+    uint64_t place = meet_place(call, fd, NULL);
+    if (!rules) return GOES_ON;
     char path[PATH_MAX];
     int saved = errno;
     path_of(fd, path);
     errno = saved;
-    return meet(call, path, offset, length);
+    return meet(call, path, place, offset, length);
 }
 
 static int meet_name(const char *call, const char *path) {
-    meet_place(call, -1, path);
-    return rules ? meet(call, path, 0, 0) : 0;
+    uint64_t place = meet_place(call, -1, path);
+    return rules ? meet(call, path, place, 0, 0) : GOES_ON;
 }
+
+static size_t part_of(size_t count) { return count > 1 ? count / 2 : count; }
 
 #define REAL(name) static __typeof__(&name) real; if (!real) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
 
@@ -209,91 +212,77 @@ static uint64_t bytes_of(const struct iovec *parts, int count) {
     return sum;
 }
 
-#define PWRITE(name, offset_type) \
-    ssize_t name(int fd, const void *bytes, size_t count, offset_type at) { \
+// A call on `fd` that transfers `count` bytes.
+#define TRANSFER(name, told, at, parameters, arguments) \
+    ssize_t name parameters { \
         REAL(name); \
-        return meet_fd("pwrite", fd, (uint64_t)at, count) ? -1 : real(fd, bytes, count, at); }
-PWRITE(pwrite, off_t)
-PWRITE(pwrite64, off64_t)
+        int answer = meet_fd(told, fd, (uint64_t)(at), count); \
+        if (answer == SHORT) count = part_of(count); \
+        return answer == FAILS ? -1 : real arguments; }
+TRANSFER(pwrite, "pwrite", offset, (int fd, const void *bytes, size_t count, off_t offset), (fd, bytes, count, offset))
+TRANSFER(pwrite64, "pwrite", offset, (int fd, const void *bytes, size_t count, off64_t offset), (fd, bytes, count, offset))
+TRANSFER(pread, "pread", offset, (int fd, void *bytes, size_t count, off_t offset), (fd, bytes, count, offset))
+TRANSFER(pread64, "pread", offset, (int fd, void *bytes, size_t count, off64_t offset), (fd, bytes, count, offset))
+TRANSFER(write, "write", 0, (int fd, const void *bytes, size_t count), (fd, bytes, count))
+TRANSFER(read, "read", 0, (int fd, void *bytes, size_t count), (fd, bytes, count))
 
-#define PREAD(name, offset_type) \
-    ssize_t name(int fd, void *bytes, size_t count, offset_type at) { \
+// Of these a short one ends with the first part.
+#define GATHERED(name, told, parameters, arguments) \
+    ssize_t name parameters { \
         REAL(name); \
-        return meet_fd("pread", fd, (uint64_t)at, count) ? -1 : real(fd, bytes, count, at); }
-PREAD(pread, off_t)
-PREAD(pread64, off64_t)
+        int answer = meet_fd(told, fd, (uint64_t)offset, bytes_of(parts, count)); \
+        if (answer == SHORT && count > 1) count = 1; \
+        return answer == FAILS ? -1 : real arguments; }
+GATHERED(pwritev, "pwrite", (int fd, const struct iovec *parts, int count, off_t offset), (fd, parts, count, offset))
+GATHERED(pwritev64, "pwrite", (int fd, const struct iovec *parts, int count, off64_t offset), (fd, parts, count, offset))
+GATHERED(preadv2, "preadv2", (int fd, const struct iovec *parts, int count, off_t offset, int flags), (fd, parts, count, offset, flags))
 
-#define PWRITEV(name, offset_type) \
-    ssize_t name(int fd, const struct iovec *parts, int count, offset_type at) { \
+#define BY_FD(result, name, told, at, length, parameters, arguments) \
+    result name parameters { \
         REAL(name); \
-        return meet_fd("pwrite", fd, (uint64_t)at, bytes_of(parts, count)) ? -1 : real(fd, parts, count, at); }
-PWRITEV(pwritev, off_t)
-PWRITEV(pwritev64, off64_t)
-
-#define SYNC(name) \
-    int name(int fd) { \
-        REAL(name); \
-        int answer = meet_fd(#name, fd, 0, 0); \
-        return answer ? (answer > 0 ? 0 : -1) : real(fd); }
-SYNC(fsync)
-SYNC(fdatasync)
-
-#define TRUNCATE(name, offset_type) \
-    int name(int fd, offset_type size) { REAL(name); return meet_fd("ftruncate", fd, (uint64_t)size, 0) ? -1 : real(fd, size); }
-TRUNCATE(ftruncate, off_t)
-TRUNCATE(ftruncate64, off64_t)
-
-#define ALLOCATE(name, offset_type) \
-    int name(int fd, int mode, offset_type at, offset_type length) { \
-        REAL(name); \
-        return meet_fd("fallocate", fd, (uint64_t)at, (uint64_t)length) ? -1 : real(fd, mode, at, length); }
-ALLOCATE(fallocate, off_t)
-ALLOCATE(fallocate64, off64_t)
+        int answer = meet_fd(told, fd, (uint64_t)(at), (uint64_t)(length)); \
+        return answer == GOES_ON ? real arguments : answer == LEFT_OUT ? 0 : -1; }
+BY_FD(int, fsync, "fsync", 0, 0, (int fd), (fd))
+BY_FD(int, fdatasync, "fdatasync", 0, 0, (int fd), (fd))
+BY_FD(int, sync_file_range, "sync_range", at, length, (int fd, off64_t at, off64_t length, unsigned flags), (fd, at, length, flags))
+BY_FD(int, ftruncate, "ftruncate", size, 0, (int fd, off_t size), (fd, size))
+BY_FD(int, ftruncate64, "ftruncate", size, 0, (int fd, off64_t size), (fd, size))
+BY_FD(int, fallocate, "fallocate", at, length, (int fd, int mode, off_t at, off_t length), (fd, mode, at, length))
+BY_FD(int, fallocate64, "fallocate", at, length, (int fd, int mode, off64_t at, off64_t length), (fd, mode, at, length))
 
 // Only what makes a file is a site; the rest opens what is there.
-#define OPEN(name) \
-    int name(const char *path, int flags, ...) { \
+#define OPEN(name, parameters, arguments) \
+    int name parameters { \
         REAL(name); \
         va_list rest; \
         va_start(rest, flags); \
         mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0; \
         va_end(rest); \
         if (!(flags & O_CREAT)) meet_place("open", -1, path); \
-        return flags & O_CREAT && meet_name("create", path) ? -1 : real(path, flags, mode); }
-OPEN(open)
-OPEN(open64)
+        return flags & O_CREAT && meet_name("create", path) ? -1 : real arguments; }
+OPEN(open, (const char *path, int flags, ...), (path, flags, mode))
+OPEN(open64, (const char *path, int flags, ...), (path, flags, mode))
+OPEN(openat, (int folder, const char *path, int flags, ...), (folder, path, flags, mode))
+OPEN(openat64, (int folder, const char *path, int flags, ...), (folder, path, flags, mode))
 
-int rename(const char *from, const char *to) { REAL(rename); return meet_name("rename", to) ? -1 : real(from, to); }
-int unlink(const char *path) { REAL(unlink); return meet_name("unlink", path) ? -1 : real(path); }
-
-// The calls below are only places: no rule is for them.
-#define BY_FD(result, name, parameters, arguments) \
-    result name parameters { REAL(name); meet_place(#name, fd, NULL); return real arguments; }
 #define BY_PATH(name, parameters, arguments) \
-    int name parameters { REAL(name); meet_place(#name, -1, path); return real arguments; }
-BY_FD(ssize_t, write, (int fd, const void *bytes, size_t count), (fd, bytes, count))
-BY_FD(ssize_t, writev, (int fd, const struct iovec *parts, int count), (fd, parts, count))
-BY_FD(ssize_t, readv, (int fd, const struct iovec *parts, int count), (fd, parts, count))
-BY_FD(ssize_t, send, (int fd, const void *bytes, size_t count, int flags), (fd, bytes, count, flags))
-BY_FD(ssize_t, sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags))
-BY_FD(ssize_t, recv, (int fd, void *bytes, size_t count, int flags), (fd, bytes, count, flags))
-BY_FD(int, close, (int fd), (fd))
+    int name parameters { REAL(name); return meet_name(#name, path) ? -1 : real arguments; }
+BY_PATH(rename, (const char *from, const char *path), (from, path))
+BY_PATH(renameat, (int one, const char *from, int other, const char *path), (one, from, other, path))
+BY_PATH(link, (const char *from, const char *path), (from, path))
+BY_PATH(linkat, (int one, const char *from, int other, const char *path, int flags), (one, from, other, path, flags))
+BY_PATH(unlink, (const char *path), (path))
+BY_PATH(unlinkat, (int folder, const char *path, int flags), (folder, path, flags))
 BY_PATH(mkdir, (const char *path, mode_t mode), (path, mode))
 BY_PATH(mkdirat, (int folder, const char *path, mode_t mode), (folder, path, mode))
 BY_PATH(rmdir, (const char *path), (path))
-BY_PATH(unlinkat, (int folder, const char *path, int flags), (folder, path, flags))
-BY_PATH(link, (const char *from, const char *path), (from, path))
-BY_PATH(linkat, (int one, const char *from, int other, const char *path, int flags), (one, from, other, path, flags))
-BY_PATH(renameat, (int one, const char *from, int other, const char *path), (one, from, other, path))
 
-#define OPENAT(name) \
-    int name(int folder, const char *path, int flags, ...) { \
-        REAL(name); \
-        va_list rest; \
-        va_start(rest, flags); \
-        mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0; \
-        va_end(rest); \
-        meet_place(flags & O_CREAT ? "create" : "open", -1, path); \
-        return real(folder, path, flags, mode); }
-OPENAT(openat)
-OPENAT(openat64)
+// The calls below are only places: no rule is for them.
+#define PLACE(result, name, parameters, arguments) \
+    result name parameters { REAL(name); meet_place(#name, fd, NULL); return real arguments; }
+PLACE(ssize_t, writev, (int fd, const struct iovec *parts, int count), (fd, parts, count))
+PLACE(ssize_t, readv, (int fd, const struct iovec *parts, int count), (fd, parts, count))
+PLACE(ssize_t, send, (int fd, const void *bytes, size_t count, int flags), (fd, bytes, count, flags))
+PLACE(ssize_t, sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags))
+PLACE(ssize_t, recv, (int fd, void *bytes, size_t count, int flags), (fd, bytes, count, flags))
+PLACE(int, close, (int fd), (fd))

@@ -6,6 +6,7 @@ survive; and whatever another writer had acknowledged before operation M began m
 an order that agrees with their acknowledgements. Nothing less passes: each sector of each block is compared.
 """
 import bisect
+import collections
 import ctypes
 import errno
 import os
@@ -86,6 +87,7 @@ class Writer:
 
     def _perform(self, fd):
         """The newest operation; again, when it was not acknowledged before."""
+        called = time.monotonic_ns()
         number = len(self.operations)
         place, count, writes = self.operations[-1]
         first = self.runs[place // (RUN // SECTOR)] // SECTOR + place % (RUN // SECTOR)
@@ -102,6 +104,8 @@ class Writer:
                 raise Wrong(f"a write of {len(data)} bytes wrote {done}")
         else:
             fallocate(fd, KEEP_SIZE | self.rng.choice((PUNCH_HOLE, ZERO_RANGE)), first * SECTOR, count * SECTOR)
+        if self.disk.sync_failed and self.disk.sync_failed < called:
+            raise Wrong(f"{self.disk.name}: a write was acknowledged after fsync had failed")
         self.ended[-1] = time.monotonic_ns()
         self.acknowledged = number
         if seen is not None:
@@ -109,7 +113,11 @@ class Writer:
             self.disk.note_durable(seen)
         elif self.style in ("fsync", "fdatasync") and self.rng.random() < 0.15:
             seen = self.disk.acknowledged()
-            getattr(os, self.style)(fd)
+            try:
+                getattr(os, self.style)(fd)
+            except OSError:
+                self.disk.sync_failed = self.disk.sync_failed or time.monotonic_ns()
+                raise
             self.disk.note_durable(seen)
 
     def run(self, path, stop, rate):
@@ -126,10 +134,9 @@ class Writer:
                 try:
                     self._perform(fd)
                 except OSError as error:
-                    # The log may be at its budget until destage and uploader catch up.
-                    if error.errno != errno.ENOSPC:
+                    if error.errno not in self.disk.tolerated:
                         raise
-                    self.disk.refusals += 1
+                    self.disk.refused[error.errno] += 1
                     time.sleep(0.02)
                 if rate:
                     time.sleep(self.rng.expovariate(rate))
@@ -145,20 +152,23 @@ class Writer:
 
     def found(self, read):
         """The number of the write that each of the writer's sectors holds; 0 where it reads as zeros."""
+        return [number for first in self.runs for number in self.found_in(first, read)]
+
+    def found_in(self, first, read):
+        """The same of the run that begins at `first`."""
         numbers = []
-        for first in self.runs:
-            data = read(first, RUN)
-            for n in range(RUN // SECTOR):
-                piece = data[n * SECTOR:(n + 1) * SECTOR]
-                if piece == ZERO:
-                    numbers.append(0)
-                    continue
-                magic, writer, number, sector = HEAD.unpack_from(piece)
-                if magic != MAGIC or piece != sector_bytes(writer, number, sector):
-                    raise Wrong(f"{self.disk.name}: sector {first // SECTOR + n} holds what nobody wrote: {piece[:32].hex()}")
-                if (writer, sector) != (self.index, first // SECTOR + n):
-                    raise Wrong(f"{self.disk.name}: sector {first // SECTOR + n} holds sector {sector} of writer {writer}")
-                numbers.append(number)
+        data = read(first, RUN)
+        for n in range(RUN // SECTOR):
+            piece = data[n * SECTOR:(n + 1) * SECTOR]
+            if piece == ZERO:
+                numbers.append(0)
+                continue
+            magic, writer, number, sector = HEAD.unpack_from(piece)
+            if magic != MAGIC or piece != sector_bytes(writer, number, sector):
+                raise Wrong(f"{self.disk.name}: sector {first // SECTOR + n} holds what nobody wrote: {piece[:32].hex()}")
+            if (writer, sector) != (self.index, first // SECTOR + n):
+                raise Wrong(f"{self.disk.name}: sector {first // SECTOR + n} holds sector {sector} of writer {writer}")
+            numbers.append(number)
         return numbers
 
     def _left_by(self, place, operation):
@@ -189,9 +199,15 @@ class Writer:
 
 
 class NumberedDisk:
-    def __init__(self, name, runs, seed, mark=lambda: 0, writers=Writer.STYLES):
-        self.name, self.mark = name, mark
-        self.refusals = 0
+    """`tolerated`: the errors after which a writer tries the same operation again. ENOSPC: the log may be at its budget until destage
+    and uploader catch up."""
+
+    def __init__(self, name, runs, seed, mark=lambda: 0, writers=Writer.STYLES, tolerated=(errno.ENOSPC,)):
+        self.name, self.mark, self.tolerated = name, mark, tolerated
+        # By errno.
+        self.refused = collections.Counter()
+        # When the first fsync failed since the writers were started; from then on no write may be acknowledged.
+        self.sync_failed = None
         shuffled = random.Random(seed).sample(runs, len(runs))
         self.writers = [Writer(self, n, shuffled[n::len(writers)], f"{seed} {name} {n}", style) for n, style in enumerate(writers)]
         self._threads = []
@@ -207,16 +223,19 @@ class NumberedDisk:
 
     def start(self, path, rate=0):
         self._stop = threading.Event()
+        self.sync_failed = None
         for writer in self.writers:
             writer.error = None
-        self._threads = [threading.Thread(target=writer.run, args=(path, self._stop, rate)) for writer in self.writers]
+        self._threads = [threading.Thread(target=writer.run, args=(path, self._stop, rate), daemon=True) for writer in self.writers]
         for thread in self._threads:
             thread.start()
 
-    def stop(self):
+    def stop(self, timeout=None):
         self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        for thread, writer in zip(self._threads, self.writers):
+            thread.join(timeout)
+            if thread.is_alive():
+                raise Wrong(f"{self.name}: a call of writer {writer.index} ({writer.style}) has not returned for {timeout} s")
         return [writer.error for writer in self.writers if writer.error]
 
     def durable_at(self, mark):

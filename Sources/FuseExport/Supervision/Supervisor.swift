@@ -145,11 +145,9 @@ package final class Supervisor {
         worker = nil
         let refusal = self.refusal
         self.refusal = nil
-        if case .draining = phase {
-            if ending != .exited(0) { plan.log("the worker ended by \(describe(ending)) while stopping; the next start recovers") }
-            outcome = .success(())
-        } else if ending == .exited(0), !isMounted {
-            outcome = .success(())
+        if isDraining || wasReady && isUnmounted {
+            // No guest waits for a successor.
+            outcome = ending == .exited(0) ? .success(()) : .failure(unclosed(ending, refusal))
         } else if !wasReady {
             // Nobody waits for a successor yet; the reason is in the worker's log.
             FuseMount.detach(mount.directory)
@@ -159,6 +157,14 @@ package final class Supervisor {
         } else {
             startSuccessor(of: ended, ending, livedMilliseconds, refusal)
         }
+    }
+
+    private func unclosed(_ ending: ChildProcess.Ending, _ refusal: WorkerRefusal?) -> WorkerRefusal {
+        let status: Int32 = if case .exited(let code) = ending, code != 0 { code } else { 1 }
+        return WorkerRefusal(
+            status: status,
+            message: "\(mount.directory) is unmounted, but not closed cleanly: \(refusal?.message ?? "the worker ended by \(describe(ending))"); what was acknowledged is in the logs",
+            remedy: "mend what the message names, then mount again: that recovers it")
     }
 
     /// Guests wait for it. There is no last attempt: a worker that says it cannot start is followed by another one too.
@@ -234,9 +240,19 @@ package final class Supervisor {
         if let worker { _ = WorkerLink.send(.stop, to: worker.link.raw) }
     }
 
-    private var isMounted: Bool {
-        guard let found = try? MountedExport.at(mount.directory) else { return false }
-        return found.directory == mount.directory && found.pid == getpid()
+    private var isDraining: Bool {
+        if case .draining = phase { true } else { false }
+    }
+
+    /// False also where it cannot be known: guests may wait for a successor.
+    private var isUnmounted: Bool {
+        do {
+            guard let found = try MountedExport.at(mount.directory) else { return true }
+            return found.directory != mount.directory || found.pid != getpid()
+        } catch {
+            plan.log("it cannot be seen whether \(mount.directory) is mounted: \(error)")
+            return false
+        }
     }
 
     // MARK: Waiting

@@ -26,9 +26,13 @@ package struct AttemptFailure: Error, CustomStringConvertible {
 
     /// Someone has to look, though it is tried again.
     package var isAlarm: Bool {
-        switch cause as? VaultError {
-        case .notKept, .noVault: return true
-        default: return outcome != .mayPass
+        switch cause {
+        case VaultError.notKept, VaultError.noVault: true
+        // Storage of this host: it may be one bad read, and must be looked at.
+        case let error as SystemError: error.errno == EIO || outcome != .mayPass
+        case VaultError.memory(let error): error.errno == EIO || outcome != .mayPass
+        case let error as SiteError: error.code == .refused || outcome != .mayPass
+        default: outcome != .mayPass
         }
     }
 
@@ -49,6 +53,9 @@ package struct AttemptFailure: Error, CustomStringConvertible {
     private static func of(_ error: VaultError) -> AttemptFailure {
         switch error {
         case .store(let store): return of(store, cause: error)
+        case .memory(let system):
+            let failure = of(system, cause: error)
+            return AttemptFailure(failure.outcome, "\(error)", remedy: failure.remedy, cause: error)
         case .fenced:
             return AttemptFailure(.fenced, "\(error)", remedy: "another uploader took this disk over; stop this one, or start it again to take the disk back", cause: error)
         case .wrongKey: return AttemptFailure(.forGood, "\(error)", remedy: "give the vault's own key file or passphrase", cause: error)
@@ -72,14 +79,15 @@ package struct AttemptFailure: Error, CustomStringConvertible {
     }
 
     private static func of(_ error: SiteError) -> AttemptFailure {
-        let mayPass: Set<SiteError.Code> = [.mountAway, .controlTimedOut, .diskBusy, .lockHeld, .catalogueFailed, .system]
+        // Refused: the mount could not do it, for a reason that is mended there.
+        let mayPass: Set<SiteError.Code> = [.mountAway, .controlTimedOut, .diskBusy, .lockHeld, .catalogueFailed, .noSpace, .refused, .system]
         return AttemptFailure(mayPass.contains(error.code) ? .mayPass : .forGood, error.message, remedy: error.remedy, cause: error)
     }
 
     private static func of(_ error: LogError) -> AttemptFailure {
         switch error {
         case .inUse: return AttemptFailure(.mayPass, "\(error)", remedy: "it is retried when the other process is done", cause: error)
-        case .system(let system): return of(system, cause: error)
+        case .system(let system): return of(system, cause: system)
         default: return AttemptFailure(.forGood, "\(error)", remedy: "docs/operating/recovering.md says what a damaged log means", cause: error)
         }
     }
@@ -87,14 +95,14 @@ package struct AttemptFailure: Error, CustomStringConvertible {
     private static func of(_ error: ImageError) -> AttemptFailure {
         switch error {
         case .inUse: return AttemptFailure(.mayPass, "\(error)", remedy: "stop the program that uses the image", cause: error)
-        case .system(let system): return of(system, cause: error)
+        case .system(let system): return of(system, cause: system)
         case .unsupported(_, _, let remedy): return AttemptFailure(.forGood, "\(error)", remedy: remedy, cause: error)
         case .damaged: return AttemptFailure(.forGood, "\(error)", remedy: "farshore image info FILE", cause: error)
         }
     }
 
     private static func of(_ error: SystemError, cause: any Error) -> AttemptFailure {
-        let mayPass: Set<Int32> = [ENOSPC, EDQUOT, ENOMEM, EMFILE, ENFILE, EAGAIN, EBUSY, ETIMEDOUT]
+        let mayPass: Set<Int32> = [EIO, ENOSPC, EDQUOT, ENOMEM, EMFILE, ENFILE, EAGAIN, EBUSY, ETIMEDOUT]
         let remedy = error.errno == ENOSPC || error.errno == EDQUOT ? "make room on that filesystem" : "mend what the message names"
         return AttemptFailure(mayPass.contains(error.errno) ? .mayPass : .forGood, "\(error)", remedy: remedy, cause: cause)
     }

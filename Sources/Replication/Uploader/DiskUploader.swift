@@ -32,19 +32,27 @@ final class DiskUploader: Sendable {
         var cycle = UploadCycle(intervalSeconds: 1, now: Clock.monotonicNanoseconds())
         var wasPaused = false
         var announced: UInt64?
+        var unrecorded: AttemptFailure?
         let replication = DiskReplication(replicator)
         while !stop.isStopping {
             do throws(SiteError) {
                 guard let disk = try catalogue.disks().first(where: { $0.name == name }), disk.state == .protected else { return }
                 cycle.setInterval(seconds: disk.intervalSeconds)
+                // The catalogue may have failed with the attempt: health and `resume` go by what is noted there.
+                if let failure = unrecorded { announced = try recordFailure(failure, nextAttemptIn: Self.wait(cycle)) }
+                unrecorded = nil
                 if wasPaused, !disk.isPaused { cycle.resume(now: Clock.monotonicNanoseconds()) }
                 wasPaused = disk.isPaused
                 if cycle.isHalted, try catalogue.replication(ofDisk: name).nextAttemptNanoseconds != announced { cycle.resume(now: Clock.monotonicNanoseconds()) }
                 if isPressed() { cycle.hasten(now: Clock.monotonicNanoseconds()) }
-                if !disk.isPaused, cycle.begin(now: Clock.monotonicNanoseconds()) { announced = try carryOut(&cycle, disk, replication) }
+                if !disk.isPaused, cycle.begin(now: Clock.monotonicNanoseconds()) {
+                    unrecorded = try carryOut(&cycle, disk, replication)
+                    if unrecorded != nil { continue }
+                }
             } catch {
                 // The catalogue itself fails (full disk, lock): nothing can be recorded there now.
-                log.error("\(name): \(error)")
+                let failure = unrecorded.map { "; before that replication failed: \($0.message)" } ?? ""
+                log.error("\(name): cannot record or look up how it stands: \(error)\(failure)")
                 stop.sleep(milliseconds: Self.pollMilliseconds)
             }
             // A fenced thread stays and does nothing: ended, it would be started again and take the disk back.
@@ -67,8 +75,8 @@ final class DiskUploader: Sendable {
         }
     }
 
-    /// One attempt; when it failed, the time of the next one as it was noted in the catalogue.
-    private func carryOut(_ cycle: inout UploadCycle, _ disk: ProtectedDisk, _ replication: DiskReplication) throws(SiteError) -> UInt64? {
+    /// One attempt; its failure, when it failed.
+    private func carryOut(_ cycle: inout UploadCycle, _ disk: ProtectedDisk, _ replication: DiskReplication) throws(SiteError) -> AttemptFailure? {
         do {
             try replication.attempt(disk)
             cycle.ended(.succeeded, now: Clock.monotonicNanoseconds())
@@ -78,10 +86,14 @@ final class DiskUploader: Sendable {
         } catch {
             let failure = AttemptFailure(error)
             cycle.ended(failure.outcome, now: Clock.monotonicNanoseconds())
-            let now = Clock.monotonicNanoseconds()
-            return try recordFailure(failure, nextAttemptIn: cycle.wakeAt.map { $0 - min($0, now) })
+            return failure
         }
         return nil
+    }
+
+    private static func wait(_ cycle: UploadCycle) -> UInt64? {
+        let now = Clock.monotonicNanoseconds()
+        return cycle.wakeAt.map { $0 - min($0, now) }
     }
 
     private func sleep(until wakeAt: UInt64?) {

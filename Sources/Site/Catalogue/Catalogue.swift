@@ -5,12 +5,16 @@
 import BlockIO
 import Foundation
 import GRDB
+import Glibc
+import Synchronization
 
 package final class Catalogue: Sendable {
     /// Seconds a statement waits for another process's transaction.
     private static let busySecondsMax: TimeInterval = 20
 
-    let database: DatabaseQueue
+    /// Nil after a failure that a connection may not get over: SQLite keeps on read-only what it could not open for writing, and
+    /// pages it could not read. The next call opens it again.
+    private let connection: Mutex<DatabaseQueue?>
     package let site: SiteDirectory
 
     /// Opens the catalogue, making the site when it is new.
@@ -19,15 +23,15 @@ package final class Catalogue: Sendable {
         do throws(SystemError) {
             try site.create()
         } catch {
-            throw SiteError(.system, error.description, remedy: "choose a site directory you may write: --site DIR or FARSHORE_SITE")
+            let mayWrite = error.errno != EACCES && error.errno != EPERM && error.errno != EROFS
+            throw SiteError(
+                error.errno == ENOSPC || error.errno == EDQUOT ? .noSpace : .system, error.description,
+                remedy: mayWrite ? Self.mendRemedy : "choose a site directory you may write: --site DIR or FARSHORE_SITE")
         }
-        var configuration = Configuration()
-        configuration.journalMode = .wal
-        configuration.busyMode = .timeout(Self.busySecondsMax)
-        configuration.prepareDatabase { try $0.execute(sql: "PRAGMA synchronous = FULL") }
         let path = site.cataloguePath
         do {
-            database = try DatabaseQueue(path: path, configuration: configuration)
+            let database = try Self.open(path)
+            connection = Mutex(database)
             let migrator = Catalogue.migrator()
             guard try database.read({ try !migrator.hasBeenSuperseded($0) }) else {
                 throw SiteError(.catalogueNewer, "\(path) was made by a newer version of farshore", remedy: "use that version, or another --site")
@@ -38,13 +42,41 @@ package final class Catalogue: Sendable {
         }
     }
 
-    func read<Value>(_ query: (Database) throws -> Value) throws(SiteError) -> Value {
-        do { return try database.read(query) } catch { throw Catalogue.describe(error, path: site.cataloguePath) }
+    private static func open(_ path: String) throws -> DatabaseQueue {
+        var configuration = Configuration()
+        configuration.journalMode = .wal
+        configuration.busyMode = .timeout(busySecondsMax)
+        configuration.prepareDatabase { try $0.execute(sql: "PRAGMA synchronous = FULL") }
+        return try DatabaseQueue(path: path, configuration: configuration)
     }
 
-    func write<Value>(_ update: (Database) throws -> Value) throws(SiteError) -> Value {
-        do { return try database.write(update) } catch { throw Catalogue.describe(error, path: site.cataloguePath) }
+    func read<Value>(_ query: (Database) throws -> Value) throws(SiteError) -> Value { try use { try $0.read(query) } }
+
+    func write<Value>(_ update: (Database) throws -> Value) throws(SiteError) -> Value { try use { try $0.write(update) } }
+
+    private func use<Value>(_ body: (DatabaseQueue) throws -> Value) throws(SiteError) -> Value {
+        do {
+            let database = try connection.withLock { connection in
+                if let open = connection { return open }
+                let open = try Self.open(site.cataloguePath)
+                connection = open
+                return open
+            }
+            do { return try body(database) } catch let failure as DatabaseError where Self.outlivesItsCause(failure) {
+                connection.withLock { if $0 === database { $0 = nil } }
+                throw failure
+            }
+        } catch { throw Catalogue.describe(error, path: site.cataloguePath) }
     }
+
+    private static func outlivesItsCause(_ failure: DatabaseError) -> Bool {
+        switch failure.resultCode {
+        case .SQLITE_READONLY, .SQLITE_IOERR, .SQLITE_CANTOPEN, .SQLITE_CORRUPT, .SQLITE_NOTADB: true
+        default: false
+        }
+    }
+
+    private static let mendRemedy = "make room on, or repair, the filesystem of the site directory"
 
     private static func describe(_ error: any Error, path: String) -> SiteError {
         if let known = error as? SiteError { return known }
@@ -54,9 +86,9 @@ package final class Catalogue: Sendable {
         let text = "\(path): \(failure.message ?? failure.resultCode.description)"
         switch failure.resultCode {
         case .SQLITE_CORRUPT, .SQLITE_NOTADB:
-            return SiteError(.catalogueDamaged, text, remedy: "move the file away and protect the disks again: logs and vault are not touched by that")
-        case .SQLITE_FULL, .SQLITE_IOERR:
-            return SiteError(.catalogueFailed, text, remedy: "make room on, or repair, the filesystem of the site directory")
+            return SiteError(.catalogueDamaged, text, remedy: "dmesg says whether the storage fails, then mend that; else move the file away and protect the disks again: logs and vault are not touched by that")
+        case .SQLITE_FULL: return SiteError(.noSpace, text, remedy: mendRemedy)
+        case .SQLITE_IOERR, .SQLITE_CANTOPEN, .SQLITE_READONLY: return SiteError(.catalogueFailed, text, remedy: mendRemedy)
         case .SQLITE_BUSY:
             return SiteError(.catalogueFailed, text, remedy: "another farshore holds the catalogue; try again")
         default:

@@ -75,7 +75,7 @@ package final class HeadMemory: Sendable {
         do {
             return try call()
         } catch {
-            throw .refused("cannot remember what was seen of the vault: \(error)")
+            throw .memory(error)
         }
     }
 }

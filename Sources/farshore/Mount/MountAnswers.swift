@@ -26,7 +26,7 @@ extension ServedDiskStatus {
             destagedSequence: status.log.destagedSequence, frozenSequence: status.frozenSequence, logBytes: status.log.fileBytes,
             logBudgetBytes: status.log.budgetBytes, undestagedBytes: status.log.undestagedBytes, unreplicatedBytes: status.log.unreplicatedBytes, health: health,
             reason: !status.reason.isEmpty ? status.reason : points ?? (hasSupervisor ? nil : lostSupervisorText),
-            remedy: status.remedy.isEmpty ? nil : status.remedy)
+            remedy: !status.remedy.isEmpty ? status.remedy : points != nil ? "farshore status and farshore events say what is wrong" : hasSupervisor ? nil : lostSupervisorRemedy)
     }
 }
 

@@ -133,8 +133,10 @@ final class MountedDisks: Sendable {
         var failure: (any Error)?
         for entry in open {
             do { try entry.disk.close() } catch {
-                serviceLog("\(entry.disk.name): not closed cleanly: \(error)")
                 failure = error
+                let text = "not closed cleanly: \(error); what was acknowledged is in its log, and the next mount recovers it"
+                serviceLog("\(entry.disk.name): \(text)")
+                do { try catalogue.record(.critical, disk: entry.disk.name, text) } catch { serviceLog("\(entry.disk.name): no event recorded: \(error)") }
             }
         }
         if let failure { throw failure }

@@ -3,20 +3,29 @@
 
 import ArgumentParser
 import BlockIO
+import ChangeLog
 import FuseExport
 import Glibc
+import Site
 
 struct UnmountCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "unmount",
         abstract: "Unmount a directory served by `mount` or `point mount`; returns when its log is flushed and closed.",
-        discussion: "Refused while the mount is in use, naming who uses it.\n\nExample:\n  farshore unmount /srv/disks")
+        discussion: """
+            Refused while the mount is in use, naming who uses it. Fails when the log of a disk of this site could not be closed
+            cleanly; what was acknowledged is in it, and the next mount recovers it.
+
+            Example:
+              farshore unmount /srv/disks
+            """)
 
     private static let noticeSeconds = 10
 
     @Argument(help: "The directory given to mount.")
     var directory: String
 
+    @OptionGroup var site: SiteOptions
     @OptionGroup var output: OutputOptions
 
     private struct Document: Encodable {
@@ -27,8 +36,11 @@ struct UnmountCommand: ParsableCommand {
         guard let path = try FuseMount.absolute(absolutePath(directory), throughDeadMount: true), let mounted = try MountedExport.at(path) else {
             throw Failure(.notFound, "farshore serves nothing at \(directory)", try: "mount -t \(MountedExport.fileSystemType)")
         }
+        let disks = disks(servedBy: mounted.pid)
         switch FuseMount.unmount(path) {
-        case .done: waitForEnd(of: mounted.pid)
+        case .done:
+            waitForEnd(of: mounted.pid)
+            try checkClosed(disks, path)
         case .busy:
             let holders = MountHolders.of(path)
             throw Failure(
@@ -37,6 +49,29 @@ struct UnmountCommand: ParsableCommand {
             throw Failure(.failed, "fusermount3 cannot unmount \(path)", try: "as the user who mounted it, or as root")
         }
         try output.print(Document(directory: path)) { "\($0.directory): unmounted" }
+    }
+
+    /// Those of this site; none when `directory` is mounted points, another site's, or the site cannot be asked: it is unmounted all the same.
+    private func disks(servedBy pid: Int32) -> [ProtectedDisk] {
+        guard let bytes = try? DurableFile.read(site.directory.mountPIDPath, limitBytes: 64), Int32(String(decoding: bytes, as: UTF8.self).prefix { $0.isNumber }) == pid,
+            case .status(let served, _, _)? = try? ControlClient(site: site.directory).ask(.status), let all = try? site.catalogue().disks()
+        else { return [] }
+        let names = Set(served.map(\.disk))
+        return all.filter { names.contains($0.name) }
+    }
+
+    private func checkClosed(_ disks: [ProtectedDisk], _ path: String) throws {
+        // Whoever holds the log's lock now has opened it since.
+        let left = try disks.filter { disk in
+            let folder = LogFolder(disk.logFolder)
+            guard try folder.readState().cleanStop == nil else { return false }
+            do { _ = try OwnerLock.acquire(folder) } catch LogError.inUse { return false }
+            return try folder.readState().cleanStop == nil
+        }
+        guard let first = left.first else { return }
+        throw Failure(
+            .failed, "\(path) is unmounted, but the log of \(first.name) was not closed cleanly; what was acknowledged is in it",
+            try: "farshore events \(first.name) says why; the next mount recovers it")
     }
 
     /// The disks are flushed and closed after the mount is gone. A process of another name took over a dead one's id.

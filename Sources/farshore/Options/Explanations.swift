@@ -30,6 +30,7 @@ extension Failure {
         let status: ExitStatus =
             switch error.code {
             case .diskNotFound, .jobNotFound, .machineNotFound, .groupNotFound, .mountAway: .notFound
+            case .noSpace: .notEnoughSpace
             case .lockHeld, .diskBusy, .diskExists, .groupExists: .inUse
             default: .failed
             }

@@ -71,6 +71,9 @@ extension Failure {
         case .noKeyFile(let path): self.init(.notFound, error.description, try: "bring \(path) back from a copy; where the command takes --key-file, the recovery kit opens the vault too")
         case .refused: self.init(.failed, error.description, try: "farshore vault --help")
         case .store(let error): self.init(error)
+        case .memory(let cause):
+            let failure = Failure(cause)
+            self.init(failure.status, error.description, try: failure.remedy)
         }
     }
 

@@ -3,6 +3,7 @@
 import BlockIO
 import ChangeLog
 import Foundation
+import Glibc
 import Replication
 import Site
 
@@ -151,15 +152,26 @@ private struct LogView {
 
     init(_ folder: LogFolder, provenSequence: UInt64?) {
         do {
-            for name in try Directory.list(folder.path) where name.hasPrefix("segment-") {
-                bytes += try Descriptor.open(folder.path + "/" + name, 0).status().allocatedBytes
-            }
+            for name in try Directory.list(folder.path) where name.hasPrefix("segment-") { bytes += try Self.allocatedBytes(folder.path + "/" + name) }
             frozenSequence = try folder.readFreeze()
             let reader = try LogReader(folder)
             lastPoint = try reader.points().last
-            if let provenSequence { lag = try ReplicationLag.measure(reader, provenSequence: provenSequence) }
+            if let provenSequence { lag = try Self.lag(reader, provenSequence) }
         } catch {
             problem = "the change log cannot be read: \(error)"
+        }
+    }
+
+    /// 0 when the log's owner removed it meanwhile.
+    private static func allocatedBytes(_ path: String) throws(SystemError) -> UInt64 {
+        do throws(SystemError) { return try Descriptor.open(path, 0).status().allocatedBytes } catch where error.errno == ENOENT { return 0 }
+    }
+
+    /// The owner may know of more than the catalogue does: what it has recycled was verified in the vault.
+    private static func lag(_ reader: LogReader, _ provenSequence: UInt64) throws -> ReplicationLag {
+        var from = provenSequence
+        while true {
+            do { return try ReplicationLag.measure(reader, provenSequence: from) } catch LogError.recycled(_, _, let oldest) where oldest > from { from = oldest }
         }
     }
 }

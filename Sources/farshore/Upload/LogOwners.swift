@@ -89,7 +89,7 @@ private struct PresentOwner: DiskOwner {
         do {
             return try folder(LogFolder(disk.logFolder))
         } catch let error as DiskError {
-            guard error.isInUse, !isLast else { throw error }
+            guard error.isInUse, !isLast else { throw error.cause }
             return nil
         }
     }
@@ -113,6 +113,15 @@ extension DiskError {
     var isInUse: Bool {
         if case .log(.inUse) = self { return true }
         return false
+    }
+
+    /// What the uploader sorts failures by.
+    fileprivate var cause: any Error {
+        switch self {
+        case .log(let error): error
+        case .system(let error): error
+        case .imageChanged, .sizeMismatch: self
+        }
     }
 }
 

@@ -6,6 +6,7 @@ import CLinux
 import Foundation
 import Glibc
 import Logging
+import ObjectStore
 import Replication
 import Site
 import Vault
@@ -156,6 +157,8 @@ extension SiteOptions {
     func openVault(of disk: ProtectedDisk) throws -> Vault {
         let key: KeySource =
             if let file = disk.keyFile { try .keyFile(path: file) } else if let file = disk.passphraseFile { try .passphraseFile(path: file) } else { .none }
-        return try farshore.openVault(url: disk.vaultURL, key: key, site: self)
+        // Here a site is at hand: without its memory a target that was rolled back would not be noticed.
+        try directory.create()
+        return try Vault.open(store: openStore(url: disk.vaultURL), key: key, memory: HeadMemory(folder: directory.headsFolder))
     }
 }
