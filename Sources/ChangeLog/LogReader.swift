@@ -82,7 +82,7 @@ package struct LogReader: Sendable {
         _ listed: ListedSegment, _ cursor: inout Cursor, _ buffer: UnsafeMutableRawBufferPointer,
         _ withPayload: (RecordHeader) -> Bool, _ body: (RecordHeader, UnsafeRawBufferPointer) throws -> Void
     ) throws {
-        let file = try Descriptor.open(listed.path, O_RDONLY)
+        guard let file = try LogReader.openIfThere(listed.path) else { throw listed.recycled(folder) }
         let table = try SegmentTable(file, listed.header, geometry)
         try listed.checkUnchanged(file, folder)
         let end = listed.seal.map { Int($0.recordCount) } ?? table.endSlot
@@ -166,8 +166,10 @@ struct ListedSegment {
         let sector = AlignedBuffer(count: SegmentHeader.sectorBytes)
         try file.read(into: sector.bytes, at: 0)
         if case .header(let now) = SegmentHeader.decode(UnsafeRawBufferPointer(sector.bytes)), now == header { return }
-        throw LogError.recycled(folder: folder.path, after: header.afterSequence, oldest: header.afterSequence)
+        throw recycled(folder)
     }
+
+    func recycled(_ folder: LogFolder) -> LogError { .recycled(folder: folder.path, after: header.afterSequence, oldest: header.afterSequence) }
 
     func damaged(_ slot: Int, after sequence: UInt64, _ reason: String) -> LogError {
         .damaged(path: path, segment: header.index, offset: SegmentGeometry.slotOffset(slot), afterSequence: sequence, reason: reason)

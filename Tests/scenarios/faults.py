@@ -362,8 +362,10 @@ def not_closed(life, world, s):
     mount = life.start(faults.environment)
     try:
         check(life.wait(mount, life.served), "the mount did not start")
-        faults.arm("fdatasync", "/segment-", errno.EIO)
         with open(life.file(world.disks[0]), "r+b", buffering=0) as file:
+            # The first write finds a segment for the second.
+            os.pwrite(file.fileno(), bytes(KIB), 8 * MIB)
+            faults.arm("fdatasync", "/segment-", errno.EIO)
             os.pwrite(file.fileno(), bytes(KIB), 8 * MIB)
         done = s.farshore("unmount", life.mnt, ok=False)
         check(done.returncode == 1, f"unmount: {done.returncode}, {done.stdout}{done.stderr}\n{open(mount.log).read()}, {faults.failed()} failed")

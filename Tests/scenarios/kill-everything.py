@@ -29,6 +29,7 @@ with Scenario() as s:
             break
         if number % 20 == 19:
             s.farshore("upload", "--once")
+            print(f"{number + 1} rounds", flush=True)
         disk.start(path)
         time.sleep(s.random.uniform(0.05, 0.6))
         os.killpg(process.pid, signal.SIGKILL)

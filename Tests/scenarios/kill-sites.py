@@ -150,6 +150,8 @@ with Scenario() as s:
         else:
             places.missed[target] += 1
             missed += 1
+        if lives % 25 == 0:
+            print(f"{lives} lives, {kills} kills at {len(+places.killed)} places, {len(places.left())} left", flush=True)
         check(missed < 2 * kills + 40, "most places are not met again")
     vault_is_whole(world, one)
     places.read()

@@ -92,7 +92,7 @@ class Scenario:
     def farshore_json(self, *words, **options):
         return json.loads(self.farshore(*words, "--json", **options).stdout)
 
-    def start(self, *words, site=None, env=None, log=None, wait_for=None, timeout=30, program=PROGRAM):
+    def start(self, *words, site=None, env=None, log=None, wait_for=None, timeout=120, program=PROGRAM):
         """Starts farshore in the foreground; returns its process when `wait_for()` is true. Ended at the end, by pid."""
         environment = dict(os.environ, FARSHORE_SITE=site or self.site, **(env or {}))
         out = open(log or self.path(f"{words[0]}-{len(self._ends)}.log"), "w")

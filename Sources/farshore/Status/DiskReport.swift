@@ -167,11 +167,14 @@ private struct LogView {
         do throws(SystemError) { return try Descriptor.open(path, 0).status().allocatedBytes } catch where error.errno == ENOENT { return 0 }
     }
 
-    /// The owner may know of more than the catalogue does: what it has recycled was verified in the vault.
+    /// The owner may know of more than the catalogue does, and goes on meanwhile: what it has recycled was verified in the vault.
     private static func lag(_ reader: LogReader, _ provenSequence: UInt64) throws -> ReplicationLag {
-        var from = provenSequence
+        var (from, triesLeft) = (provenSequence, 20)
         while true {
-            do { return try ReplicationLag.measure(reader, provenSequence: from) } catch LogError.recycled(_, _, let oldest) where oldest > from { from = oldest }
+            do { return try ReplicationLag.measure(reader, provenSequence: from) } catch LogError.recycled(_, _, let oldest) where triesLeft > 0 {
+                from = max(from, oldest)
+                triesLeft -= 1
+            }
         }
     }
 }
