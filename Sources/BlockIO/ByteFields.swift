@@ -1,21 +1,21 @@
 // Fields of on-disk structures at named offsets, little-endian unless a format says otherwise (VHD is big-endian).
 
 extension UnsafeMutableRawBufferPointer {
-    package func putLE<T: FixedWidthInteger>(_ value: T, at offset: Int) {
+    @inlinable package func putLE<T: FixedWidthInteger>(_ value: T, at offset: Int) {
         storeBytes(of: value.littleEndian, toByteOffset: offset, as: T.self)
     }
 
-    package func putBE<T: FixedWidthInteger>(_ value: T, at offset: Int) {
+    @inlinable package func putBE<T: FixedWidthInteger>(_ value: T, at offset: Int) {
         storeBytes(of: value.bigEndian, toByteOffset: offset, as: T.self)
     }
 }
 
 extension UnsafeRawBufferPointer {
-    package func getLE<T: FixedWidthInteger & BitwiseCopyable>(_ type: T.Type, at offset: Int) -> T {
+    @inlinable package func getLE<T: FixedWidthInteger & BitwiseCopyable>(_ type: T.Type, at offset: Int) -> T {
         T(littleEndian: loadUnaligned(fromByteOffset: offset, as: T.self))
     }
 
-    package func getBE<T: FixedWidthInteger & BitwiseCopyable>(_ type: T.Type, at offset: Int) -> T {
+    @inlinable package func getBE<T: FixedWidthInteger & BitwiseCopyable>(_ type: T.Type, at offset: Int) -> T {
         T(bigEndian: loadUnaligned(fromByteOffset: offset, as: T.self))
     }
 }

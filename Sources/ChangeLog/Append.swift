@@ -187,7 +187,8 @@ extension ChangeLog {
             if let failure { throw SystemError(errno: EIO, operation: "append: \(failure)", path: folder.path) }
             if isStopping { throw SystemError(errno: ESHUTDOWN, operation: "append", path: folder.path) }
             if let active {
-                if active.nextSlot + slotsKept < geometry.slotCount, active.nextPage + pages + pagesKept <= geometry.pageCount { return active }
+                let end = geometry.footerPage(recordCount: active.nextSlot + 1)
+                if active.nextSlot + slotsKept < geometry.slotCount, active.nextPage + pages + pagesKept <= end { return active }
                 if !spares.isEmpty { closeActive() }
             }
             if active == nil, !spares.isEmpty {

@@ -76,9 +76,10 @@ extension ChangeLog {
     }
 
     private func seal(_ segment: Segment) {
-        let seal = SegmentSeal(recordCount: UInt32(segment.nextSlot), lastSequence: segment.lastSequence)
+        var seal = SegmentSeal(recordCount: UInt32(segment.nextSlot), lastSequence: segment.lastSequence)
         monitor.unlock()
         let result = Result { () throws(SystemError) in
+            seal.footer = try segment.writeFooter(recordCount: Int(seal.recordCount))
             try sync(segment)
             try segment.writeSeal(seal) { (segment) throws(SystemError) in try sync(segment) }
         }

@@ -29,7 +29,9 @@ extension LogReader {
             } catch LogError.recycled {
                 return
             }
-            for slot in (0..<table.endSlot).reversed() {
+            // What a power loss cut off lies above the count of its seal.
+            let end = listed.seal.map { min(Int($0.recordCount), geometry.slotCount) } ?? table.endSlot
+            for slot in (0..<end).reversed() {
                 guard let record = table.record(slot) else { continue }
                 guard body(record) else { return }
             }

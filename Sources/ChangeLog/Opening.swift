@@ -3,10 +3,11 @@
 import BlockIO
 
 extension ChangeLog {
-    /// Opens the log and replays to `replay` every record that the image does not hold yet, in order, with its segment's index.
+    /// Opens the log and replays to `replay` every record that changes the disk and that the image does not hold yet, in order,
+    /// with its segment's index.
     package static func open(
         _ folder: LogFolder, lock: consuming OwnerLock, sequencer: Sequencer, options: Options,
-        replay: @escaping (RecordHeader, UInt64) -> Void
+        replay: @escaping (RecordBlocks, UInt64) -> Void
     ) throws(LogError) -> (log: ChangeLog, lastStop: LastStop) {
         var state = try folder.readState()
         guard let geometry = SegmentGeometry(segmentBytes: state.segmentBytes) else {
@@ -29,7 +30,7 @@ extension ChangeLog {
             state.lineages.append(LogState.Lineage(id: .random(), branchSequence: recovery.lastSequence))
         } else {
             if hasFailedSync { try recovery.checkAfterFailedSync(scan.live, folder.readFailedSync()) }
-            try recovery.keepAll(scan.live)
+            try recovery.keepAll(scan.live, byFooters: lastStop == .killed && !hasFailedSync)
         }
         state.bootID = options.bootID
         state.cleanStop = nil

@@ -69,6 +69,6 @@ extension ChangeLog {
 
 extension Segment {
     fileprivate func hasRoom(pages: Int) -> Bool {
-        nextSlot < geometry.slotCount && nextPage + pages <= geometry.pageCount
+        nextSlot < geometry.slotCount && nextPage + pages <= geometry.footerPage(recordCount: nextSlot + 1)
     }
 }

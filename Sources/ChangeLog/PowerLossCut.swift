@@ -8,7 +8,7 @@ extension Recovery {
         let flushed = try flushedThrough(found)
         var place = 0
         while place < found.count, let seal = found[place].seal, continues(found, place) {
-            try keepSealed(found[place], seal)
+            try keepSealed(found[place], seal, byFooter: false)
             place += 1
         }
         var isCut = false

@@ -41,8 +41,8 @@ struct UnsealedRecords {
 struct Recovery: ~Copyable {
     let state: LogState
     let geometry: SegmentGeometry
-    /// Told of every record above the destaged segments that changes the disk.
-    let replay: (RecordHeader, UInt64) -> Void
+    /// Told of every record above the destaged segments that changes the disk, with its segment's index.
+    let replay: (RecordBlocks, UInt64) -> Void
     let sync: (Segment) throws(SystemError) -> Void
     var kept: [Segment] = []
     var spares: [Segment]
@@ -55,7 +55,7 @@ struct Recovery: ~Copyable {
 
     init(
         _ state: LogState, _ geometry: SegmentGeometry, spares: [Segment],
-        sync: @escaping (Segment) throws(SystemError) -> Void, replay: @escaping (RecordHeader, UInt64) -> Void
+        sync: @escaping (Segment) throws(SystemError) -> Void, replay: @escaping (RecordBlocks, UInt64) -> Void
     ) {
         self.state = state
         self.geometry = geometry
@@ -66,14 +66,15 @@ struct Recovery: ~Copyable {
         flushedSequence = state.destagedSequence
     }
 
-    /// After a clean stop or a kill.
-    mutating func keepAll(_ found: [FoundSegment]) throws(LogError) {
+    /// After a clean stop or a kill. `byFooters`: guests wait, and what was sealed is taken from the footers. Otherwise each
+    /// table is read and checked.
+    mutating func keepAll(_ found: [FoundSegment], byFooters: Bool) throws(LogError) {
         try checkStart(found)
         for place in found.indices {
             let next = place + 1 < found.count ? found[place + 1] : nil
             if let next { try checkOrder(found[place], next) }
             if let seal = found[place].seal {
-                try keepSealed(found[place], seal)
+                try keepSealed(found[place], seal, byFooter: byFooters)
             } else {
                 try keepUnsealed(found[place], next: next)
             }
@@ -109,7 +110,7 @@ struct Recovery: ~Copyable {
             path: upper.segment.file.path, segment: upper.index, offset: 0, afterSequence: upper.header.afterSequence, reason: reason)
     }
 
-    mutating func keepSealed(_ found: FoundSegment, _ seal: SegmentSeal) throws(LogError) {
+    mutating func keepSealed(_ found: FoundSegment, _ seal: SegmentSeal, byFooter: Bool) throws(LogError) {
         let segment = found.segment
         segment.phase = .sealed
         segment.nextSlot = Int(seal.recordCount)
@@ -121,19 +122,28 @@ struct Recovery: ~Copyable {
         flushedSequence = max(flushedSequence, seal.lastSequence)
         // What the image holds already is read again only by the uploader.
         guard found.index > state.destagedSegment else { return }
+        if byFooter, try replayFooter(found, seal) { return }
         let table = try readTable(found)
         var last = found.header.afterSequence
-        // Guests wait for this loop after a kill, with millions of records.
         for slot in 0..<Int(seal.recordCount) {
             guard let record = table.record(slot), record.sequence > last else {
                 throw damage(found, slot, after: last, "a record of a sealed segment is missing")
             }
-            if record.changesDisk { try replayInside(record, found, slot) }
+            try replayInside(record, found, slot)
             last = record.sequence
         }
         spareTable = consume table
         guard last == seal.lastSequence || seal.recordCount == 0 else {
             throw damage(found, Int(seal.recordCount), after: last, "its seal names another last record")
+        }
+    }
+
+    /// False when the segment has no footer, or a damaged one: the table says the same.
+    private func replayFooter(_ found: FoundSegment, _ seal: SegmentSeal) throws(LogError) -> Bool {
+        guard let footer = seal.footer else { return false }
+        let diskBlocks = state.diskBytes / UInt64(blockBytes) + (state.diskBytes % UInt64(blockBytes) == 0 ? 0 : 1)
+        return try asLogError { () throws(SystemError) in
+            try found.segment.readFooter(footer, recordCount: Int(seal.recordCount), diskBlocks: diskBlocks) { replay($0, found.index) }
         }
     }
 
@@ -199,14 +209,15 @@ struct Recovery: ~Copyable {
     func apply(_ record: RecordHeader, _ found: FoundSegment, _ slot: Int) throws(LogError) {
         let pages = SegmentGeometry.pages(of: record.payloadBytes)
         found.segment.nextPage = max(found.segment.nextPage, Int(record.payloadPage) + pages)
-        if record.changesDisk { try replayInside(record, found, slot) }
+        try replayInside(record, found, slot)
     }
 
     private func replayInside(_ record: RecordHeader, _ found: FoundSegment, _ slot: Int) throws(LogError) {
+        guard let blocks = RecordBlocks(record) else { return }
         guard record.diskOffset + record.length <= state.diskBytes else {
             throw damage(found, slot, after: record.sequence - 1, "a record lies beyond the end of the disk")
         }
-        replay(record, found.index)
+        replay(blocks, found.index)
     }
 
     func damage(_ found: FoundSegment, _ slot: Int, after sequence: UInt64, _ reason: String) -> LogError {

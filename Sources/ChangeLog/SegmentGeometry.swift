@@ -39,7 +39,7 @@ package struct SegmentGeometry: Equatable, Sendable {
 
     /// The most bytes of a request that one record takes; a partial block on either side adds up to two blocks.
     package var pieceBytesMax: Int {
-        min(recordPayloadBytesMax, (pageCount - firstPayloadPage - Self.reservedPages) * blockBytes) - 2 * blockBytes
+        min(recordPayloadBytesMax, (footerPage(recordCount: 1) - firstPayloadPage - Self.reservedPages) * blockBytes) - 2 * blockBytes
     }
 
     /// The size of a new log's segments: the default, or less for a small budget, in powers of two.

@@ -67,6 +67,8 @@ package struct SegmentSeal: Equatable, Sendable {
     /// All slots below hold valid records, all above hold nothing.
     package var recordCount: UInt32
     package var lastSequence: UInt64
+    /// Nil when the segment has none.
+    var footer: SegmentFooter?
 
     func encode(for header: SegmentHeader, into sector: UnsafeMutableRawBufferPointer) {
         sector.initializeMemory(as: UInt8.self, repeating: 0)
@@ -75,6 +77,8 @@ package struct SegmentSeal: Equatable, Sendable {
         sector.putLE(header.index, at: 16)
         sector.putLE(lastSequence, at: 24)
         sector.putLE(recordCount, at: 32)
+        sector.putLE(footer?.entryCount ?? 0, at: 36)
+        sector.putLE(footer?.checksum ?? 0, at: 40)
         sector.putLE(crc32c(UnsafeRawBufferPointer(rebasing: sector[..<Self.checksumOffset])), at: Self.checksumOffset)
     }
 
@@ -84,6 +88,10 @@ package struct SegmentSeal: Equatable, Sendable {
         guard sector.getLE(UInt64.self, at: 0) == magic, sector.getLE(UInt32.self, at: checksumOffset) == checksum,
             sector.getLE(UInt64.self, at: 8) == header.nonce, sector.getLE(UInt64.self, at: 16) == header.index
         else { return nil }
-        return SegmentSeal(recordCount: sector.getLE(UInt32.self, at: 32), lastSequence: sector.getLE(UInt64.self, at: 24))
+        let recordCount = sector.getLE(UInt32.self, at: 32)
+        let footer = SegmentFooter(entryCount: sector.getLE(UInt32.self, at: 36), checksum: sector.getLE(UInt32.self, at: 40))
+        return SegmentSeal(
+            recordCount: recordCount, lastSequence: sector.getLE(UInt64.self, at: 24),
+            footer: footer.entryCount > 0 && footer.entryCount <= recordCount ? footer : nil)
     }
 }

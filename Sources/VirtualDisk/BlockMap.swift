@@ -107,6 +107,18 @@ final class BlockMap: @unchecked Sendable {
         }
     }
 
+    /// The same for a record that the log held when it was opened. In the order of sequences, while nobody else knows the map:
+    /// guests wait for millions of these, and an atomic exchange would wait for the memory of each.
+    func replay(_ blocks: RecordBlocks, segment: UInt64) {
+        let (first, count) = (Int(blocks.first), Int(blocks.count))
+        let entry = MapEntry(segment: segment, page: blocks.page, isWrite: blocks.isWrite)
+        guard entry.isWrite else { return insertZero(first, count, entry) }
+        for place in 0..<count {
+            used[(first + place) / Self.rangeBlocks] = 1
+            entries[first + place] = entry.advanced(by: place).raw
+        }
+    }
+
     func blocks(of record: RecordHeader) -> (first: Int, count: Int) {
         (Int(record.diskOffset) / blockBytes, (Int(record.length) + blockBytes - 1) / blockBytes)
     }

@@ -43,8 +43,8 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
             try checkUnchanged(state.cleanStop, path, identity)
             let map = try BlockMap(diskBytes: state.diskBytes)
             let frozen = try folder.readFreeze()
-            let (log, lastStop) = try ChangeLog.open(folder, lock: lock, sequencer: sequencer, options: options) { record, segment in
-                map.insert(record, segment: segment)
+            let (log, lastStop) = try ChangeLog.open(folder, lock: lock, sequencer: sequencer, options: options) { blocks, segment in
+                map.replay(blocks, segment: segment)
             }
             let disk = VirtualDisk(name: name, image: image, log: log, map: map, lastStop: lastStop, frozen: frozen, identity: identity)
             try disk.startDestage()

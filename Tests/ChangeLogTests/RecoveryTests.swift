@@ -138,13 +138,5 @@ import Testing
 
 extension TestLog {
     /// The file of the oldest segment that holds records.
-    func liveFile() throws -> String {
-        var best: (index: UInt64, path: String)?
-        for path in try segmentFiles() {
-            let header = try Descriptor.open(path, O_RDONLY).read(count: 64, at: 0)
-            let index = header.withUnsafeBytes { $0.getLE(UInt64.self, at: 48) }
-            if index > 0, index < best?.index ?? .max { best = (index, path) }
-        }
-        return try #require(best).path
-    }
+    func liveFile() throws -> String { try #require(try liveFiles().first) }
 }

@@ -16,7 +16,7 @@ final class TestLog {
         var length: UInt64
     }
 
-    final class Replay { var records: [Replayed] = [] }
+    final class Replay { var blocks: [RecordBlocks] = [] }
 
     static let segmentBytes = 128 << 10
     let root: String
@@ -42,13 +42,23 @@ final class TestLog {
         }
     }
 
+    /// What was replayed must be what the tables hold, wherever recovery read it.
     func open(boot: String = bootA, catchingUpSeconds: UInt64 = 10) throws -> (log: ChangeLog, lastStop: LastStop, replayed: [Replayed]) {
         let replay = Replay()
         let lock = try OwnerLock.acquire(folder)
-        let (log, lastStop) = try ChangeLog.open(folder, lock: lock, sequencer: sequencer, options: .init(bootID: boot, catchingUpSeconds: catchingUpSeconds)) { record, _ in
-            replay.records.append(Replayed(kind: record.kind, sequence: record.sequence, diskOffset: record.diskOffset, length: record.length))
+        let (log, lastStop) = try ChangeLog.open(folder, lock: lock, sequencer: sequencer, options: .init(bootID: boot, catchingUpSeconds: catchingUpSeconds)) { blocks, _ in
+            replay.blocks.append(blocks)
         }
-        return (log, lastStop, replay.records)
+        var held: [RecordHeader] = []
+        let destaged = log.currentState.destagedSequence
+        try LogReader(folder).headersNewestFirst { record in
+            if record.sequence > destaged, record.changesDisk { held.append(record) }
+            return record.sequence > destaged
+        }
+        held.reverse()
+        #expect(replay.blocks == held.compactMap { RecordBlocks($0) })
+        let replayed = held.map { Replayed(kind: $0.kind, sequence: $0.sequence, diskOffset: $0.diskOffset, length: $0.length) }
+        return (log, lastStop, replayed)
     }
 
     /// All records a reader sees, up to `through`.
