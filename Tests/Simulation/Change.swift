@@ -59,5 +59,8 @@ final class Change {
         if sequence == 0 { slot.pointee = above + 1 }
     }
 
+    /// The log ends at `cut`, so the last of its records that are there lies at or below it.
+    func end(by cut: UInt64) { slot.pointee = min(slot.pointee, cut) }
+
     func touches(_ range: Range<Int>) -> Bool { parts.contains { $0.range.overlaps(range) } }
 }

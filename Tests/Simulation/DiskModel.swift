@@ -187,6 +187,7 @@ final class DiskModel {
             baseSequence = max(baseSequence, disk.log.status.lastSequence)
         }
         changes.removeAll { $0.parts.isEmpty }
+        if let cut { for change in changes where change.isCutShort { change.end(by: cut) } }
         // After a kill in the same boot what is there is acknowledged, and no more durable than before.
         let isAllDurable = afterPowerLoss || wasClosed
         for change in changes {
