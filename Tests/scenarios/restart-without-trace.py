@@ -3,6 +3,7 @@ verifies every block, no program sees an error, and the pauses are printed."""
 # Promise R1: The death, a hang or an upgrade of the worker is a pause to programs, never an error, however much of the log
 # is not merged yet.
 import ctypes
+import glob
 import json
 import mmap
 import os
@@ -15,17 +16,21 @@ import time
 
 from scenario import GIB, KIB, MIB, PROGRAM, SCALE, Scenario, check, requires, requires_root, run
 
-requires("fio")
+requires("fio", "mkswap", "swapon")
 requires_root()
 DISKS = ("a", "b", "c", "d")
 # The long form (scale 20 and more, make soak) has 2 GiB of 4 KiB records for each disk that only the log holds.
-UNMERGED = 64 * MIB if SCALE < 20 else 2 * GIB
-KILLS = int(os.environ.get("FARSHORE_KILLS", 12 if SCALE < 20 else 50 * SCALE))
+LONG = SCALE >= 20
+UNMERGED = 2 * GIB if LONG else 64 * MIB
+KILLS = int(os.environ.get("FARSHORE_KILLS", 50 * SCALE if LONG else 12))
 SMALL, LARGE, OWN = 64 * MIB, 128 * MIB, MIB
 DISK = UNMERGED + SMALL + LARGE + OWN
-# Nothing is merged or uploaded here, so the log keeps every write: fio writes what the kills leave time for.
-GROWTH = 384 * MIB
-SECONDS = KILLS * 0.75 + 10
+# Nothing is merged or uploaded here, so the log keeps every write. fio runs at full depth when the worker is killed and stands still
+# otherwise; for how long it runs follows from what its writes may take of the log.
+GROWTH = 3 * GIB if LONG else 512 * MIB
+BUDGET = UNMERGED + UNMERGED // 16 + 2 * GROWTH
+BURST_SECONDS = 0.02
+KILLS_BETWEEN_LOOKS = 10
 HANG_SECONDS = 5
 MADV_PAGEOUT, SYS_process_madvise, SYS_pidfd_open = 21, 440, 434
 libc = ctypes.CDLL(None, use_errno=True)
@@ -41,20 +46,25 @@ def control(s, request):
         return json.loads(connection.makefile().readline())
 
 
-def worker_of(process):
+def children_of(process):
     with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
-        for pid in file.read().split():
-            try:
-                with open(f"/proc/{pid}/comm") as name:
-                    if name.read().strip() == "farshore-worker":
-                        return int(pid)
-            except FileNotFoundError:
-                pass
+        return [int(pid) for pid in file.read().split()]
+
+
+def worker_of(process):
+    for pid in children_of(process):
+        try:
+            with open(f"/proc/{pid}/comm") as name:
+                if name.read().strip() == "farshore-worker":
+                    return pid
+        except FileNotFoundError:
+            pass
     return None
 
 
 def page_out(pid):
-    """Takes the worker's pages from it; what is not locked is read again from its file, or from swap, when it is touched."""
+    """Takes the worker's pages from it, as memory pressure does; what is not locked is read again from its file, or from swap,
+    when it is touched."""
     handle = libc.syscall(SYS_pidfd_open, pid, 0)
     if handle < 0:
         return 0
@@ -71,6 +81,25 @@ def page_out(pid):
     finally:
         os.close(handle)
     return taken
+
+
+def drop_log(s):
+    """Takes the logs' pages from the page cache, but for those that are not written yet."""
+    for path in glob.glob(s.path("**", "segment-*"), recursive=True):
+        file = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(file)
+
+
+def add_swap(s, size):
+    """Only with swap can memory that is no file's be taken from the worker."""
+    path = s.path("swap")
+    with open(path, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+    os.chmod(path, 0o600)
+    run("mkswap", path)
+    run("swapon", path)
+    s.at_end(lambda: run("swapoff", path))
 
 
 class Guest(threading.Thread):
@@ -90,7 +119,7 @@ class Guest(threading.Thread):
                 if self.ended:
                     return
                 begun = time.monotonic()
-                if number % 4 == 0:
+                if number % 16 == 0:
                     os.pwritev(self.file, [self.page], DISK - OWN)
                 else:
                     os.preadv(self.file, [self.page], self.random.randrange(UNMERGED // (4 * KIB)) * 4 * KIB)
@@ -108,8 +137,9 @@ def pause_of(guests, act):
     """Seconds in which some guest waited for an answer, when `act` is done to the worker."""
     for guest in guests:
         guest.longest = 0.0
-    moment = time.monotonic()
     act()
+    # What the dying worker still answered does not count.
+    moment = time.monotonic()
     while not all(guest.answered_since(moment + 0.002) for guest in guests):
         check(time.monotonic() < moment + 120, "a request hangs")
         time.sleep(0.001)
@@ -132,6 +162,108 @@ def fio_words(s, mnt, *jobs):
     return words
 
 
+class Load:
+    """fio at full depth with 4 KiB and 1 MiB requests on every disk, which verifies what it wrote; stands still between bursts."""
+
+    def __init__(self, s, mnt):
+        self.s, self.burst, self.looked, self.seen = s, BURST_SECONDS, 0, 0
+        small = ("small", ["--bs=4k", "--iodepth=32", "--rw=randrw", f"--offset={UNMERGED}", f"--size={SMALL}"])
+        large = ("large", ["--bs=1m", "--iodepth=32", "--rw=randrw", f"--offset={UNMERGED + SMALL}", f"--size={LARGE}"])
+        self.fio = subprocess.Popen(
+            [*fio_words(s, mnt, small, large), "--time_based", "--runtime=86400", "--verify_backlog=64", f"--output={s.path('load.txt')}"],
+            stdin=subprocess.DEVNULL, cwd=s.dir)
+        s.at_end(self.fio.kill)
+
+    def run(self):
+        check(self.fio.poll() is None, "fio ended: " + (open(self.s.path("load.txt")).read() if self.fio.poll() is not None else ""))
+        self.fio.send_signal(signal.SIGCONT)
+        time.sleep(self.s.random.uniform(0, 2 * self.burst))
+
+    def stop(self):
+        self.fio.send_signal(signal.SIGSTOP)
+
+    def keep_within(self, done, kills):
+        """Longer or shorter bursts, so that the last kill meets a log that is nearly as long as it may be."""
+        if done - self.looked < KILLS_BETWEEN_LOOKS or done >= kills:
+            return
+        grown = max(disk["undestagedBytes"] for disk in self.s.farshore_json("status")["disks"]) - UNMERGED
+        each = max(grown - self.seen, 64 * KIB) / (done - self.looked)
+        self.burst = min(0.2, max(0.001, self.burst * min(2, max(0, GROWTH - grown) / (kills - done) / each)))
+        self.looked, self.seen = done, grown
+
+    def end(self):
+        """fio verifies what it wrote last, and ends by itself."""
+        self.fio.send_signal(signal.SIGCONT)
+        self.fio.send_signal(signal.SIGINT)
+        check(self.fio.wait(300) in (0, 128), f"fio: exit {self.fio.returncode}\n" + open(self.s.path("load.txt")).read())
+        report = open(self.s.path("load.txt")).read()
+        check("verify" not in report.replace("verify=", "") and "error=" not in report, report)
+
+
+class Deaths:
+    """The ways in which the worker's service ends, each under load."""
+
+    def __init__(self, s, process, mnt, program, guests, load):
+        self.s, self.process, self.mnt, self.program, self.guests, self.load = s, process, mnt, program, guests, load
+        self.pauses, self.upgrades = {}, []
+
+    def kill(self, pid):
+        os.kill(pid, signal.SIGKILL)
+
+    def kill_twice(self, pid):
+        """Its successor too, while most of its pages were never touched."""
+        self.kill(pid)
+        time.sleep(self.s.random.uniform(0, 0.1))
+        for successor in children_of(self.process):
+            if successor != pid:
+                self.kill(successor)
+
+    def stop(self, pid):
+        os.kill(pid, signal.SIGSTOP)
+
+    def upgrade(self, _):
+        # A new file at the same path, as a package manager puts it there.
+        shutil.copy(PROGRAM, self.program + ".new")
+        os.rename(self.program + ".new", self.program)
+        self.upgrades.append(self.s.farshore_json("upgrade", self.mnt)["pauseMilliseconds"])
+
+    def meet(self, what, act, before=lambda pid: None):
+        time.sleep(self.s.random.uniform(0.3, 0.5))
+        pid = worker_of(self.process)
+        check(pid is not None, "no worker serves\n" + open(self.process.log).read())
+        self.load.run()
+        before(pid)
+        self.pauses.setdefault(what, []).append(pause_of(self.guests, lambda: act(pid)))
+        self.load.stop()
+
+    def run(self, kills):
+        plain = ("kills", self.kill)
+        pages_taken = ("kills with the worker's pages taken", self.kill, page_out)
+        log_dropped = ("kills with the log out of the page cache", self.kill, lambda pid: drop_log(self.s))
+        twice = ("kills, and of the successor", self.kill_twice)
+        ways = (plain, log_dropped, pages_taken, plain, twice, pages_taken)
+        for number in range(kills):
+            self.meet(*ways[number % len(ways)])
+            if number % 25 == 8:
+                self.meet("upgrades", self.upgrade)
+            if number % 100 == 9:
+                self.meet("hangs", self.stop)
+            self.load.keep_within(number + 1, kills)
+
+    def tell(self):
+        for what, found in self.pauses.items():
+            print_pauses(what, found)
+        print_pauses("all kills", [pause for what, found in self.pauses.items() if what.startswith("kills") for pause in found])
+        if self.upgrades:
+            print(f"upgrades, as they say themselves: {sorted(self.upgrades)} ms")
+
+
+def print_unmerged(s):
+    unmerged = {disk["disk"]: disk["undestagedBytes"] for disk in s.farshore_json("status")["disks"]}
+    check(min(unmerged.values()) >= UNMERGED, f"not all is in the log: {unmerged}")
+    print(f"not merged: {', '.join(f'{name} {size // MIB} MiB' for name, size in unmerged.items())}", flush=True)
+
+
 with Scenario() as s:
     url = s.make_vault()
     # A program of its own, to be replaced by the upgrades.
@@ -141,67 +273,33 @@ with Scenario() as s:
         with open(s.path(name + ".img"), "wb") as file:
             file.truncate(DISK)
         s.farshore("protect", s.path(name + ".img"), "--name", name, "--vault", url, "--key-file", s.key(), "--interval", "3600",
-                   "--log-budget", UNMERGED + UNMERGED // 16 + 2 * GROWTH + 256 * MIB)
+                   "--log-budget", BUDGET)
     process, mnt = s.mount(None, "--hang-seconds", HANG_SECONDS, served="d", program=program)
     for name in DISKS:
         # As during an initial replication: the images stand still, the log keeps everything.
         check("frozen" in control(s, {"freeze": {"disk": name}}), "not frozen")
     fill = ("fill", ["--bs=4k", "--iodepth=32", f"--size={UNMERGED}", "--rw=randwrite"])
     run(*fio_words(s, mnt, fill), "--do_verify=0", cwd=s.dir)
-    unmerged = {disk["disk"]: disk["undestagedBytes"] for disk in s.farshore_json("status")["disks"]}
-    check(min(unmerged.values()) >= UNMERGED, f"not all is in the log: {unmerged}")
-    print(f"not merged: {', '.join(f'{name} {size // MIB} MiB' for name, size in unmerged.items())}")
+    print_unmerged(s)
+    if LONG:
+        add_swap(s, 256 * MIB)
 
-    rate = int(GROWTH / SECONDS / 3)
-    small = ("small", ["--bs=4k", "--iodepth=32", "--rw=randrw", f"--offset={UNMERGED}", f"--size={SMALL}", f"--rate=16m,{rate}"])
-    large = ("large", ["--bs=1m", "--iodepth=8", "--rw=randrw", f"--offset={UNMERGED + SMALL}", f"--size={LARGE}", f"--rate=32m,{2 * rate}"])
-    load = subprocess.Popen([*fio_words(s, mnt, small, large), "--time_based", f"--runtime={int(SECONDS * 20)}", "--verify_backlog=64",
-                             f"--output={s.path('load.txt')}"], stdin=subprocess.DEVNULL, cwd=s.dir)
-    s.at_end(load.kill)
+    load = Load(s, mnt)
     guests = [Guest(os.path.join(mnt, name, "disk.raw"), s.seed + place) for place, name in enumerate(DISKS)]
     time.sleep(1)
-    pauses = {"kills": [], "kills with the worker's pages taken": [], "hangs": [], "upgrades": []}
-    upgrades = []
-
-    def kill(pid):
-        os.kill(pid, signal.SIGKILL)
-
-    def upgrade():
-        # A new file at the same path, as a package manager puts it there.
-        shutil.copy(PROGRAM, program + ".new")
-        os.rename(program + ".new", program)
-        upgrades.append(s.farshore_json("upgrade", mnt)["pauseMilliseconds"])
-
-    for number in range(KILLS):
-        time.sleep(s.random.uniform(0.1, 0.7))
-        check(load.poll() is None, "fio ended: " + open(s.path("load.txt")).read() if load.poll() is not None else "")
-        pid = worker_of(process)
-        if pid is None:
-            continue
-        if number % 25 == 8:
-            pauses["upgrades"].append(pause_of(guests, upgrade))
-        elif number % 100 == 9:
-            pauses["hangs"].append(pause_of(guests, lambda: os.kill(pid, signal.SIGSTOP)))
-        elif number % 3 == 2:
-            pauses["kills with the worker's pages taken"].append(pause_of(guests, lambda: (page_out(pid), kill(pid))))
-        else:
-            pauses["kills"].append(pause_of(guests, lambda: kill(pid)))
+    load.stop()
+    deaths = Deaths(s, process, mnt, program, guests, load)
+    deaths.run(KILLS)
     for guest in guests:
         guest.ended = True
         guest.join(10)
         check(guest.error is None, f"a guest saw {guest.error}")
         os.close(guest.file)
-    # fio verifies what it wrote last, and ends by itself.
-    load.send_signal(signal.SIGINT)
-    check(load.wait(300) in (0, 128), f"fio: exit {load.returncode}\n" + open(s.path("load.txt")).read())
-    report = open(s.path("load.txt")).read()
-    check("verify" not in report.replace("verify=", "") and "error=" not in report, report)
-    for what, found in pauses.items():
-        print_pauses(what, found)
-    if upgrades:
-        print(f"upgrades, as they say themselves: {sorted(upgrades)} ms")
+    load.end()
+    print_unmerged(s)
+    deaths.tell()
     log = open(process.log).read()
-    check(log.count("stood still") == len(pauses["hangs"]), log)
+    check(log.count("stood still") == len(deaths.pauses.get("hangs", [])), log)
     # What was written before the first kill is whole too.
     run(*fio_words(s, mnt, ("fill", ["--bs=4k", "--iodepth=32", f"--size={UNMERGED}", "--rw=randwrite", "--verify_only"])), cwd=s.dir)
     for name in DISKS:
