@@ -51,6 +51,8 @@ package final class Supervisor {
     var upgrade: WorkerUpgrade?
     var trial: ProgramTrial?
     var previousProgram: WorkerProgram?
+    /// What the worker's threads did when it was looked at last.
+    var statesBefore: ThreadStates?
     var hangWatch: HangWatch?
     var nextSample: UInt64 = 0
     private var unmounting: ChildProcess?

@@ -19,8 +19,18 @@ extension Supervisor {
     func advanceUpgrade() {
         guard let upgrade else { return }
         let now = Clock.monotonicNanoseconds()
-        if upgrade.step == .trial { return judgeTrial(now: now) }
-        guard upgrade.isOverdue(now: now), let worker, !worker.isLeaving || !upgrade.isStarting else { return }
+        switch upgrade.step {
+        case .trial: judgeTrial(now: now)
+        case .look(let version, _): lookForStorageWait(version, isOver: upgrade.isOverdue(now: now), now: now)
+        case .handOver, .starting:
+            if upgrade.isOverdue(now: now), let worker { endOverdue(worker, upgrade, now: now) }
+        }
+    }
+
+    /// Killing a worker that waits for storage would end all of it but that wait, and nobody could serve before it.
+    private func endOverdue(_ worker: Worker, _ upgrade: WorkerUpgrade, now: UInt64) {
+        if ThreadStates(of: worker.process.pid).waitsForStorage { return self.upgrade!.waitOn(now: now) }
+        guard !worker.isLeaving || !upgrade.isStarting else { return }
         // Its successor finds what it has in hand in the slots.
         worker.isLeaving = true
         plan.log(upgrade.isStarting ? "the new worker does not come to serve; ending it" : "the worker does not end; killing it")
@@ -30,24 +40,50 @@ extension Supervisor {
 
     private func judgeTrial(now: UInt64) {
         guard let verdict = trial?.poll() else { return }
-        let tried = trial.take()
-        guard isServing else {
-            upgrade = nil
-            return
-        }
+        guard isServing else { return abandonTrial() }
         switch verdict {
         case .unfit(let reason):
-            upgrade = nil
+            abandonTrial()
             report(newVersion: "?", pauseMilliseconds: 0, failure: reason)
         case .fit(let version):
-            previousProgram = exchange(&program, with: tried!.program(version: version))
-            if let worker {
-                upgrade!.beginHandOver(now: now)
-                worker.isLeaving = true
-                if !WorkerLink.send(.handOver, to: worker.link.raw) { kill(worker.process.pid, SIGKILL) }
-            } else {
-                upgrade!.beginStart(now: now)
-            }
+            statesBefore = worker.map { ThreadStates(of: $0.process.pid) }
+            upgrade!.beginLook(version: version, now: now)
+            lookForStorageWait(version, isOver: false, now: now)
+        }
+    }
+
+    /// A thread that waits for storage may be at it for a moment, or for as long as that storage hangs.
+    private func lookForStorageWait(_ version: String, isOver: Bool, now: UInt64) {
+        guard isServing else { return abandonTrial() }
+        let stuck = statesBefore.flatMap { before in worker.map { ThreadStates(of: $0.process.pid).stuck(since: before) } } ?? []
+        if stuck.isEmpty { return handOver(to: version, now: now) }
+        guard isOver else { return }
+        abandonTrial()
+        report(
+            newVersion: version, pauseMilliseconds: 0,
+            failure: "the worker (pid \(worker?.process.pid ?? 0)) \(Self.describe(stuck)) and could not end; it was not asked to")
+    }
+
+    private static func describe(_ stuck: [ThreadStates.Thread]) -> String {
+        "has waited for storage for \(WorkerUpgrade.storageWaitMilliseconds / 1000) s or more (D state, thread \(stuck.map(\.name).joined(separator: ", ")))"
+    }
+
+    private func abandonTrial() {
+        trial = nil
+        upgrade = nil
+        statesBefore = nil
+    }
+
+    private func handOver(to version: String, now: UInt64) {
+        guard let tried = trial.take() else { return abandonTrial() }
+        statesBefore = nil
+        previousProgram = exchange(&program, with: tried.program(version: version))
+        if let worker {
+            upgrade!.beginHandOver(now: now)
+            worker.isLeaving = true
+            if !WorkerLink.send(.handOver, to: worker.link.raw) { kill(worker.process.pid, SIGKILL) }
+        } else {
+            upgrade!.beginStart(now: now)
         }
     }
 

@@ -12,6 +12,8 @@ struct ThreadStates {
         let name: String
         /// As in /proc/PID/stat: R, S, D, T (stopped), t (held by a debugger), Z.
         let state: Character
+        /// How often it has gone to sleep: the same number twice is one sleep.
+        let sleepCount: UInt64?
     }
 
     let pid: Int32
@@ -25,12 +27,22 @@ struct ThreadStates {
             guard let text = Self.text("/proc/\(pid)/task/\(id)/stat"), let open = text.firstIndex(of: "("), let close = text.lastIndex(of: ")"),
                 let state = text[text.index(after: close)...].first(where: { $0 != " " })
             else { continue }
-            threads.append(Thread(id: id, name: String(text[text.index(after: open)..<close]), state: state))
+            threads.append(Thread(
+                id: id, name: String(text[text.index(after: open)..<close]), state: state, sleepCount: Self.number("voluntary_ctxt_switches:\t", in: "/proc/\(pid)/task/\(id)/status")))
         }
     }
 
-    /// Uninterruptible sleep is a wait for storage; a debugger's stop is somebody's will.
-    var waitsForOthers: Bool { threads.contains { $0.state == "D" || $0.state == "t" } }
+    /// Uninterruptible sleep.
+    var waitsForStorage: Bool { threads.contains { $0.state == "D" } }
+    /// A debugger's stop is somebody's will.
+    var waitsForOthers: Bool { waitsForStorage || threads.contains { $0.state == "t" } }
+
+    /// The threads that were in one and the same wait for storage all the time since `earlier`: a signal would not end them.
+    func stuck(since earlier: ThreadStates) -> [Thread] {
+        threads.filter { thread in
+            thread.state == "D" && earlier.threads.contains { $0.id == thread.id && $0.state == "D" && $0.sleepCount == thread.sleepCount }
+        }
+    }
 
     /// One line a thread: where it is in the kernel, and in which system call.
     var lines: [String] {
@@ -43,10 +55,12 @@ struct ThreadStates {
 
     /// Bytes written by any call so far; 0 where the kernel does not count.
     static func writtenBytes(of pid: Int32) -> UInt64 {
-        for line in text("/proc/\(pid)/io")?.split(separator: "\n") ?? [] where line.hasPrefix("wchar: ") {
-            return UInt64(line.dropFirst(7)) ?? 0
-        }
-        return 0
+        number("wchar: ", in: "/proc/\(pid)/io") ?? 0
+    }
+
+    /// What follows `key` at the start of a line.
+    private static func number(_ key: String, in path: String) -> UInt64? {
+        text(path)?.split(separator: "\n").first { $0.hasPrefix(key) }.flatMap { UInt64($0.dropFirst(key.utf8.count)) }
     }
 
     private static func text(_ path: String) -> String? {

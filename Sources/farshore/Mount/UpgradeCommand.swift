@@ -41,7 +41,7 @@ struct UpgradeCommand: ParsableCommand {
         guard kill(pid, SIGHUP) == 0 else { throw SystemError(errno: errno, operation: "ask process \(pid) to upgrade", path: "mount") }
         let outcome = try wait(for: folder, after: before, pid: pid)
         if let failure = outcome.failure {
-            throw Failure(.failed, "not upgraded, version \(outcome.oldVersion) serves on: \(failure)", try: "install a program that runs here, then farshore upgrade")
+            throw Failure(.failed, "not upgraded, version \(outcome.oldVersion) serves on: \(failure)", try: "mend that, then farshore upgrade")
         }
         let document = Document(oldVersion: outcome.oldVersion, newVersion: outcome.newVersion, pauseMilliseconds: outcome.pauseMilliseconds)
         try output.print(document) { "upgraded from version \($0.oldVersion) to \($0.newVersion), paused for \($0.pauseMilliseconds) ms" }
