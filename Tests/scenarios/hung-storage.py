@@ -52,6 +52,10 @@ with Scenario() as s:
     moving, still = (os.path.join(mnt, name, "disk.raw") for name in ("moving", "still"))
     worker = worker_of(process)
 
+    # The log's first segment is begun under its lock, which `upgrade` needs too: it would get no answer, instead of the supervisor's.
+    first = []
+    write(still, 1, first)
+    check(first == [4 * KIB], f"{first}")
     run("fsfreeze", "--freeze", s.path("storage"))
     s.at_end(lambda: run("fsfreeze", "--unfreeze", s.path("storage"), ok=False))
     ended = []
