@@ -19,7 +19,12 @@ extension ChangeLog {
         // All of the point's own records first: while one has its place and is not written, flushes of its log wait, and they
         // must not wait for a slow write of another disk.
         for (log, place) in zip(ordered, places) {
-            do throws(SystemError) { try log.writePoint(place, tagBytes) } catch { failure = failure ?? error }
+            // Where one of the records could not be written the point is none: those that are there already are listed nowhere.
+            if failure != nil {
+                log.abort(place)
+                continue
+            }
+            do throws(SystemError) { try log.writePoint(place, tagBytes) } catch { failure = error }
         }
         for (log, place) in zip(ordered, places) { log.waitForRecords(before: place.sequence) }
         if let failure { throw failure }

@@ -52,7 +52,7 @@ import VaultFixtures
         let sources = PointSources(vault: test.vault)
         defer { sources.close() }
         for boundary in found.boundaries {
-            #expect(try history.resolve(.sequence(boundary.sequence)) == boundary.sequence)
+            #expect(try history.opened(at: boundary.sequence) == boundary.sequence)
             let reader = try PointReader(sources, disk: disk.id, plan: try history.plan(at: boundary.sequence))
             var bytes = [UInt8](repeating: 0xEE, count: disk.content.count)
             try bytes.withMutableBytes { buffer throws(VaultError) in try reader.read(into: buffer, at: 0) }
@@ -68,9 +68,9 @@ import VaultFixtures
         for second in disk.points[0].sequence...disk.sequence {
             let micros = 1_000_000 * second
             // The last write of a boundary has the boundary's own number and time.
-            #expect(try history.resolve(.time(micros: micros)) == openable.last { $0 <= second }, "\(second) s")
+            #expect(try history.newest(atOrBefore: micros) == openable.last { $0 <= second }, "\(second) s")
         }
-        #expect(throws: VaultError.self) { try history.resolve(.time(micros: 1_000_000 * disk.points[0].sequence - 1)) }
+        #expect(throws: VaultError.self) { try history.newest(atOrBefore: 1_000_000 * disk.points[0].sequence - 1) }
     }
 
     @Test func aNumberThatIsNoBoundaryIsRefusedWithItsNeighbours() throws {
@@ -81,11 +81,11 @@ import VaultFixtures
         var refused = 0
         for sequence in disk.points[0].sequence...disk.sequence {
             guard !openable.contains(sequence) else {
-                #expect(try history.resolve(.sequence(sequence)) == sequence)
+                #expect(try history.opened(at: sequence) == sequence)
                 continue
             }
             refused += 1
-            let error = #expect(throws: VaultError.self) { try history.resolve(.sequence(sequence)) }
+            let error = #expect(throws: VaultError.self) { try history.opened(at: sequence) }
             let text = error?.description ?? ""
             let below = try #require(openable.last { $0 < sequence })
             // The points of this fixture stand in manifests only, so no record behind the number tells of them.
@@ -97,7 +97,7 @@ import VaultFixtures
         }
         #expect(refused > 50)
         for outside in [disk.points[0].sequence - 1, disk.sequence + 1] {
-            #expect(throws: VaultError.self) { try history.resolve(.sequence(outside)) }
+            #expect(throws: VaultError.self) { try history.opened(at: outside) }
         }
     }
 
@@ -142,7 +142,7 @@ import VaultFixtures
         let first = try #require(UInt64(lost.split(separator: "/").last!.split(separator: "-")[0]))
         try test.store.delete([lost])
         let before = try #require(disk.sequences.last { $0 < first })
-        #expect(try history.resolve(.sequence(before)) == before)
+        #expect(try history.opened(at: before) == before)
         let error = #expect(throws: VaultError.self) { try history.flushBoundaries(everything()) }
         #expect(error?.description.contains(lost) == true)
     }

@@ -114,9 +114,9 @@ import VirtualDisk
             let next = model.answered.first { $0.sequence > flush.sequence }?.sequence ?? .max
             let boundary = try #require(listed.first { $0 >= flush.sequence }, "seed \(seed): no boundary for the flush at #\(flush.sequence)")
             #expect(boundary < next)
-            #expect(try history.resolve(.sequence(boundary)) == boundary)
+            #expect(try history.opened(at: boundary) == boundary)
             // By the time of its answer it is found too; then nothing older is, and nothing that was written later.
-            let found = try history.resolve(.time(micros: flush.answeredMicros))
+            let found = try history.newest(atOrBefore: flush.answeredMicros)
             #expect(found >= flush.sequence && found < next, "seed \(seed): \(found) for the flush at #\(flush.sequence)")
         }
     }
@@ -128,7 +128,7 @@ import VirtualDisk
         #expect(try model.disk.upload() == nil)
         let history = try #require(try model.disk.history())
         for (sequence, micros) in model.answered {
-            let found = try history.resolve(.time(micros: micros))
+            let found = try history.newest(atOrBefore: micros)
             let flushed = model.flushes.last { $0.answeredMicros <= micros }?.sequence ?? 0
             #expect(found >= flushed && found <= sequence)
         }

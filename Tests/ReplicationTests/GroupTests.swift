@@ -1,13 +1,17 @@
 // Disks that share points: what the vault lists of them, at every step of an upload that may be killed, and as disks come
 // and go.
 
+import BlockIO
+import ChangeLog
 import Foundation
 import ObjectStore
+import RecoveryPoints
 import Replication
 import Site
 import Synchronization
 import Testing
 import Vault
+import VirtualDisk
 
 @Suite struct GroupTests {
     private func grouped(_ names: [String]) throws -> ReplicatedGroup {
@@ -147,18 +151,77 @@ import Vault
         }
     }
 
-    /// What a point needs is what it had when it was cut: a disk that lost its part, as a log may at a power loss, is not in it.
-    @Test func aPointThatADiskLacksIsNotOfAll() throws {
+    /// The host died between the records of a point, or a power loss cut one of the logs below it: a point that one of the
+    /// disks lacks is listed of none, and no name stands for it.
+    @Test func aPointThatADiskLacksIsNone() throws {
         let group = try grouped(["a", "b"])
         #expect(try group.upload().isEmpty)
-        let whole = try group.cut()
+        let whole = try group.cut(tag: "app")
         try group.write("a", 60)
-        let partial = try group.cut(["a"])
+        let partial = try group.cut(["a"], tag: "app")
         try group.write("b", 61)
         #expect(try group.upload().isEmpty)
-        #expect(try group.listed("a")[partial] == ["a"])
-        #expect(try group.listed("a")[whole] == ["a", "b"])
-        #expect(try group.shared("a").newest()?.sequence == whole)
+        for disk in group.names { #expect(try group.listed(disk)[partial] == nil && group.listed(disk)[whole] == ["a", "b"]) }
+        let shared = try group.shared("a"), a = try group.openVault().disk("a")
+        #expect(try shared.newest()?.sequence == whole)
+        #expect(try shared.resolve(.tag("app"), on: a) == whole)
+        // The state is there, for who names its number.
+        #expect(try shared.resolve(.sequence(partial), on: a) == partial)
+    }
+
+    // Promise G4: A time stands for one sequence on all disks that share points, which holds what was flushed on each of
+    // them by then; a flush boundary of one of them opens on all.
+    @Test func aTimeIsOneMomentOfAllDisks() throws {
+        let group = try grouped(["a", "b", "c"])
+        #expect(try group.upload().isEmpty)
+        var random = SeededRandom(5)
+        var writes: [(sequence: UInt64, disk: String, offset: Int, value: UInt8)] = []
+        var flushes: [(sequence: UInt64, micros: UInt64)] = []
+        let initial = group.models
+        for step in 0..<60 {
+            // The third is idle.
+            let disk = Bool.random(using: &random) ? "a" : "b"
+            let write = (disk: disk, offset: 4096 * Int.random(in: 0..<64, using: &random), value: UInt8(100 + step))
+            try group.write(write.disk, write.value, at: write.offset)
+            writes.append((try #require(group.disks[disk]).status.log.lastSequence, write.disk, write.offset, write.value))
+            usleep(2)
+            if step % 7 == 3 { try group.cut() }
+            guard step % 3 == 0 else { continue }
+            try group.disks[disk]!.flush()
+            flushes.append((writes.last!.sequence, Clock.wallNanoseconds() / 1000))
+            usleep(2)
+        }
+        try group.cut()
+        #expect(try group.upload().isEmpty)
+        let vault = try group.openVault()
+        let shared = try group.shared("a")
+        func content(_ disk: String, _ sequence: UInt64) -> [UInt8] {
+            var content = initial[disk]!
+            for write in writes where write.disk == disk && write.sequence <= sequence {
+                content.replaceSubrange(write.offset..<write.offset + 4096, with: repeatElement(write.value, count: 4096))
+            }
+            return content
+        }
+        func check(_ name: PointName, _ note: String) throws -> UInt64 {
+            let moments = try group.names.map { try #require(try shared.resolve(name, on: vault.disk($0))) }
+            #expect(Set(moments).count == 1, "\(note): \(moments)")
+            for disk in group.names {
+                let history = try #require(shared.history(of: vault.disk(disk).id))
+                #expect(try vaultContent(history, at: moments[0]) == content(disk, moments[0]), "\(note): \(disk) at \(moments[0])")
+            }
+            return moments[0]
+        }
+        for flush in flushes where flush.micros > flushes[0].micros {
+            let moment = try check(.time(micros: flush.micros), "by time")
+            let behind = writes.first { $0.sequence > flush.sequence }?.sequence ?? .max
+            #expect(moment >= flush.sequence && moment < behind)
+        }
+        for disk in ["a", "b"] {
+            let history = try #require(shared.history(of: vault.disk(disk).id))
+            for boundary in try history.flushBoundaries(FlushQuery()).boundaries.suffix(12) { #expect(try check(.sequence(boundary.sequence), "by number") == boundary.sequence) }
+        }
+        let between = try #require(writes.last { write in !flushes.contains { $0.sequence == write.sequence } && write.sequence < flushes.last!.sequence })
+        #expect(throws: VaultError.self) { _ = try shared.resolve(.sequence(between.sequence), on: vault.disk("c")) }
     }
 
     @Test func aForgottenOrReleasedDiskDoesNotHoldTheOthersUp() throws {

@@ -30,7 +30,7 @@ extension DiskHistory {
 
     /// The newest cut point or flush boundary at or before the time. Cut points find the place in the history, as they
     /// are listed; then the boundaries up to the next one count.
-    func newest(atOrBefore micros: UInt64) throws(VaultError) -> UInt64 {
+    package func newest(atOrBefore micros: UInt64) throws(VaultError) -> UInt64 {
         for lineage in state.lineages.reversed() {
             let place = try bracket(lineage, micros: micros)
             guard let point = place.point else { continue }
@@ -48,7 +48,7 @@ extension DiskHistory {
 
     /// `sequence` if it is a cut point, a flush boundary or the end of a publication. Any other number would open a
     /// state that no flush vouches for, and is most likely a slip of the pen.
-    func opened(at sequence: UInt64) throws(VaultError) -> UInt64 {
+    package func opened(at sequence: UInt64) throws(VaultError) -> UInt64 {
         let plan = try plan(at: sequence)
         guard let lineage = state.lineages.first(where: { $0.sequence >= sequence }), !isPublished(sequence), plan.baseSequence != sequence,
             plan.points.last?.sequence != sequence

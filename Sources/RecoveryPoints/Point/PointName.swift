@@ -53,25 +53,6 @@ package enum PointName: Equatable, Sendable {
     }
 }
 
-extension DiskHistory {
-    /// The sequence that `name` stands for now, where it needs only this disk.
-    package func resolve(_ name: PointName) throws(VaultError) -> UInt64 {
-        switch name {
-        case .latest: return newestSequence
-        case .latestProcessed: return checkpointSequence
-        case .sequence(let sequence): return try opened(at: sequence)
-        case .latestAppConsistent:
-            guard let point = try newestPoint(where: { $0.kind == .app }) else { throw .notFound("the disk has no app-consistent point") }
-            return point.sequence
-        case .latestMulti, .latestMultiAppConsistent: throw .notFound("the disk shares its points with no other disk")
-        case .tag(let tag):
-            guard let point = try newestPoint(where: { $0.tag == tag }) else { throw .notFound("the disk has no point tagged \(tag)") }
-            return point.sequence
-        case .time(let micros): return try newest(atOrBefore: micros)
-        }
-    }
-}
-
 extension SharedPoints {
     /// The sequence that `name` stands for on `disk` now; nil when nothing of the disk is in the vault.
     package func resolve(_ name: PointName, on disk: Catalog.Disk) throws(VaultError) -> UInt64? {
@@ -79,7 +60,54 @@ extension SharedPoints {
         switch name {
         case .latestMulti where self.name != nil: return try newestOfAll("point") { _ in true }
         case .latestMultiAppConsistent where self.name != nil: return try newestOfAll("app-consistent point") { $0.kind == .app }
-        default: return try history.resolve(name)
+        case .latestAppConsistent:
+            guard let point = try newest(on: disk.id, where: { $0.kind == .app }) else { throw .notFound("the disk has no app-consistent point") }
+            return point.sequence
+        case .tag(let tag):
+            guard let point = try newest(on: disk.id, where: { $0.tag == tag }) else { throw .notFound("the disk has no point tagged \(tag)") }
+            return point.sequence
+        case .time(let micros): return try moment(atOrBefore: micros, on: disk, history)
+        case .sequence(let sequence): return try moment(at: sequence, on: disk, history)
+        case .latest: return history.newestSequence
+        case .latestProcessed: return history.checkpointSequence
+        case .latestMulti, .latestMultiAppConsistent: throw .notFound("the disk shares its points with no other disk")
+        }
+    }
+
+    /// One sequence for all disks that take part: the newest that any of them has for the time. It holds what was flushed on
+    /// each of them by then, and as sequences are in the order of writes over all of them, it is a state that they had together.
+    private func moment(atOrBefore micros: UInt64, on disk: Catalog.Disk, _ history: DiskHistory) throws(VaultError) -> UInt64 {
+        let own = try history.newest(atOrBefore: micros)
+        guard members.count > 1, history.state.takesPart(at: own) else { return own }
+        var moment = own
+        for member in members where member.disk.id != disk.id {
+            do throws(VaultError) {
+                let newest = try member.history.newest(atOrBefore: micros)
+                if member.history.state.takesPart(at: newest) { moment = max(moment, newest) }
+            } catch {
+                guard case .notFound = error else { throw error }
+            }
+        }
+        // What one of them wrote behind its newest sequence in the vault is not known.
+        for member in members where member.history.state.takesPart(at: moment) { moment = min(moment, member.history.newestSequence) }
+        return moment
+    }
+
+    /// A boundary of any of the disks is a moment of all of them.
+    private func moment(at sequence: UInt64, on disk: Catalog.Disk, _ history: DiskHistory) throws(VaultError) -> UInt64 {
+        _ = try history.plan(at: sequence)
+        do throws(VaultError) {
+            return try history.opened(at: sequence)
+        } catch {
+            guard case .notFound = error, history.state.takesPart(at: sequence) else { throw error }
+            for member in members where member.disk.id != disk.id && member.history.state.takesPart(at: sequence) {
+                do throws(VaultError) {
+                    return try member.history.opened(at: sequence)
+                } catch {
+                    guard case .notFound = error else { throw error }
+                }
+            }
+            throw error
         }
     }
 

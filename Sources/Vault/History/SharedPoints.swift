@@ -39,13 +39,47 @@ package struct SharedPoints: Sendable {
         return self.points(of: disk, among: points)
     }
 
-    /// The same among points that were looked up already, by disk.
-    package func points(of disk: VaultID, among points: [VaultID: [RecoveryPoint]]) -> [(point: RecoveryPoint, disks: [Catalog.Disk])] {
+    /// The same among points that were looked up already, by disk. `incomplete`: disks of which some could not be read.
+    ///
+    /// A point that one of the disks lacks is listed of none: the host died while it was cut, or a power loss cut one of the
+    /// logs below it. What a disk had before it took part needs no other.
+    package func points(
+        of disk: VaultID, among points: [VaultID: [RecoveryPoint]], incomplete: Set<VaultID> = []
+    ) -> [(point: RecoveryPoint, disks: [Catalog.Disk])] {
         var holders: [PointKey: [Catalog.Disk]] = [:]
         for member in members {
             for point in points[member.disk.id] ?? [] { holders[PointKey(point), default: []].append(member.disk) }
         }
-        return (points[disk] ?? []).map { ($0, holders[PointKey($0)] ?? []) }
+        let since = history(of: disk)?.state.since ?? 0
+        return (points[disk] ?? []).compactMap { point in
+            let having = holders[PointKey(point)] ?? []
+            let isWhole = point.sequence < since || members.allSatisfy { member in
+                !member.history.state.takesPart(at: point.sequence) || incomplete.contains(member.disk.id) || having.contains { $0.id == member.disk.id }
+            }
+            return isWhole ? (point, having) : nil
+        }
+    }
+
+    /// The newest listed point of `disk` that fits.
+    package func newest(on disk: VaultID, where fits: (RecoveryPoint) -> Bool) throws(VaultError) -> RecoveryPoint? {
+        guard members.count > 1, let history = history(of: disk) else { return try self.history(of: disk)?.newestPoint(where: fits) }
+        for after in [history.checkpointSequence, 0] {
+            let own = try history.points(after: after).filter(fits)
+            if own.isEmpty { continue }
+            var points = [disk: own]
+            var incomplete: Set<VaultID> = []
+            for member in members where member.disk.id != disk {
+                do throws(VaultError) {
+                    points[member.disk.id] = try member.history.points(after: after)
+                } catch {
+                    // What one disk lost must not make the others less readable.
+                    guard error.isIntegrityDamage else { throw error }
+                    incomplete.insert(member.disk.id)
+                }
+            }
+            if let found = self.points(of: disk, among: points, incomplete: incomplete).last { return found.point }
+        }
+        return nil
     }
 
     /// The newest point that every disk of the group has, but for disks that still catch up after they joined; nil when

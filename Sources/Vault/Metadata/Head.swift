@@ -57,8 +57,11 @@ package struct DiskState: Codable, Equatable, Sendable {
     package var current: LineageState? { lineages.last }
     package var newestSequence: UInt64 { current?.sequence ?? 0 }
 
+    /// Whether a moment of the group at `sequence` is one of this disk as well.
+    package func takesPart(at sequence: UInt64) -> Bool { movedTo == nil && since ?? 0 <= sequence && oldestSequence <= sequence }
+
     /// Whether a point of the group at `sequence` waits for this disk.
-    func isAwaited(at sequence: UInt64) -> Bool { movedTo == nil && since ?? 0 <= sequence && newestSequence < sequence }
+    func isAwaited(at sequence: UInt64) -> Bool { takesPart(at: sequence) && newestSequence < sequence }
 }
 
 package struct Head: ChainDocument, Equatable {

@@ -118,7 +118,7 @@ extension PointList {
             return FlushList(disk: found.name, window: nil, page: FlushPage(query), points: [], replicatedSequence: 0)
         }
         let page = try history.flushBoundaries(query)
-        let points = try history.points()
+        let points = try SharedPoints(vault, of: found).points(of: found.id).map(\.point)
         var newest = FlushQuery()
         newest.limit = 1
         let last = try history.flushBoundaries(newest).boundaries.first

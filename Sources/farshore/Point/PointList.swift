@@ -35,7 +35,7 @@ struct PointList: ParsableCommand {
         let tag: String?
         /// `local` or `replicated`.
         let state: String
-        /// Those that have this point; others of the group came later, or lost it. Not looked up with --flushes.
+        /// Those that have this point; others of the group came later, or left. Not looked up with --flushes.
         let disks: [String]?
         let machines: [String]?
         /// What the disks it shares points with are called together; absent for a disk on its own.
@@ -127,12 +127,14 @@ struct PointList: ParsableCommand {
         let shared = try SharedPoints(vault, of: found)
         var points: [VaultID: [RecoveryPoint]] = [:]
         var damage: [VaultError] = []
+        var incomplete: Set<VaultID> = []
         for member in shared.members {
             let intact = try member.history.intactPoints()
             points[member.disk.id] = intact.points
             damage += intact.damage
+            if !intact.damage.isEmpty { incomplete.insert(member.disk.id) }
         }
-        return (shared.points(of: found.id, among: points).map { Document($0.point, disk: found.name, shared: $0.disks, group: shared.name) }, damage)
+        return (shared.points(of: found.id, among: points, incomplete: incomplete).map { Document($0.point, disk: found.name, shared: $0.disks, group: shared.name) }, damage)
     }
 
     /// A point is replicated when it is for all disks that share it.

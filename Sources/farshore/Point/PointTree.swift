@@ -89,15 +89,17 @@ final class PointTree: Sendable {
     private func fill(_ disks: [Catalog.Disk], _ shared: SharedPoints) throws -> VaultError? {
         if let at = selection.at, let name = PointName(at) { return try show(disks, shared, at, name) }
         var points: [VaultID: [RecoveryPoint]] = [:]
+        var incomplete: Set<VaultID> = []
         for member in shared.members where shared.name != nil || disks.contains(member.disk) {
             let intact = try member.history.intactPoints()
             for lost in intact.damage { serviceLog("points of \(member.disk.name) cannot be shown: \(lost)") }
             points[member.disk.id] = intact.points
+            if !intact.damage.isEmpty { incomplete.insert(member.disk.id) }
         }
         let multi = shared.name == nil ? nil : shared.newest(of: points)
         for disk in disks {
             guard let history = shared.history(of: disk.id) else { continue }
-            let own = points[disk.id] ?? []
+            let own = shared.points(of: disk.id, among: points, incomplete: incomplete).map(\.point)
             for point in own { try show(disk, history, point.sequence) }
             for point in own { if let tag = point.tag { link(tag, to: point.sequence, disk) } }
             var links = [("latest", history.newestSequence), ("latest-processed", history.checkpointSequence)]
