@@ -10,7 +10,7 @@ package import BlockIO
 import Synchronization
 
 package final class ChangeLog: @unchecked Sendable {
-    // Sendable: every `var` below is guarded by `monitor`, but for `state` by `stateLock`.
+    // Sendable: every `var` below is guarded by `monitor`.
 
     /// How an owner opens its log.
     package struct Options: Sendable {
@@ -18,7 +18,7 @@ package final class ChangeLog: @unchecked Sendable {
         package var bootID: String
         /// Told of each segment file that was synced. For campaigns that simulate power loss.
         package var didSync: (@Sendable (String) -> Void)?
-        /// On a full log writes wait as long as the vault was proven to have more within this time.
+        /// On a full log writes wait as long as objects with more were verified in the vault within this time.
         package var catchingUpSeconds: UInt64
         /// A log that got no record for so long is sealed, so that destage makes the image current.
         package var idleSealNanoseconds: UInt64 = 30_000_000_000
@@ -88,7 +88,9 @@ package final class ChangeLog: @unchecked Sendable {
     /// Why destage cannot be waited for (frozen, failing, not running), or nil while it makes progress.
     var destageObstacle: String?
     var replicatedThrough: UInt64 = 0
-    /// When the housekeeper last saw that rise, by the monotonic clock; 0 while it has not since the log was opened.
+    /// What the target has beyond that, not listed yet.
+    var sentThrough: UInt64 = 0
+    /// When the housekeeper last saw one of the two rise, by the monotonic clock; 0 while it has not since the log was opened.
     var replicatedAtNanoseconds: UInt64 = 0
     /// Why the last spare segment could not be had.
     var spaceError: SystemError?
@@ -111,8 +113,9 @@ package final class ChangeLog: @unchecked Sendable {
     var idleSince: UInt64 = 0
     var isStopping = false
 
+    /// Held while the state is replaced on disk; whoever asks what it is does not wait for that.
     let stateLock = Mutex<Void>(())
-    private var state: LogState
+    private let state: Mutex<LogState>
     private var housekeeper: OwnThread?
     package let directory: SegmentDirectory
 
@@ -122,7 +125,7 @@ package final class ChangeLog: @unchecked Sendable {
     ) {
         self.folder = folder
         ownerLock = consume lock
-        self.state = state
+        self.state = Mutex(state)
         diskID = state.diskID
         lineage = state.lineage
         self.geometry = geometry
@@ -169,16 +172,17 @@ package final class ChangeLog: @unchecked Sendable {
     }
 
     /// The state as it is on disk.
-    package var currentState: LogState { stateLock.withLock { _ in state } }
+    package var currentState: LogState { state.withLock { $0 } }
 
     /// Changes the state durably.
     func updateState(_ change: (inout LogState) -> Void) throws(SystemError) {
         try stateLock.withLock { (_) throws(SystemError) in
-            var changed = state
+            let found = currentState
+            var changed = found
             change(&changed)
-            if changed == state { return }
+            if changed == found { return }
             try changed.store(folder.stateFile)
-            state = changed
+            state.withLock { $0 = changed }
         }
     }
 

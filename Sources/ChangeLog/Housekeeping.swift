@@ -31,9 +31,14 @@ extension ChangeLog {
         monitor.unlock()
         // Numbers run out only if this fails for half a million appends; then the append reports the error.
         let reserved = Result { () throws(SystemError) in try sequencer.reserveAhead() }
-        let replicated = folder.replicatedThrough(currentState)
+        let (replicated, sent) = (folder.replicatedThrough(currentState), folder.sentThrough(currentState))
         monitor.lock()
         if case .failure(let error) = reserved, sequencer.isShort { noteSpaceError(error) }
+        // Only a rise: what is sent again after a failure is no progress.
+        if sent > sentThrough {
+            sentThrough = sent
+            replicatedAtNanoseconds = Clock.monotonicNanoseconds()
+        }
         if replicated > replicatedThrough {
             replicatedThrough = replicated
             replicatedAtNanoseconds = Clock.monotonicNanoseconds()

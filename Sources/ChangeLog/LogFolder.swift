@@ -15,6 +15,7 @@ package struct LogFolder: Equatable, Sendable {
     package var freezeFile: String { path + "/freeze" }
     package var failedSyncFile: String { path + "/sync-failed" }
     package func markFile(target: String) -> String { path + "/replicated-" + target }
+    package func sendingFile(target: String) -> String { path + "/sending-" + target }
 
     func segmentFile(_ number: Int) -> String {
         let digits = String(number)
@@ -54,19 +55,33 @@ package struct LogFolder: Equatable, Sendable {
         try DurableFile.replace(markFile(target: target), with: Array(mark.encoded().utf8))
     }
 
+    /// Tells that objects with all up to `mark.sequence` were verified at the target, though no head lists them yet: a full log
+    /// waits for more. Not durable, for a power loss ends the waiting as well.
+    package func noteSending(_ mark: ReplicatedMark, target: String) throws(SystemError) {
+        let path = sendingFile(target: target)
+        try Descriptor.open(path + ".new", O_WRONLY | O_CREAT | O_TRUNC).write(Array(mark.encoded().utf8), at: 0)
+        guard rename(path + ".new", path) == 0 else { throw SystemError(errno: errno, operation: "rename", path: path) }
+    }
+
     /// Nil when the uploader never marked anything for this target.
-    package func readMark(target: String) throws(LogError) -> ReplicatedMark? {
-        let path = markFile(target: target)
+    package func readMark(target: String) throws(LogError) -> ReplicatedMark? { try readMark(markFile(target: target)) }
+
+    private func readMark(_ path: String) throws(LogError) -> ReplicatedMark? {
         guard let text = try text(of: path) else { return nil }
         guard let mark = ReplicatedMark(text) else { throw .invalidFile(path: path, reason: "not a replicated mark") }
         return mark
     }
 
     /// The lowest of all targets' marks; everything when there is no target. A mark that cannot be read covers nothing.
-    func replicatedThrough(_ state: LogState) -> UInt64 {
+    func replicatedThrough(_ state: LogState) -> UInt64 { through(state, markFile) }
+
+    /// The same of what was sent, listed or not.
+    func sentThrough(_ state: LogState) -> UInt64 { through(state, sendingFile) }
+
+    private func through(_ state: LogState, _ file: (String) -> String) -> UInt64 {
         var through = UInt64.max
         for target in state.targets {
-            let mark = try? readMark(target: target)
+            let mark = try? readMark(file(target))
             through = min(through, mark?.sequence(in: state.lineages) ?? 0)
         }
         return through

@@ -70,5 +70,6 @@ extension ChangeLog {
         lastAtOpening = recovery.lastSequence
         durableThrough = recovery.flushedSequence
         replicatedThrough = folder.replicatedThrough(currentState)
+        sentThrough = folder.sentThrough(currentState)
     }
 }

@@ -56,6 +56,40 @@ import Testing
         #expect(throws: LogError.self) { try test.read(after: 1) }
     }
 
+    /// A publication over a slow uplink takes longer than writes wait; the objects of it that are verified count.
+    @Test func objectsThatAreVerifiedMakeWritesWait() throws {
+        let test = try TestLog(targets: ["vault"], segments: 4)
+        defer { test.remove() }
+        let (log, _, _) = try test.open(catchingUpSeconds: 2)
+        defer { log.abandon() }
+        log.setDestageObstacle(nil)
+        #expect(throws: SystemError.self) { while true { try log.appendBlock(1, at: 1) } }
+        try log.sealAll()
+        let last = try #require(log.sealedSegments(limit: 100).last)
+        try log.noteDestaged(last)
+        log.releaseDestaged(last)
+        try test.folder.noteSending(ReplicatedMark(sequence: 1, lineage: log.lineage), target: "vault")
+        usleep(1_200_000)
+        let began = Clock.monotonicNanoseconds()
+        let refused = Atomic<Int32>(0)
+        let writer = try OwnThread(name: "writer") {
+            do { while true { try log.appendBlock(2, at: 1) } } catch { refused.store((error as? SystemError)?.errno ?? -1, ordering: .sequentiallyConsistent) }
+        }
+        for step in 2...6 {
+            usleep(700_000)
+            #expect(refused.load(ordering: .sequentiallyConsistent) == 0)
+            try test.folder.noteSending(ReplicatedMark(sequence: UInt64(step), lineage: log.lineage), target: "vault")
+        }
+        // What was sent before is sent again: no progress.
+        while refused.load(ordering: .sequentiallyConsistent) == 0, Clock.monotonicNanoseconds() - began < 60_000_000_000 {
+            usleep(500_000)
+            try test.folder.noteSending(ReplicatedMark(sequence: 3, lineage: log.lineage), target: "vault")
+        }
+        writer.join()
+        #expect(refused.load(ordering: .sequentiallyConsistent) == ENOSPC)
+        #expect(Clock.monotonicNanoseconds() - began > 4_000_000_000)
+    }
+
     @Test func aTargetThatCatchesUpMakesWritesWaitAndOneThatStandsStillMakesThemFail() throws {
         let test = try TestLog(targets: ["vault"], segments: 4)
         defer { test.remove() }

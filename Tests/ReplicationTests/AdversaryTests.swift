@@ -9,6 +9,7 @@ import Site
 import Synchronization
 import Testing
 import Vault
+import VirtualDisk
 
 @Suite struct AdversaryTests {
     /// In the catalogue of `old`, `new` takes the place and name of `old`, protected to `vault`.
@@ -211,5 +212,22 @@ import Vault
         unlink(folder.markFile(target: target))
         #expect(try disk.upload()?.message == nil)
         #expect(try folder.readMark(target: target) == after)
+    }
+
+    /// The log's owner hears of objects that are there before any head lists them, and does not take them for replicated.
+    @Test func whatWasSentIsToldBeforeItIsPublished() throws {
+        let disk = try ReplicatedDisk(content: sampleContent())
+        var random = SeededRandom(9)
+        #expect(try disk.upload() == nil)
+        let folder = LogFolder(disk.folder + "/log")
+        let target = try disk.openVault().id.description
+        let before = try #require(try folder.readMark(target: target))
+        try disk.scribble(20, using: &random)
+        let last = try disk.disk.makeDurable()
+        disk.store.failPuts { key, _ in key.hasPrefix("heads/") ? unreachable : nil }
+        #expect(try disk.upload() != nil)
+        #expect(try folder.readMark(target: target) == before)
+        let sent = try String(contentsOfFile: folder.sendingFile(target: target), encoding: .utf8)
+        #expect(sent.contains("sequence \(last)\n") && last > before.sequence)
     }
 }

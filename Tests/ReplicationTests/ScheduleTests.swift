@@ -117,4 +117,17 @@ import Vault
         for thread in threads { thread.join() }
         #expect(gate.opens(isLast: true))
     }
+
+    @Test func anObjectIsAsLargeAsTheTargetTakesInSeconds() {
+        let fast = UploadPace()
+        for _ in 0..<10 { fast.note(payloadBytes: UInt64(fast.segmentPayloadBytesMax), nanoseconds: 100_000_000) }
+        #expect(fast.segmentPayloadBytesMax == 16 << 20 && fast.publicationPayloadBytesMax == 64 << 20)
+        // 1 Mbit/s.
+        for _ in 0..<3 { fast.note(payloadBytes: UInt64(fast.segmentPayloadBytesMax), nanoseconds: UInt64(fast.segmentPayloadBytesMax) * 8_000) }
+        #expect(fast.segmentPayloadBytesMax == Int(UploadPace.secondsWanted) * 125_000)
+        fast.note(payloadBytes: 1, nanoseconds: .max)
+        #expect(fast.segmentPayloadBytesMax == UploadPace.payloadBytesMin)
+        fast.note(payloadBytes: .max, nanoseconds: 0)
+        #expect(fast.segmentPayloadBytesMax == 2 * UploadPace.payloadBytesMin)
+    }
 }

@@ -10,17 +10,20 @@ struct DeltaUpload {
     let disk: VaultID
     let lineage: VaultID
     let reader: LogReader
+    let pace: UploadPace
     let stop: StopFlag
+    /// Told, in order, up to which sequence all objects are verified.
+    let sent: (UInt64) -> Void
 
     private struct BatchIsFull: Error {}
 
     /// Sends the records after `after`, up to `through` or to the end of a publication; nil when there are none.
     func send(after: UInt64, through: UInt64) throws -> Publisher.Addition? {
         var addition = Publisher.Addition(sequence: after)
-        let outgoing = OutgoingSegments(threads: ReplicationLimits.segmentThreads)
+        let outgoing = OutgoingSegments(threads: ReplicationLimits.segmentThreads, pace: pace, sent: sent)
         defer { outgoing.abandon() }
         var writer = newWriter()
-        var batch = Batch()
+        var batch = Batch(payloadBytesMax: pace.publicationPayloadBytesMax)
         do {
             let last = try reader.records(after: after, through: through) { record, payload in
                 guard batch.takes(record) else { throw BatchIsFull() }
@@ -48,17 +51,22 @@ struct DeltaUpload {
         return addition.segments.isEmpty ? nil : addition
     }
 
-    private func newWriter() -> SegmentWriter { SegmentWriter(vault: vault, disk: disk, lineage: lineage) }
+    private func newWriter() -> SegmentWriter {
+        SegmentWriter(vault: vault, disk: disk, lineage: lineage, payloadBytesMax: pace.segmentPayloadBytesMax)
+    }
 
     /// Counts what one publication holds.
     private struct Batch {
+        let payloadBytesMax: UInt64
         private var payloadBytes: UInt64 = 0
         private var records: UInt64 = 0
+
+        init(payloadBytesMax: UInt64) { self.payloadBytesMax = payloadBytesMax }
 
         func takes(_ record: RecordHeader) -> Bool {
             records == 0
                 || (records < ReplicationLimits.publicationRecordsMax
-                    && payloadBytes + UInt64(record.payloadBytes) <= ReplicationLimits.publicationPayloadBytesMax)
+                    && payloadBytes + UInt64(record.payloadBytes) <= payloadBytesMax)
         }
 
         mutating func add(_ record: RecordHeader) {
@@ -74,23 +82,32 @@ final class OutgoingSegments {
     private final class Sending: @unchecked Sendable {
         let writer: SegmentWriter
         var result: Result<SegmentEntry, any Error>?
+        var nanoseconds: UInt64 = 0
         var thread: OwnThread?
 
         init(_ writer: SegmentWriter) { self.writer = writer }
     }
 
     private let threads: Int
+    private let pace: UploadPace
+    private let sent: (UInt64) -> Void
     private var running: [Sending] = []
     private var entries: [SegmentEntry] = []
 
-    init(threads: Int) { self.threads = threads }
+    init(threads: Int, pace: UploadPace, sent: @escaping (UInt64) -> Void) {
+        self.threads = threads
+        self.pace = pace
+        self.sent = sent
+    }
 
     /// Begins to put the segment; waits for the oldest one when too many are on their way.
     func send(_ writer: SegmentWriter) throws {
         while running.count >= threads { try takeOldest() }
         let sending = Sending(writer)
         sending.thread = try OwnThread(name: "segment") {
+            let began = Clock.monotonicNanoseconds()
             sending.result = Result { try sending.writer.finish() }
+            sending.nanoseconds = Clock.monotonicNanoseconds() - began
         }
         running.append(sending)
     }
@@ -109,7 +126,10 @@ final class OutgoingSegments {
     private func takeOldest() throws {
         let sending = running.removeFirst()
         sending.thread?.join()
-        if let result = sending.result { entries.append(try result.get()) }
+        guard let entry = try sending.result?.get() else { return }
+        entries.append(entry)
+        pace.note(payloadBytes: entry.payloadBytes, nanoseconds: sending.nanoseconds)
+        sent(entry.last)
     }
 }
 

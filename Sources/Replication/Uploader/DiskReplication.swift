@@ -10,6 +10,7 @@ import Vault
 
 final class DiskReplication {
     private let replicator: Replicator
+    private let pace = UploadPace()
     private var publisher: Publisher?
     /// The machine that the vault says it is a disk of.
     private var machine = ""
@@ -175,11 +176,20 @@ final class DiskReplication {
         while after < through {
             if replicator.stop.isOver { throw Stopped() }
             let delta = DeltaUpload(
-                vault: connection.vault, disk: publisher.disk, lineage: current.id, reader: try LogReader(folder), stop: replicator.stop)
+                vault: connection.vault, disk: publisher.disk, lineage: current.id, reader: try LogReader(folder), pace: pace,
+                stop: replicator.stop, sent: { self.noteSent($0, current.id, disk, folder) })
             guard let addition = try delta.send(after: after, through: through) else { return }
             try publisher.publish(addition)
             try noteProven(disk, publisher, folder)
             after = addition.sequence
+        }
+    }
+
+    /// For writes that wait for room.
+    private func noteSent(_ sequence: UInt64, _ lineage: VaultID, _ disk: ProtectedDisk, _ folder: LogFolder) {
+        guard let lineage = LogID(hex: lineage.description) else { return }
+        do throws(SystemError) { try folder.noteSending(ReplicatedMark(sequence: sequence, lineage: lineage), target: disk.vaultID) } catch {
+            // The objects are there all the same; the mark that follows is written to the same folder, and its failure is told.
         }
     }
 

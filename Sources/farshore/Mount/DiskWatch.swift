@@ -41,6 +41,7 @@ final class DiskWatch: @unchecked Sendable {
         monitor.unlock()
         thread?.join()
         thread = nil
+        disks.endReopening()
     }
 
     private func run() {

@@ -32,8 +32,8 @@ final class MountedDisks: Sendable {
     private let refused = Mutex<[String: RefusedDisk]>([:])
     /// Disks with a place in the tree that are not open yet.
     private let pending = Mutex<[String: PendingDisk]>([:])
-    /// One disk is opened, frozen or released at a time; points and status do not wait for it.
-    private let turn = Mutex<Void>(())
+    private let turns = DiskTurns()
+    private let reopenings = DiskAttempts()
 
     init(process: WorkerProcess, catalogue: Catalogue, directory: String, honoursImageOwner: Bool) throws {
         self.process = process
@@ -150,10 +150,10 @@ final class MountedDisks: Sendable {
             case .status: return status()
             case .cut(let names, let tag): return try cut(names, tag: tag)
             case .makeDurable(let name): return .durable(sequence: try entry(name).disk.makeDurable())
-            case .freeze(let name): return .frozen(sequence: try turn.withLock { _ in try entry(name).disk.freeze() })
-            case .unfreeze(let name): try turn.withLock { _ in try entry(name).disk.unfreeze() }
-            case .add(let name): try turn.withLock { _ in try add(name) }
-            case .release(let name): try turn.withLock { _ in try release(name) }
+            case .freeze(let name): return .frozen(sequence: try turns.withTurn(of: name) { try entry(name).disk.freeze() })
+            case .unfreeze(let name): try turns.withTurn(of: name) { try entry(name).disk.unfreeze() }
+            case .add(let name): try turns.withTurn(of: name) { try add(name) }
+            case .release(let name): try turns.withTurn(of: name) { try release(name) }
             }
             return .done
         } catch {
@@ -202,11 +202,11 @@ final class MountedDisks: Sendable {
         if wasRefused { try catalogue.record(.information, disk: name, "the mount serves it now") }
     }
 
-    /// Tries the refused disks again; what they say stays as it was until they open.
+    /// Tries the refused disks again, without waiting for them; what they say stays as it was until they open.
     func openRefused() {
-        for name in refused.withLock({ $0.keys.sorted() }) {
+        reopenings.begin(refused.withLock { $0.keys.sorted() }) { [self] name in
             do {
-                try turn.withLock { _ in
+                try turns.withTurn(of: name) {
                     // It may have been added, or unprotected, since.
                     guard refused.withLock({ $0[name] != nil }) else { return }
                     try add(name)
@@ -214,10 +214,13 @@ final class MountedDisks: Sendable {
             } catch let error as SiteError where error.code == .diskNotFound {
                 refused.withLock { $0[name] = nil }
             } catch {
-                continue
+                // Said when it was refused first.
             }
         }
     }
+
+    /// Returns when no refused disk is being opened any more.
+    func endReopening() { reopenings.wait() }
 
     /// Takes the disk out of the mount, closes it and gives up its locks. Refused while somebody has its files open.
     private func release(_ name: String) throws {
