@@ -191,8 +191,8 @@ extension ChangeLog {
                 if active.nextSlot + slotsKept < geometry.slotCount, active.nextPage + pages + pagesKept <= end { return active }
                 if !spares.isEmpty { closeActive() }
             }
-            if active == nil, !spares.isEmpty {
-                try activate(spares.removeLast())
+            if active == nil, let spare = takeSpare() {
+                try activate(spare)
                 continue
             }
             guard isRoomComing else {

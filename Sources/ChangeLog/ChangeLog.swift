@@ -53,7 +53,7 @@ package final class ChangeLog: @unchecked Sendable {
     /// Segments with records, oldest first; the active one is the last.
     var live: [Segment] = []
     var active: Segment?
-    /// Wiped and durable, ready to become active.
+    /// Ready to become active: new ones, and old ones whose wipe is durable.
     var spares: [Segment] = []
     /// Out of use, still to be wiped.
     var retired: [Segment] = []
@@ -83,7 +83,7 @@ package final class ChangeLog: @unchecked Sendable {
     var flushCount: UInt64 = 0
     /// `flushCount` when the last two segments were activated: tells whether the guest asks for durability often.
     var flushCountAtActivation: UInt64 = 0
-    var flushesInLastSegment: UInt64 = .max
+    var flushesInLastSegment: UInt64 = 0
     var destagedSegment: UInt64
     /// Why destage cannot be waited for (frozen, failing, not running), or nil while it makes progress.
     var destageObstacle: String?

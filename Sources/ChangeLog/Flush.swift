@@ -30,17 +30,21 @@ extension ChangeLog {
         flushTarget = target
         waitForInFlight(through: target)
         flushCount += 1
+        if flushCount - flushCountAtActivation == Self.flushesThatPayForFilling, active?.isWritten == false { chores.wakeAll() }
         // Every segment with complete records that no sync has covered, not only the newest.
         swap(&dirty, &syncing)
         for segment in syncing { segment.isDirty = false }
+        let hasNewName = syncing.contains { !$0.isNameDurable }
         monitor.unlock()
         var syncFailure: SystemError?
         do throws(SystemError) {
             // Only the leader touches the list meanwhile.
             for segment in syncing { try sync(segment) }
+            if hasNewName { try Directory.sync(folder.path) }
         } catch { syncFailure = error }
         monitor.lock()
         flushTarget = nil
+        if syncFailure == nil { for segment in syncing { segment.isNameDurable = true } }
         syncing.removeAll(keepingCapacity: true)
         if let syncFailure {
             // After a failed sync the kernel may have dropped the pages: nothing later can vouch for them.

@@ -1,16 +1,10 @@
 // The log's own thread: seals closed segments in order, recycles what is in the image and at the targets, prepares spare
-// segments ahead of need, so that a guest's write meets none of this.
+// segments ahead of need (SpareSegments.swift), so that a guest's write meets none of this.
 
 package import BlockIO
 import Glibc
-import Synchronization
 
 extension ChangeLog {
-    /// Spare segments kept ready: new files are made up to the first number, old ones wiped ahead up to the second.
-    private static let newSparesWanted = 4
-    private static let sparesWanted = 8
-    /// A guest that flushes this often within a segment gains from segments whose blocks are written already.
-    private static let flushesThatPayForFilling: UInt64 = 64
     private static let pollMilliseconds = 1000
     /// While guests' writes wait or are refused for want of room: they go on as soon as there is some.
     private static let fullPollMilliseconds = 100
@@ -18,10 +12,10 @@ extension ChangeLog {
     func keepHouse() {
         monitor.lock()
         while !isStopping {
-            // Whoever waits for a segment goes before the syncs of sealing.
-            if roomWaiterCount > 0, spares.isEmpty, prepareSpare() {}
+            // Sealing waits for the disk, and meanwhile the guest fills what is ready.
+            if isShortOfSpares, prepareSpare() {}
             else if let segment = segmentToSeal { seal(segment) }
-            else if prepareSpare() {}
+            else if prepareSpare() || prepareForFlushes() {}
             else { idle() }
         }
         monitor.unlock()
@@ -66,7 +60,7 @@ extension ChangeLog {
         closeActive()
     }
 
-    private func noteSpaceError(_ error: SystemError) {
+    func noteSpaceError(_ error: SystemError) {
         spaceError = error
         let wait = isStarved ? Self.fullPollMilliseconds : Self.pollMilliseconds
         spaceRetryNanoseconds = Clock.monotonicNanoseconds() + UInt64(wait) * 1_000_000
@@ -82,15 +76,18 @@ extension ChangeLog {
 
     private func seal(_ segment: Segment) {
         var seal = SegmentSeal(recordCount: UInt32(segment.nextSlot), lastSequence: segment.lastSequence)
+        let isNameDurable = segment.isNameDurable
         monitor.unlock()
         let result = Result { () throws(SystemError) in
             seal.footer = try segment.writeFooter(recordCount: Int(seal.recordCount))
             try sync(segment)
+            if !isNameDurable { try Directory.sync(folder.path) }
             try segment.writeSeal(seal) { (segment) throws(SystemError) in try sync(segment) }
         }
         monitor.lock()
         switch result {
         case .success:
+            segment.isNameDurable = true
             // Not before the sync ended: a flush in between must still sync the segment itself.
             segment.isDirty = false
             dirty.removeAll { $0 === segment }
@@ -103,122 +100,11 @@ extension ChangeLog {
 
     // MARK: - space
 
-    /// Recycles the oldest segment or makes a new file; false when neither can be had now. The monitor is held.
-    private func prepareSpare() -> Bool {
-        guard failure == nil else { return false }
-        if !hasReserve, !isReserveLent, remakeReserve() { return true }
-        guard isSpareWanted else { return false }
-        let failedBefore = spaceError == nil ? retired.popLast() : nil
-        if let segment = failedBefore ?? takeRecyclable() {
-            prepare { () throws(SystemError) in try self.wipe(segment) } orKeep: { self.retired.append(segment) }
-            return true
-        }
-        // Not in the room that destage was lent.
-        guard spaceError == nil, hasReserve else { return false }
-        let number = nextNumber
-        nextNumber += 1
-        prepare { () throws(SystemError) in try self.makeSegmentFile(number) } orKeep: {}
-        return true
-    }
+    var fileCount: Int { live.count + spares.count + retired.count }
 
-    private func prepare(_ work: () throws(SystemError) -> Segment, orKeep: () -> Void) {
-        isPreparing = true
-        monitor.unlock()
-        let result = Result { () throws(SystemError) in try work() }
-        monitor.lock()
-        isPreparing = false
-        switch result {
-        case .success(let segment):
-            spares.append(segment)
-            // The next append that needs a segment gets this one: also when nobody writes, health must say so.
-            isStarved = false
-        case .failure(let error):
-            noteSpaceError(error)
-            orKeep()
-        }
-        wakeEveryone()
-    }
-
-    /// First in room that is there, else in place of a segment that is out of use. True when something was done.
-    private func remakeReserve() -> Bool {
-        guard spaceError == nil || !retired.isEmpty || isOldestRecyclable else { return false }
-        let segment = spaceError == nil ? nil : retired.popLast() ?? takeRecyclable()
-        monitor.unlock()
-        let result = Result { () throws(SystemError) in
-            if let segment { try removeFile(segment) }
-            try makeReserve()
-        }
-        monitor.lock()
-        isPreparing = false
-        switch result {
-        case .success: hasReserve = true
-        case .failure(let error): noteSpaceError(error)
-        }
-        wakeEveryone()
-        return true
-    }
-
-    /// Out of the live list, with no reader left.
-    private func takeRecyclable() -> Segment? {
-        guard isOldestRecyclable else { return nil }
-        let segment = live.removeFirst()
-        segment.leaveIndex()
-        isPreparing = true
-        monitor.unlock()
-        while segment.pins.load(ordering: .sequentiallyConsistent) > 0 { usleep(50) }
-        monitor.lock()
-        segment.phase = .spare
-        return segment
-    }
-
-    private func wipe(_ segment: Segment) throws(SystemError) -> Segment {
-        try segment.wipe()
-        try sync(segment)
-        return segment
-    }
-
-    /// Space reserved, so that appends cannot fail for want of it. For a guest that flushes often also all blocks written, so
-    /// that a flush changes no metadata (twice the durable appends); for others that would only be twice the writing. Nobody
-    /// waits for it.
-    private func makeSegmentFile(_ number: Int) throws(SystemError) -> Segment {
-        let path = folder.segmentFile(number)
-        let file = try Descriptor.open(path, O_RDWR | O_CREAT | O_EXCL)
-        do {
-            try file.truncate(to: UInt64(geometry.segmentBytes))
-            try file.allocate(at: 0, length: UInt64(geometry.segmentBytes))
-            let zeros = AlignedBuffer(count: min(geometry.segmentBytes, 1 << 20))
-            var offset = 0
-            while offset < geometry.segmentBytes, isFillingWorthwhile {
-                let count = min(zeros.bytes.count, geometry.segmentBytes - offset)
-                try file.write(UnsafeRawBufferPointer(rebasing: zeros.bytes[..<count]), at: UInt64(offset))
-                offset += count
-            }
-            try file.syncData()
-            try Directory.sync(folder.path)
-        } catch {
-            unlink(path)
-            throw error
-        }
-        options.didSync?(path)
-        return Segment(number: number, file: file, geometry: geometry)
-    }
-
-    private var isFillingWorthwhile: Bool {
-        monitor.lock()
-        defer { monitor.unlock() }
-        return roomWaiterCount == 0 && max(flushesInLastSegment, flushCount - flushCountAtActivation) >= Self.flushesThatPayForFilling
-    }
-
-    private var fileCount: Int { live.count + spares.count + retired.count }
-
-    private var isOldestRecyclable: Bool {
+    var isOldestRecyclable: Bool {
         guard let oldest = live.first, oldest.phase == .sealed else { return false }
         return oldest.currentIndex <= destagedSegment && oldest.lastSequence <= replicatedThrough
-    }
-
-    private var isSpareWanted: Bool {
-        if !retired.isEmpty || isOldestRecyclable { return spares.count < Self.sparesWanted }
-        return spares.count < Self.newSparesWanted && fileCount < segmentCountMax
     }
 
     /// Whether a thread that needs a segment may wait for one. Waiting for destage, and for a target that is catching up, is

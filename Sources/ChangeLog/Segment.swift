@@ -5,8 +5,8 @@ import BlockIO
 import Synchronization
 
 package final class Segment: @unchecked Sendable {
-    // Sendable: `index` and `pins` are atomics; `header`, `seed` change only while the file is spare, when nobody else
-    // uses it; the rest is guarded by the log's monitor.
+    // Sendable: `index` and `pins` are atomics; `header`, `seed`, `isWritten` change only while the file is spare, when nobody
+    // else uses it; the rest is guarded by the log's monitor.
     enum Phase { case spare, active, closing, sealed }
 
     let number: Int
@@ -20,6 +20,8 @@ package final class Segment: @unchecked Sendable {
 
     private(set) var header: SegmentHeader?
     private(set) var seed: UInt32 = 0
+    /// No block of the file is a hole or allocated only: overwriting it changes no metadata.
+    var isWritten = false
 
     // Guarded by the log's monitor.
     var phase = Phase.spare
@@ -30,6 +32,8 @@ package final class Segment: @unchecked Sendable {
     var inFlightCount = 0
     /// Holds complete records that no fdatasync has covered.
     var isDirty = false
+    /// False for a new file until its folder was synced: whoever first makes its records durable does that too.
+    var isNameDurable = true
 
     /// The kernel tells of a failed write-back once: a flush beside it, or a later one, would succeed and lie.
     private let syncFailure = Mutex<SystemError?>(nil)
@@ -74,6 +78,12 @@ package final class Segment: @unchecked Sendable {
         try file.write([UInt8](repeating: 0, count: SegmentHeader.sectorBytes), at: 0)
         // A slot is a part of its page: were the page not in the page cache, the append would read it first.
         file.prefetch(at: SegmentGeometry.tableOffset, length: UInt64(geometry.tableBytes))
+    }
+
+    var hasNoHole: Bool {
+        // Only a hint: where the filesystem cannot tell, it counts as having one.
+        guard let hole = try? file.nextHole(from: 0) else { return false }
+        return hole >= UInt64(geometry.segmentBytes)
     }
 
     func syncData() throws(SystemError) {
