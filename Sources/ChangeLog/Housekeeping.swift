@@ -12,9 +12,8 @@ extension ChangeLog {
     func keepHouse() {
         monitor.lock()
         while !isStopping {
-            // Sealing waits for the disk, and meanwhile the guest fills what is ready.
-            if isShortOfSpares, prepareSpare() {}
-            else if let segment = segmentToSeal { seal(segment) }
+            restockSpares()
+            if let segment = segmentToSeal { seal(segment) }
             else if prepareSpare() || prepareForFlushes() {}
             else { idle() }
         }

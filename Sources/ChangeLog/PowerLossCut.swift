@@ -72,8 +72,12 @@ extension Recovery {
         return slot == end
     }
 
-    /// In index order, so that a seal always vouches for all segments before it.
+    /// In index order, so that a seal always vouches for all segments before it. The newest one that is there already may
+    /// be of an opening that was killed before it had synced it.
     private func sealKept(_ found: ArraySlice<FoundSegment>) throws(LogError) {
+        if let sealed = found.last(where: { $0.seal != nil }), sealed.index > state.destagedSegment {
+            try asLogError { () throws(SystemError) in try sync(sealed.segment) }
+        }
         for one in found where one.seal == nil {
             try asLogError { () throws(SystemError) in try sync(one.segment) }
             try seal(one, one.segment.nextSlot)

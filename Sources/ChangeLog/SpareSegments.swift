@@ -17,7 +17,13 @@ extension ChangeLog {
         return spares.remove(at: spares.lastIndex(where: \.isWritten) ?? spares.count - 1)
     }
 
-    var isShortOfSpares: Bool { spares.count < Self.newSparesWanted }
+    /// Called before each seal, which waits for the disk while the guest fills what is ready. Bounded, so that seals have their
+    /// turn however fast that is.
+    func restockSpares() {
+        for _ in 0..<Self.newSparesWanted where spares.count < Self.newSparesWanted {
+            guard prepareSpare() else { return }
+        }
+    }
 
     /// Recycles the oldest segment or makes a new file; false when neither can be had now. The monitor is held.
     func prepareSpare() -> Bool {
