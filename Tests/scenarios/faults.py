@@ -11,6 +11,7 @@ import errno
 import os
 import signal
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -236,11 +237,11 @@ class Life(Mounts):
 
     def look(self):
         """What an administrator sees now."""
-        cut = self.s.farshore("point", "cut", "raw", "vhd", ok=False, timeout=90)
+        cut = self.s.farshore("point", "cut", "raw", "vhd", ok=False, timeout=180)
         check(cut.returncode in STATUSES, f"point cut: {cut.returncode}")
         if cut.returncode:
             self.signs["point cut failed"] += 1
-        told = self.s.farshore_json("status", timeout=60)
+        told = self.s.farshore_json("status", timeout=180)
         for disk in told["disks"]:
             if disk["health"] != "normal":
                 self.signs[f"{disk['health']}: {self.plain(disk['reason'])}"] += 1
@@ -428,7 +429,7 @@ with Scenario() as s:
             close(life, world, s)
             if number % VAULT_EVERY == VAULT_EVERY - 1:
                 world.check_vault()
-        except (Failed, Wrong, OSError) as problem:
+        except (Failed, Wrong, OSError, subprocess.SubprocessError) as problem:
             problems.append(f"{form} at {key[1]} {places.told(key, names)}, {places.origin[key]}: {problem}")
             print("PROBLEM " + problems[-1], flush=True)
             if SCALE < 2:
