@@ -39,11 +39,12 @@ with Scenario() as s:
     began = time.monotonic()
     check([disk["disk"] for disk in s.farshore_json("status", "good", timeout=60)["disks"]] == ["good"], "no status")
     protect("third")
-    check(sorted(os.listdir(mnt)) == ["good", "third"], str(os.listdir(mnt)))
+    # The one that is being opened has its place; who uses it waits.
+    check(sorted(set(os.listdir(mnt)) - {"slow"}) == ["good", "third"], str(os.listdir(mnt)))
     write("good"), write("third")
     s.farshore("point", "cut", "good", timeout=60)
     s.farshore("unprotect", "third", timeout=60)
-    check(sorted(os.listdir(mnt)) == ["good"], str(os.listdir(mnt)))
+    check(sorted(set(os.listdir(mnt)) - {"slow"}) == ["good"], str(os.listdir(mnt)))
     print(f"with one disk's storage hung the others were served, added and released in {time.monotonic() - began:.1f} s")
     run("fsfreeze", "-u", volume)
     deadline = time.monotonic() + 60
