@@ -126,7 +126,7 @@ static inline void farshore_block_stop_signals(void) {
 }
 
 // One datagram with up to 8 descriptors beside it (SCM_RIGHTS).
-#define FARSHORE_DESCRIPTORS_MAX 8
+#define FARSHORE_DESCRIPTORS_MAX 96
 static inline ssize_t farshore_send_with_descriptors(int socket, const void *bytes, size_t length, const int *descriptors, int count) {
     union {
         char space[CMSG_SPACE(sizeof(int) * FARSHORE_DESCRIPTORS_MAX)];

@@ -1,4 +1,5 @@
 #include "CLinux.h"
+#include <linux/openat2.h>
 #include <sys/resource.h>
 #include <sys/timex.h>
 
@@ -23,4 +24,9 @@ uint64_t farshore_raise_open_files_max(void) {
 uint64_t farshore_locked_memory_bytes_max(void) {
     struct rlimit limit;
     return getrlimit(RLIMIT_MEMLOCK, &limit) == 0 ? (uint64_t)limit.rlim_cur : 0;
+}
+
+int farshore_open_beneath(int directory, const char *path, int flags) {
+    struct open_how how = {.flags = (unsigned)flags, .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
+    return (int)syscall(SYS_openat2, directory, path, &how, sizeof(how));
 }

@@ -153,6 +153,14 @@ package struct Descriptor: ~Copyable, Sendable {
         return UInt64(found)
     }
 
+    /// Opens `path` below this directory; a symbolic link on the way is `ELOOP`, a way out `EXDEV`.
+    package func openBeneath(_ path: String, _ flags: Int32) throws(SystemError) -> Descriptor {
+        let place = "\(self.path)/\(path)"
+        let opened = retryingInterrupts { farshore_open_beneath(raw, path, flags | O_CLOEXEC) }
+        guard opened >= 0 else { throw SystemError(errno: errno, operation: "open", path: place) }
+        return Descriptor(owning: opened, path: place)
+    }
+
     /// A second open file description of the same file, for reading. By /proc: the path may name another file by now.
     package func reopenedForReading() throws(SystemError) -> Descriptor {
         let again = retryingInterrupts { farshore_open("/proc/self/fd/\(raw)", O_RDONLY | O_CLOEXEC, 0) }

@@ -13,6 +13,8 @@ package struct FileStatus: Equatable, Sendable {
     package let allocatedBytes: UInt64
     /// Time of the last change of data or metadata, nanoseconds since 1970.
     package let changeTimeNanoseconds: Int64
+    /// Time of the last change of data, nanoseconds since 1970; programs can set it.
+    package let modificationTimeNanoseconds: Int64
     /// Identity of the file on this host.
     package let device: UInt64
     package let inode: UInt64
@@ -35,6 +37,7 @@ package struct FileStatus: Equatable, Sendable {
         }
         allocatedBytes = UInt64(info.st_blocks) * 512
         changeTimeNanoseconds = Int64(info.st_ctim.tv_sec) * 1_000_000_000 + Int64(info.st_ctim.tv_nsec)
+        modificationTimeNanoseconds = Int64(info.st_mtim.tv_sec) * 1_000_000_000 + Int64(info.st_mtim.tv_nsec)
         device = UInt64(info.st_dev)
         inode = UInt64(info.st_ino)
     }

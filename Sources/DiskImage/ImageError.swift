@@ -8,6 +8,8 @@ package enum ImageError: Error, Equatable, Sendable {
     case damaged(ImageDamage)
     /// A sound image that this version does not serve, or not in the way that was asked for.
     case unsupported(path: String, what: String, remedy: String)
+    /// A differencing disk whose parent is not to be found.
+    case brokenChain(ChainBreak)
     /// Another program holds the image.
     case inUse(path: String)
     case system(SystemError)
@@ -32,6 +34,8 @@ extension ImageError: CustomStringConvertible {
             "\(damage.path): \(damage.field) at byte \(damage.offset): found \(damage.found), expected \(damage.expected): \(damage.meaning)"
         case .unsupported(let path, let what, _):
             "\(path): \(what)"
+        case .brokenChain(let broken):
+            broken.message
         case .inUse(let path):
             "\(path): in use by another program (QEMU or Farshore)"
         case .system(let error):

@@ -9,6 +9,8 @@ package import BlockIO
 
 package protocol ImageFile: AnyObject, Sendable {
     var path: String { get }
+    /// All files the disk's bytes come from: the image, and what lies under it, which is only read.
+    var files: [String] { get }
     /// A multiple of 512.
     var sizeBytes: UInt64 { get }
 
@@ -40,6 +42,8 @@ package protocol ImageFile: AnyObject, Sendable {
 }
 
 extension ImageFile {
+    package var files: [String] { [path] }
+
     /// An image that cannot tell has to be waited for.
     package func readIfCached(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) -> Bool { false }
 
@@ -50,11 +54,4 @@ extension ImageFile {
 package enum ImageAccess: Equatable, Sendable {
     case readOnly
     case readWrite
-}
-
-/// What an image file holds; the names are those of the command line.
-package enum ImageFormat: String, CaseIterable, Sendable {
-    case raw
-    case vhdFixed = "vhd-fixed"
-    case vhdDynamic = "vhd-dynamic"
 }

@@ -1,5 +1,6 @@
 // Tells whether an image was changed while nobody watched: taken at a clean stop, compared at the next start.
-// A file's size and change time are exact. A block device has no change time, so blocks are sampled: best effort, a
+// A file's size and change time are exact. Of a chain the parents' sizes and times of modification count too: many disks may share
+// them, and their owners and links may change without harm. A block device has no change time, so blocks are sampled: best effort, a
 // small change between the samples is missed.
 
 package import BlockIO
@@ -11,6 +12,8 @@ package struct ImageIdentity: Equatable, Sendable {
         case changeTime = 1
         /// `stamp` is a hash of sampled blocks.
         case sampledBlocks = 2
+        /// `stamp` is a hash of the image's change time and of its parents' sizes and times of modification.
+        case chain = 3
     }
 
     package let evidence: Evidence
@@ -37,12 +40,27 @@ package struct ImageIdentity: Equatable, Sendable {
         }
     }
 
+    /// The identity of an image and what it is read through (`ImageFile.files`).
+    package init(of files: [String]) throws(SystemError) {
+        let image = try ImageIdentity(of: files[0])
+        guard files.count > 1 else {
+            self = image
+            return
+        }
+        var hash = Self.hash([image.stamp], from: Self.hashStart)
+        for parent in files.dropFirst() {
+            let status = try Descriptor.open(parent, O_RDONLY).status()
+            hash = Self.hash([status.sizeBytes, UInt64(bitPattern: status.modificationTimeNanoseconds)], from: hash)
+        }
+        self.init(evidence: .chain, sizeBytes: image.sizeBytes, stamp: hash)
+    }
+
     /// The identity at a clean stop, as it will also be found after a power loss: flushing data leaves the change time
     /// of the file to the kernel, which may write it much later.
-    package static func durable(of path: String) throws(SystemError) -> ImageIdentity {
-        let descriptor = try Descriptor.open(path, O_RDONLY)
+    package static func durable(of files: [String]) throws(SystemError) -> ImageIdentity {
+        let descriptor = try Descriptor.open(files[0], O_RDONLY)
         try descriptor.sync()
-        return try ImageIdentity(of: path)
+        return try ImageIdentity(of: files)
     }
 
     private static let sampleBytes = 4096
@@ -54,11 +72,22 @@ package struct ImageIdentity: Equatable, Sendable {
     private static func sample(_ descriptor: borrowing Descriptor, sizeBytes: UInt64) throws(SystemError) -> UInt64 {
         let blocks = sizeBytes / UInt64(sampleBytes)
         let block = AlignedBuffer(count: sampleBytes)
-        var hash: UInt64 = 0xCBF2_9CE4_8422_2325
+        var hash = hashStart
         for sample in 0..<(firstBlocks + spreadBlocks) where blocks > 0 {
             let number = sample < firstBlocks ? min(sample, blocks - 1) : (blocks - 1) * (sample - firstBlocks) / (spreadBlocks - 1)
             try descriptor.read(into: block.bytes, at: number * UInt64(sampleBytes))
-            for byte in block.bytes { hash = (hash ^ UInt64(byte)) &* 0x0000_0100_0000_01B3 }
+            for byte in block.bytes { hash = (hash ^ UInt64(byte)) &* hashPrime }
+        }
+        return hash
+    }
+
+    private static let hashStart: UInt64 = 0xCBF2_9CE4_8422_2325
+    private static let hashPrime: UInt64 = 0x0000_0100_0000_01B3
+
+    private static func hash(_ numbers: [UInt64], from start: UInt64) -> UInt64 {
+        var hash = start
+        for number in numbers {
+            for shift in stride(from: UInt64(0), to: 64, by: 8) { hash = (hash ^ (number >> shift & 0xFF)) &* hashPrime }
         }
         return hash
     }

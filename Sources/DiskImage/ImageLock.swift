@@ -68,6 +68,13 @@ package struct ImageLock: ~Copyable, Sendable {
 
     package consuming func release() throws(SystemError) { try descriptor.close() }
 
+    /// A second handle to the same locks; the caller closes it.
+    func handedOut() throws(SystemError) -> Int32 {
+        let copy = fcntl(descriptor.raw, F_DUPFD_CLOEXEC, 0)
+        guard copy >= 0 else { throw SystemError(errno: errno, operation: "keep the lock of", path: descriptor.path) }
+        return copy
+    }
+
     private static func open(_ path: String) throws(SystemError) -> Descriptor {
         let plain = try Descriptor.open(path, O_RDONLY)
         guard try plain.status().kind == .blockDevice else { return plain }

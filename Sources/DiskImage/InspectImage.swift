@@ -12,6 +12,10 @@ package struct ImageDescription: Equatable, Sendable {
     package let isBlockDevice: Bool
     package var vhd: VHDFooter?
     package var dynamic: Dynamic?
+    /// Of a differencing disk, from its parent down.
+    package var parents: [ChainLink] = []
+    /// Parent locators that are not used: platform code and why.
+    package var ignoredLocators: [String] = []
 
     package struct Dynamic: Equatable, Sendable {
         package let blockBytes: UInt32
@@ -19,11 +23,12 @@ package struct ImageDescription: Equatable, Sendable {
         package let allocatedBlocks: Int
         /// False when the next opening for writing will put a footer back.
         package let isClean: Bool
+        package let hasBatmap: Bool
     }
 }
 
 /// Reads and checks the image as `openImage` does, and describes it.
-package func inspectImage(_ path: String, format: ImageFormat? = nil) throws(ImageError) -> ImageDescription {
+package func inspectImage(_ path: String, format: ImageFormat? = nil, parentFolders: [String] = []) throws(ImageError) -> ImageDescription {
     let container = try ContainerFile.open(path, access: .readOnly)
     let known = if let format { format } else { try probeFormat(container) }
     switch known {
@@ -35,12 +40,20 @@ package func inspectImage(_ path: String, format: ImageFormat? = nil) throws(Ima
         var description = description(container, .vhdFixed, sizeBytes: footer.diskSizeBytes)
         description.vhd = footer
         return description
-    case .vhdDynamic:
-        let layout = try readDynamicLayout(container)
-        var description = description(container, .vhdDynamic, sizeBytes: layout.footer.diskSizeBytes)
+    case .vhdDynamic, .vhdDifferencing:
+        let layout = try readDynamicLayout(container, known == .vhdDynamic ? .dynamic : .differencing)
+        var description = description(container, known, sizeBytes: layout.footer.diskSizeBytes)
         description.vhd = layout.footer
         description.dynamic = ImageDescription.Dynamic(blockBytes: layout.header.blockBytes, tableEntries: layout.header.tableEntries,
-            allocatedBlocks: layout.table.allocatedBlocks, isClean: layout.isClean)
+            allocatedBlocks: layout.table.allocatedBlocks, isClean: layout.isClean, hasBatmap: layout.batmap != nil)
+        if let link = layout.header.parent {
+            var chain = try VHDChain(image: path, parentFolders: parentFolders)
+            _ = try chain.openParent(of: container, layout)
+            description.parents = chain.links
+            description.ignoredLocators = link.locators.compactMap { locator in
+                locator.ignoredBecause.map { "\(printable(locator.code)): \($0)" }
+            }
+        }
         return description
     }
 }

@@ -5,14 +5,18 @@
 import BlockIO
 import Glibc
 
-/// Opens the image at `path`, checked field by field. Takes no lock: see `ImageLock`.
-package func openImage(_ path: String, access: ImageAccess, format: ImageFormat? = nil) throws(ImageError) -> any ImageFile {
+/// Opens the image at `path`, checked field by field, with all it is read through. `parentFolders`: where parents may lie beside the
+/// image's own folder. Takes no lock: see `ImageLock`.
+package func openImage(
+    _ path: String, access: ImageAccess, format: ImageFormat? = nil, parentFolders: [String] = []
+) throws(ImageError) -> any ImageFile {
     let container = try ContainerFile.open(path, access: access)
     let known = if let format { format } else { try probeFormat(container) }
     switch known {
     case .raw: return try openRaw(container, access: access)
     case .vhdFixed: return try openFixedVHD(container, access: access)
-    case .vhdDynamic: return try openDynamicVHD(container, access: access, listener: nil)
+    case .vhdDynamic: return try openDynamicVHD(container, .dynamic, access: access, parentFolders: [], listener: nil)
+    case .vhdDifferencing: return try openDynamicVHD(container, .differencing, access: access, parentFolders: parentFolders, listener: nil)
     }
 }
 
@@ -61,7 +65,7 @@ func requireNotEmpty(_ container: borrowing ContainerFile) throws(ImageError) {
         meaning: "an empty file is no disk"))
 }
 
-private func openFixedVHD(_ container: consuming ContainerFile, access: ImageAccess) throws(ImageError) -> RawImage {
+func openFixedVHD(_ container: consuming ContainerFile, access: ImageAccess) throws(ImageError) -> RawImage {
     let footer = try readFixedFooter(container)
     try requireNoSavedState(footer, access: access, path: container.path)
     do throws(SystemError) {
@@ -79,7 +83,7 @@ func readFixedFooter(_ container: borrowing ContainerFile) throws(ImageError) ->
     let offset = status.sizeBytes - 512
     let footer = try VHDFooter(parsing: container.read(count: 512, at: offset), at: offset, of: path)
     let field = VHDField(footer.encoded(), structure: "footer", at: offset, path: path)
-    try requireSupported(footer, .fixed, field, path: path)
+    try requireType(footer, .fixed, field)
     try field.require(footer.currentSizeBytes == offset, "current size", at: 48, found: "\(footer.currentSizeBytes)",
         expected: "\(offset), the bytes before the footer", meaning: "the file was cut or extended")
     try field.require(footer.diskSizeBytes <= offset, "geometry", at: 56, found: "\(footer.geometry)",
@@ -87,11 +91,8 @@ func readFixedFooter(_ container: borrowing ContainerFile) throws(ImageError) ->
     return footer
 }
 
-/// Refuses differencing disks, and disks of another type than the caller means to open.
-func requireSupported(_ footer: VHDFooter, _ type: VHDFooter.DiskType, _ field: VHDField, path: String) throws(ImageError) {
-    if footer.diskType == .differencing {
-        throw .unsupported(path: path, what: "differencing chain: not yet supported", remedy: "merge the chain into one image first")
-    }
+/// Refuses disks of another type than the caller means to open.
+func requireType(_ footer: VHDFooter, _ type: VHDFooter.DiskType, _ field: VHDField) throws(ImageError) {
     try field.require(footer.diskType == type, "disk type", at: 60, found: "\(footer.diskType.rawValue)", expected: "\(type.rawValue)",
         meaning: "the image is of another type than the one it was opened as")
 }

@@ -24,7 +24,7 @@ package struct OutputImage: ~Copyable, Sendable {
     /// (seconds since 2000) go into a VHD's footer. `beforeThrowingAway` runs before a partial image is emptied: what the
     /// caller has noted of it must not outlive it.
     package static func begin(
-        _ path: String, format: ImageFormat, sizeBytes: UInt64, uniqueID: [UInt8], timeStamp: UInt32, resume: Bool = false,
+        _ path: String, format: OutputFormat, sizeBytes: UInt64, uniqueID: [UInt8], timeStamp: UInt32, resume: Bool = false,
         beforeThrowingAway: () throws(SystemError) -> Void = {}
     ) throws(ImageError) -> OutputImage {
         let partial = path + partialSuffix
@@ -39,7 +39,7 @@ package struct OutputImage: ~Copyable, Sendable {
         }
         try asImageError(beforeThrowingAway)
         try lay(partial, format: format, sizeBytes: sizeBytes, uniqueID: uniqueID, timeStamp: timeStamp)
-        let image = try openImage(partial, access: .readWrite, format: format)
+        let image = try openImage(partial, access: .readWrite, format: format.imageFormat)
         return OutputImage(path: path, image: image, isResumed: false, lock: lock)
     }
 
@@ -66,7 +66,7 @@ package struct OutputImage: ~Copyable, Sendable {
         return errno == EINVAL && link(partial, path) == 0 && unlink(partial) == 0
     }
 
-    private static func requireFitting(_ sizeBytes: UInt64, _ format: ImageFormat, path: String) throws(ImageError) {
+    private static func requireFitting(_ sizeBytes: UInt64, _ format: OutputFormat, path: String) throws(ImageError) {
         guard sizeBytes > 0, sizeBytes % 512 == 0, sizeBytes <= UInt64(Int64.max) - 512 else {
             throw .system(SystemError(errno: EINVAL, operation: "make an image of \(sizeBytes) bytes", path: path))
         }
@@ -76,9 +76,9 @@ package struct OutputImage: ~Copyable, Sendable {
     }
 
     /// The partial image of an earlier run, or nil when it is not one of this format and size.
-    private static func reopen(_ partial: String, format: ImageFormat, sizeBytes: UInt64) throws(ImageError) -> (any ImageFile)? {
+    private static func reopen(_ partial: String, format: OutputFormat, sizeBytes: UInt64) throws(ImageError) -> (any ImageFile)? {
         do throws(ImageError) {
-            let image = try openImage(partial, access: .readWrite, format: format)
+            let image = try openImage(partial, access: .readWrite, format: format.imageFormat)
             return image.sizeBytes == sizeBytes ? image : nil
         } catch {
             if case .system = error { throw error }
@@ -88,7 +88,7 @@ package struct OutputImage: ~Copyable, Sendable {
 
     /// Writes an empty image of the format over whatever the partial file holds.
     private static func lay(
-        _ partial: String, format: ImageFormat, sizeBytes: UInt64, uniqueID: [UInt8], timeStamp: UInt32
+        _ partial: String, format: OutputFormat, sizeBytes: UInt64, uniqueID: [UInt8], timeStamp: UInt32
     ) throws(ImageError) {
         try asImageError { () throws(SystemError) in
             let file = try Descriptor.open(partial, O_RDWR | O_TRUNC)

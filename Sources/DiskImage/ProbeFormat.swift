@@ -13,7 +13,7 @@ func probeFormat(_ container: borrowing ContainerFile) throws(ImageError) -> Ima
     let endsAsFixed = VHDFooter.hasCookie(last) && footerType(last) != 3 && footerType(last) != 4
     if VHDFooter.hasCookie(first) {
         guard !endsAsFixed || status.sizeBytes == 512 else { throw ambiguous(path, "it starts as a dynamic VHD and ends as a fixed one") }
-        return .vhdDynamic
+        return footerType(first) == VHDFooter.DiskType.differencing.rawValue ? .vhdDifferencing : .vhdDynamic
     }
     guard VHDFooter.hasCookie(last) else { return .raw }
     guard endsAsFixed else { throw ambiguous(path, "its last sector is the footer of a dynamic VHD, its first sector is not the copy of it") }
@@ -25,7 +25,7 @@ private func footerType(_ bytes: [UInt8]) -> UInt32 {
 }
 
 private func ambiguous(_ path: String, _ why: String) -> ImageError {
-    .unsupported(path: path, what: "the image's format cannot be told: \(why)", remedy: "name the format: --from raw, vhd-fixed or vhd-dynamic")
+    .unsupported(path: path, what: "the image's format cannot be told: \(why)", remedy: "name the format: --from with raw, vhd-fixed, vhd-dynamic or vhd-differencing")
 }
 
 private func refuseOtherFormats(_ first: [UInt8], path: String) throws(ImageError) {

@@ -16,6 +16,7 @@ package enum DiskTrouble: String, Sendable {
     case writesRefused
     case imageFailed
     case notMerging
+    case parentLost
 }
 
 package struct DiskStatus: Equatable, Sendable {
@@ -59,6 +60,9 @@ extension VirtualDisk {
             say(.critical, .imageFailed, "the image failed, nothing is merged into it until the mount is restarted: \(imageFailure)", remedy: Self.reopening)
         } else if case .log(let error)? = destageError {
             say(.critical, .notMerging, "the log cannot be merged into the image: \(error)", remedy: "keep a copy of the log's folder; restore the disk from its vault")
+        } else if let lost = parents.first(where: { !$0.isThere }) {
+            say(.critical, .parentLost, "\(lost.path), which the image is read through, was removed or replaced: the disk works only until the mount ends",
+                remedy: "bring back the very file that \(image.path) was made from, before the mount ends, or keep a copy of the disk")
         } else if let destageError {
             say(.warning, .notMerging, "the log cannot be merged into the image, it is tried again: \(destageError)", remedy: "mend or make room on the volume of \(image.path)")
         } else if log.fileBytes >= log.budgetBytes, log.undestagedBytes > log.budgetBytes / 2 {

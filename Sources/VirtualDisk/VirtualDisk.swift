@@ -23,6 +23,8 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
     /// Raised before destage clears map entries: who read the image meanwhile reads again.
     let clearGeneration = Atomic<UInt64>(0)
     let destage: DestageControl
+    /// What the image is read through.
+    let parents: [ParentFile]
     /// What guests read from the image: destage leaves the device to them (`DestagePace`).
     let imageReadBytes = Atomic<UInt64>(0)
     private let identity: @Sendable () throws -> ImageIdentity
@@ -32,15 +34,15 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
         name: String, image: any ImageFile, folder: LogFolder, lock: consuming OwnerLock, sequencer: Sequencer, options: ChangeLog.Options,
         identity: (@Sendable () throws -> ImageIdentity)? = nil
     ) throws(DiskError) -> VirtualDisk {
-        let path = image.path
-        let identity = identity ?? { try ImageIdentity.durable(of: path) }
+        let (path, files) = (image.path, image.files)
+        let identity = identity ?? { try ImageIdentity.durable(of: files) }
         do {
             let state = try folder.readState()
             guard state.diskBytes == image.sizeBytes else {
                 throw DiskError.sizeMismatch(image: path, imageBytes: image.sizeBytes, logBytes: state.diskBytes)
             }
             // Before the log is opened: that ends the clean stop, and the question could not be asked again.
-            try checkUnchanged(state.cleanStop, path, identity)
+            try checkUnchanged(state.cleanStop, image, identity)
             let map = try BlockMap(diskBytes: state.diskBytes)
             let frozen = try folder.readFreeze()
             let (log, lastStop) = try ChangeLog.open(folder, lock: lock, sequencer: sequencer, options: options) { blocks, segment in
@@ -64,15 +66,17 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
         self.identity = identity
         sizeBytes = image.sizeBytes
         destage = DestageControl(frozenSequence: frozen)
+        parents = image.files.dropFirst().compactMap(ParentFile.init)
     }
 
     private static func checkUnchanged(
-        _ cleanStop: LogState.CleanStop?, _ path: String, _ identity: @Sendable () throws -> ImageIdentity
+        _ cleanStop: LogState.CleanStop?, _ image: any ImageFile, _ identity: @Sendable () throws -> ImageIdentity
     ) throws {
         guard let cleanStop else { return }
         let now = try identity()
         guard cleanStop == LogState.CleanStop(now) else {
-            throw DiskError.imageChanged(image: path, recordedBytes: cleanStop.imageBytes, foundBytes: now.sizeBytes)
+            let name = image.path + (image.files.count > 1 ? " or one of its parents" : "")
+            throw DiskError.imageChanged(image: name, recordedBytes: cleanStop.imageBytes, foundBytes: now.sizeBytes)
         }
     }
 
@@ -83,7 +87,7 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
             guard state.diskBytes == image.sizeBytes else {
                 throw DiskError.sizeMismatch(image: image.path, imageBytes: image.sizeBytes, logBytes: state.diskBytes)
             }
-            try folder.recordImage(LogState.CleanStop(try ImageIdentity.durable(of: image.path)))
+            try folder.recordImage(LogState.CleanStop(try ImageIdentity.durable(of: image.files)))
         } catch { throw DiskError(error) }
     }
 

@@ -17,12 +17,12 @@ import Testing
         return nil
     }
 
-    @Test(arguments: ImageFormat.allCases)
-    func whatIsInMemoryIsReadWithoutWaiting(format: ImageFormat) throws {
+    @Test(arguments: OutputFormat.allCases)
+    func whatIsInMemoryIsReadWithoutWaiting(format: OutputFormat) throws {
         let folder = try TestFolder()
         let path = folder.file("image")
         try OutputImage.makeEmpty(path, format, UInt64(Self.diskBytes))
-        let image = try openImage(path, access: .readWrite, format: format)
+        let image = try openImage(path, access: .readWrite, format: format.imageFormat)
         var random = SeededRandom(seed: 7)
         let data = random.bytes(3 << 20)
         // The last third stays a hole, of which a dynamic VHD stores nothing.
@@ -38,12 +38,12 @@ import Testing
     }
 
     /// Through the descriptor with readahead and the one without, mixed.
-    @Test(arguments: ImageFormat.allCases)
-    func streamsAndScatteredReadsSeeWhatWasWritten(format: ImageFormat) throws {
+    @Test(arguments: OutputFormat.allCases)
+    func streamsAndScatteredReadsSeeWhatWasWritten(format: OutputFormat) throws {
         let folder = try TestFolder()
         let path = folder.file("image")
         try OutputImage.makeEmpty(path, format, UInt64(Self.diskBytes))
-        let image = try openImage(path, access: .readWrite, format: format)
+        let image = try openImage(path, access: .readWrite, format: format.imageFormat)
         var random = SeededRandom(seed: 11)
         var model = [UInt8](repeating: 0, count: Self.diskBytes)
         for round in 0..<40 {

@@ -1,4 +1,4 @@
-// A dynamic VHD survives a crash between any two changes of its file, whatever part of the unsynced ones is lost:
+// A dynamic VHD, and the leaf of a differencing chain, survive a crash between any two changes of its file, whatever part of the unsynced ones is lost:
 // flushed data is there, unflushed sectors are old or new, and the image goes on.
 
 import BlockIO
@@ -18,39 +18,40 @@ import Testing
         var changesAfter = 0
     }
 
-    @Test(arguments: 0..<(3 * UInt64(campaignScale))) func noCrashLosesWhatWasFlushed(_ seed: UInt64) throws {
+    @Test(arguments: 0..<(3 * UInt64(campaignScale)), [ImageFormat.vhdDynamic, .vhdDifferencing])
+    func noCrashLosesWhatWasFlushed(_ seed: UInt64, _ format: ImageFormat) throws {
         let folder = try TestFolder()
         var random = SeededRandom(seed: seed)
-        let (start, model) = try makeImage(folder, seed: seed)
-        let (steps, changes) = try record(folder.file("image.vhd"), steps: 60, &random)
+        let (start, model) = try makeImage(folder, seed: seed, format)
+        let (steps, changes) = try record(folder.file("image.vhd"), format, steps: 60, &random)
         var checked = 0
         for count in 0...changes.count {
             for loss in Loss.allCases {
                 let file = crashed(start, changes, after: count, losing: loss, &random)
-                try checkSurvivor(folder, file, allowed: allowedSectors(model, steps, crashAfter: count), "seed \(seed), change \(count), \(loss)", &random)
+                try checkSurvivor(folder, file, format, allowed: allowedSectors(model, steps, crashAfter: count), "seed \(seed), change \(count), \(loss)", &random)
                 checked += 1
             }
         }
         #expect(checked > 400)
     }
 
-    @Test func aCrashDuringTheRepairIsRepairedToo() throws {
+    @Test(arguments: [ImageFormat.vhdDynamic, .vhdDifferencing]) func aCrashDuringTheRepairIsRepairedToo(_ format: ImageFormat) throws {
         let folder = try TestFolder()
         var random = SeededRandom(seed: 99)
-        let (start, model) = try makeImage(folder, seed: 99)
+        let (start, model) = try makeImage(folder, seed: 99, format)
         let torn = Array(start.dropLast(512)) + random.bytes(512) + [UInt8](repeating: 0, count: 8192)
         let damagedCopy = [UInt8](repeating: 0xFF, count: 512) + start.dropFirst(512)
         let wanted = stride(from: 0, to: model.count, by: 512).map { [Array(model[$0..<$0 + 512])] }
         for broken in [torn, Array(start.dropLast(512)), Array(start.dropLast(100)), damagedCopy] {
             let recorder = CrashRecorder()
-            let image = try openDynamicVHD(folder.write("broken.vhd", broken), access: .readWrite, listener: recorder.listener)
+            let image = try openDynamicVHD(folder.write("broken.vhd", broken), access: .readWrite, isDifferencing: format == .vhdDifferencing, listener: recorder.listener)
             #expect(recorder.count == 0, "opening alone changes nothing: somebody may still ask whether the image was changed")
             try image.flush()
             #expect(recorder.count > 0)
             for count in 0...recorder.count {
                 for loss in Loss.allCases {
                     let file = crashed(broken, recorder.changes, after: count, losing: loss, &random)
-                    try checkSurvivor(folder, file, allowed: wanted, "change \(count), \(loss)", &random)
+                    try checkSurvivor(folder, file, format, allowed: wanted, "change \(count), \(loss)", &random)
                 }
             }
         }
@@ -111,9 +112,11 @@ import Testing
 
     // MARK: one survivor
 
-    private func checkSurvivor(_ folder: TestFolder, _ file: [UInt8], allowed: [[[UInt8]]], _ which: String, _ random: inout SeededRandom) throws {
+    private func checkSurvivor(
+        _ folder: TestFolder, _ file: [UInt8], _ format: ImageFormat, allowed: [[[UInt8]]], _ which: String, _ random: inout SeededRandom
+    ) throws {
         let path = try folder.write("survivor.vhd", file)
-        let found = try openImage(path, access: .readOnly, format: .vhdDynamic).allBytes()
+        let found = try openImage(path, access: .readOnly, format: format).allBytes()
         for (sector, values) in allowed.enumerated() {
             let there = Array(found[sector * 512..<sector * 512 + 512])
             guard values.contains(there) else {
@@ -121,14 +124,14 @@ import Testing
                 return
             }
         }
-        let image = try openImage(path, access: .readWrite, format: .vhdDynamic)
+        let image = try openImage(path, access: .readWrite, format: format)
         #expect(try image.allBytes() == found, "\(which): the repair changed the disk")
-        try fillUnallocated(image, found)
+        try fillUnallocated(image, found, format)
         if Int.random(in: 0..<40, using: &random) == 0 { _ = try vhdPython(["read", path, folder.file("python.raw")]) }
     }
 
     /// One sector written into every block must leave all others as they were: new blocks begin as zeros.
-    private func fillUnallocated(_ image: any ImageFile, _ before: [UInt8]) throws {
+    private func fillUnallocated(_ image: any ImageFile, _ before: [UInt8], _ format: ImageFormat = .vhdDynamic) throws {
         var model = before
         for block in stride(from: 0, to: model.count, by: Self.blockBytes) {
             try image.put([UInt8](repeating: 0xC3, count: 512), at: UInt64(block))
@@ -136,21 +139,29 @@ import Testing
         }
         try image.flush()
         #expect(try image.allBytes() == model)
-        #expect(try openImage(image.path, access: .readOnly, format: .vhdDynamic).allBytes() == model)
+        #expect(try openImage(image.path, access: .readOnly, format: format).allBytes() == model)
     }
 
     // MARK: the recording
 
-    private func makeImage(_ folder: TestFolder, seed: UInt64) throws -> (file: [UInt8], model: [UInt8]) {
+    /// In a chain image.vhd is the leaf, and its parents are beside it.
+    private func makeImage(_ folder: TestFolder, seed: UInt64, _ format: ImageFormat = .vhdDynamic) throws -> (file: [UInt8], model: [UInt8]) {
+        let layout = seed % 2 == 0 ? "plain" : "table-last"
+        if format == .vhdDifferencing {
+            let chain = TestChain(folder)
+            try chain.base(size: Self.sizeBytes, ["--block", "8192", "--seed", "\(seed)"])
+            try chain.child("image.vhd", seed: Int(seed), ["--block", "\(Self.blockBytes)", "--layout", layout])
+            return (try chain.bytes()[1], try chain.model())
+        }
         _ = try vhdPython(["make", folder.file("image.vhd"), folder.file("image.raw"), "--size", "\(Self.sizeBytes)",
-            "--block", "\(Self.blockBytes)", "--seed", "\(seed)", "--layout", seed % 2 == 0 ? "plain" : "table-last"])
+            "--block", "\(Self.blockBytes)", "--seed", "\(seed)", "--layout", layout])
         let file = try [UInt8](Data(contentsOf: URL(filePath: folder.file("image.vhd"))))
         return (file, try [UInt8](Data(contentsOf: URL(filePath: folder.file("image.raw")))))
     }
 
-    private func record(_ path: String, steps count: Int, _ random: inout SeededRandom) throws -> ([Step], [FileChange]) {
+    private func record(_ path: String, _ format: ImageFormat, steps count: Int, _ random: inout SeededRandom) throws -> ([Step], [FileChange]) {
         let recorder = CrashRecorder()
-        let image = try openDynamicVHD(path, access: .readWrite, listener: recorder.listener)
+        let image = try openDynamicVHD(path, access: .readWrite, isDifferencing: format == .vhdDifferencing, listener: recorder.listener)
         var steps: [Step] = []
         for _ in 0..<count {
             var step = Step(what: randomStep(&random), changesBefore: recorder.count)

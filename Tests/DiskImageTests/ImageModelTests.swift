@@ -7,8 +7,8 @@ import Synchronization
 import Testing
 
 @Suite struct ImageModelTests {
-    @Test(arguments: ImageFormat.allCases, 0..<UInt64(campaignScale))
-    func randomOperationsMatchTheModel(_ format: ImageFormat, _ seed: UInt64) throws {
+    @Test(arguments: OutputFormat.allCases, 0..<UInt64(campaignScale))
+    func randomOperationsMatchTheModel(_ format: OutputFormat, _ seed: UInt64) throws {
         let folder = try TestFolder()
         var random = SeededRandom(seed: seed)
         let size = (9 << 20) + 1536
@@ -63,7 +63,7 @@ import Testing
     }
 
     /// Eight writers in interleaved sectors, so that each block is allocated under contention, while one flushes.
-    @Test(arguments: ImageFormat.allCases) func writersOfDisjointRangesDoNotDisturbEachOther(_ format: ImageFormat) throws {
+    @Test(arguments: OutputFormat.allCases) func writersOfDisjointRangesDoNotDisturbEachOther(_ format: OutputFormat) throws {
         let folder = try TestFolder()
         let (writers, sectors) = (8, 40 * 4096 / 2)
         let path = folder.file("parallel.img")
@@ -93,7 +93,7 @@ import Testing
         for sector in 0..<sectors { #expect(found[sector * 512] == UInt8(sector % writers + 1) && found[sector * 512 + 511] == found[sector * 512]) }
     }
 
-    @Test(arguments: ImageFormat.allCases) func rangesOutsideOfTheDiskAreRefused(_ format: ImageFormat) throws {
+    @Test(arguments: OutputFormat.allCases) func rangesOutsideOfTheDiskAreRefused(_ format: OutputFormat) throws {
         let folder = try TestFolder()
         try OutputImage.makeEmpty(folder.file("small.img"), format, 4096)
         let image = try openImage(folder.file("small.img"), access: .readWrite)

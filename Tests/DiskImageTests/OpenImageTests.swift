@@ -9,9 +9,9 @@ import Testing
 @Suite struct OpenImageTests {
     @Test func probingTellsTheFormats() throws {
         let folder = try TestFolder()
-        for format in ImageFormat.allCases {
+        for format in OutputFormat.allCases {
             try OutputImage.makeEmpty(folder.file(format.rawValue), format, 1 << 20)
-            #expect(try inspectImage(folder.file(format.rawValue)).format == format)
+            #expect(try inspectImage(folder.file(format.rawValue)).format == format.imageFormat)
         }
         for (name, magic) in [("qcow", [0x51, 0x46, 0x49, 0xFB]), ("VHDX", Array("vhdxfile".utf8)), ("VMDK", Array("KDMV".utf8))] as [(String, [UInt8])] {
             let path = try folder.write(name, magic + [UInt8](repeating: 0, count: 4096 - magic.count))
@@ -48,7 +48,7 @@ import Testing
 
     @Test func aFileThatShrankIsAnErrorAndNotZeros() throws {
         let folder = try TestFolder()
-        for format in ImageFormat.allCases {
+        for format in OutputFormat.allCases {
             let path = folder.file(format.rawValue)
             try OutputImage.makeEmpty(path, format, 4 << 20)
             let image = try openImage(path, access: .readWrite)

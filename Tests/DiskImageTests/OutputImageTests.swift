@@ -7,11 +7,11 @@ import Foundation
 import Testing
 
 @Suite struct OutputImageTests {
-    private func begin(_ path: String, _ format: ImageFormat, resume: Bool = false, size: UInt64 = 8 << 20) throws -> OutputImage {
+    private func begin(_ path: String, _ format: OutputFormat, resume: Bool = false, size: UInt64 = 8 << 20) throws -> OutputImage {
         try OutputImage.begin(path, format: format, sizeBytes: size, uniqueID: [UInt8](1...16), timeStamp: 3, resume: resume)
     }
 
-    @Test(arguments: ImageFormat.allCases) func aPartialImageIsContinued(_ format: ImageFormat) throws {
+    @Test(arguments: OutputFormat.allCases) func aPartialImageIsContinued(_ format: OutputFormat) throws {
         let folder = try TestFolder()
         let path = folder.file("out.img")
         do {
@@ -38,7 +38,7 @@ import Testing
         #expect(lastResumed)
         try last.image.put([9], at: 0)
         try last.finish(replacing: false)
-        let made = try openImage(path, access: .readOnly, format: format)
+        let made = try openImage(path, access: .readOnly, format: format.imageFormat)
         #expect(try made.bytes(at: 5 << 20, count: 2) == [8, 8] && made.bytes(at: 0, count: 1) == [9])
         #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path) == ["out.img"])
     }
@@ -108,7 +108,7 @@ import Testing
         try lock.release()
     }
 
-    @Test(arguments: ImageFormat.allCases) func copiesAreSparse(_ format: ImageFormat) throws {
+    @Test(arguments: OutputFormat.allCases) func copiesAreSparse(_ format: OutputFormat) throws {
         let folder = try TestFolder()
         let source = try begin(folder.file("in.raw"), .raw, size: 1 << 30)
         try source.image.put([UInt8](repeating: 6, count: 10_000), at: (512 << 20) - 5000)

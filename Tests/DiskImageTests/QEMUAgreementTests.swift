@@ -18,8 +18,8 @@ import Testing
         }
     }
 
-    @Test(.enabled(if: requires("qemu-img")), arguments: ImageFormat.allCases, [UInt64(1 << 20) + 512, 9 << 20])
-    func ourImagesReadTheSameInQEMU(_ format: ImageFormat, _ size: UInt64) throws {
+    @Test(.enabled(if: requires("qemu-img")), arguments: OutputFormat.allCases, [UInt64(1 << 20) + 512, 9 << 20])
+    func ourImagesReadTheSameInQEMU(_ format: OutputFormat, _ size: UInt64) throws {
         let folder = try TestFolder()
         var random = SeededRandom(seed: size)
         let raw = try folder.write("in.raw", pattern(size, &random))
@@ -34,7 +34,7 @@ import Testing
         try run("cmp", [raw, folder.file("python.raw")])
     }
 
-    private func checkWithLibvhdi(_ image: String, _ format: ImageFormat, _ size: UInt64) throws {
+    private func checkWithLibvhdi(_ image: String, _ format: OutputFormat, _ size: UInt64) throws {
         guard format != .raw, requires("vhdiinfo") else { return }
         let info = try run("vhdiinfo", [image]).output
         #expect(info.contains("\(size) bytes"))
@@ -111,7 +111,7 @@ import Testing
         return bytes
     }
 
-    private func convert(_ from: String, _ to: String, _ format: ImageFormat) throws {
+    private func convert(_ from: String, _ to: String, _ format: OutputFormat) throws {
         let source = try openImage(from, access: .readOnly)
         let output = try OutputImage.begin(to, format: format, sizeBytes: source.sizeBytes, uniqueID: [UInt8](1...16), timeStamp: 5)
         for offset in stride(from: 0, to: source.sizeBytes, by: 65536) {

@@ -96,7 +96,7 @@ extension ImageFile {
 }
 
 extension OutputImage {
-    static func makeEmpty(_ path: String, _ format: ImageFormat, _ sizeBytes: UInt64) throws {
+    static func makeEmpty(_ path: String, _ format: OutputFormat, _ sizeBytes: UInt64) throws {
         let output = try begin(path, format: format, sizeBytes: sizeBytes, uniqueID: [UInt8](1...16), timeStamp: 5)
         try output.finish(replacing: false)
     }

@@ -35,7 +35,7 @@ import VaultFixtures
         return bytes
     }
 
-    @Test(arguments: ImageFormat.allCases) func everyFormatHoldsThePoint(format: ImageFormat) throws {
+    @Test(arguments: OutputFormat.allCases) func everyFormatHoldsThePoint(format: OutputFormat) throws {
         let test = try TestVault()
         let disk = try replicated(test.vault, sizeBytes: 21 << 20, seed: 5)
         let directory = try temporaryDirectory()

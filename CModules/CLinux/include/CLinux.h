@@ -41,6 +41,10 @@ static inline int farshore_ofd_getlk(int fd, int *type, int64_t start, int64_t l
 }
 static inline int farshore_open(const char *path, int flags, unsigned mode) { return open(path, flags, mode); }
 static inline int farshore_openat(int dir, const char *path, int flags, unsigned mode) { return openat(dir, path, flags, mode); }
+// Of `path` below `directory`, by no symbolic link (ELOOP) and not out of it (EXDEV).
+int farshore_open_beneath(int directory, const char *path, int flags);
+// Named by a macro that Swift does not see.
+static const int farshore_o_path = O_PATH;
 // EEXIST when the new name is taken; EINVAL where the filesystem cannot do it (NFS).
 static inline int farshore_rename_noreplace(int olddir, const char *old, int newdir, const char *new_) {
     return (int)syscall(SYS_renameat2, olddir, old, newdir, new_, 1u /* RENAME_NOREPLACE */);

@@ -1,4 +1,5 @@
-// A dynamic VHD, read and written: docs/formats/vhd.md, sections "Blocks" and "Writing". Opened by `openImage`.
+// A dynamic or differencing VHD, read and written: docs/formats/vhd.md, sections "Blocks" and "Writing". Opened by `openImage`.
+// What only a differencing one does is in DifferencingVHD.swift.
 //
 // Order of a new block: footer at the new end, bitmap (over the old footer), data; at the next flush a sync, then
 // the table entries, then a sync. A crash at any point leaves the old table, under which every old block is intact,
@@ -10,8 +11,8 @@
 // A table or bitmap that is read from the page cache need not be on the disk: an earlier opening's sync may have failed.
 // So the first flush after a change writes the whole table, and the first write to a block its whole bitmap.
 //
-// Sectors are read whatever their bitmap says, as QEMU does; before the first write to a block its bitmap is made
-// all ones, so that programs which go by it see what we wrote.
+// Without a parent sectors are read whatever their bitmap says, as QEMU does; before the first write to a block its bitmap is
+// made all ones, so that programs which go by it see what we wrote.
 
 package import BlockIO
 import Glibc
@@ -20,17 +21,22 @@ import Synchronization
 package final class DynamicVHD: ImageFile {
     package let path: String
     package let sizeBytes: UInt64
-    private let file: ChangedFile
-    private let reads: ImageReads
+    let file: ChangedFile
+    let reads: ImageReads
     private let footer: [UInt8]
-    private let header: VHDDynamicHeader
+    let header: VHDDynamicHeader
+    /// Of a differencing disk.
+    let parent: VHDParent?
     /// Held for look-ups and while a block is allocated; across a sync only while a crash's rest is mended.
-    private let blocks: Mutex<VHDBlocks>
+    let blocks: Mutex<VHDBlocks>
+    /// Held while a sector that is the parent's is completed and written.
+    let completing = Mutex(())
     /// One flush at a time: a second must not return before the first has committed the blocks it took. True once this
     /// opening has written the whole table durably.
     private let isTableProven = Mutex(false)
 
-    init(_ file: consuming ChangedFile, _ layout: DynamicVHDLayout) throws(SystemError) {
+    init(_ file: consuming ChangedFile, _ layout: DynamicVHDLayout, parent: VHDParent?) throws(SystemError) {
+        self.parent = parent
         reads = try ImageReads(file.descriptor)
         path = file.descriptor.path
         sizeBytes = layout.footer.diskSizeBytes
@@ -40,11 +46,16 @@ package final class DynamicVHD: ImageFile {
         blocks = Mutex(VHDBlocks(layout))
     }
 
+    package var files: [String] { [path] + (parent?.image.files ?? []) }
+
     package func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(SystemError) {
         try checkRange(at: offset, length: UInt64(buffer.count), sizeBytes: sizeBytes, path: path)
         try forEachSpan(at: offset, length: UInt64(buffer.count)) { (span) throws(SystemError) in
             let part = UnsafeMutableRawBufferPointer(rebasing: buffer[span.start..<span.start + span.count])
-            if let data = blocks.withLock({ $0.dataOffset(ofBlock: span.block) }) {
+            let data = blocks.withLock { $0.dataOffset(ofBlock: span.block) }
+            if let parent {
+                try read(span, data: data, over: parent, into: part)
+            } else if let data {
                 try reads.read(file.descriptor, into: part, at: data + span.offsetInBlock)
             } else {
                 part.initializeMemory(as: UInt8.self, repeating: 0)
@@ -58,7 +69,10 @@ package final class DynamicVHD: ImageFile {
         var hasAll = true
         forEachSpan(at: offset, length: UInt64(buffer.count)) { span in
             let part = UnsafeMutableRawBufferPointer(rebasing: buffer[span.start..<span.start + span.count])
-            if let data = blocks.withLock({ $0.dataOffset(ofBlock: span.block) }) {
+            let data = blocks.withLock { $0.dataOffset(ofBlock: span.block) }
+            if let parent {
+                if !readIfCached(span, data: data, over: parent, into: part) { hasAll = false }
+            } else if let data {
                 if !reads.readIfCached(into: part, at: data + span.offsetInBlock) { hasAll = false }
             } else {
                 part.initializeMemory(as: UInt8.self, repeating: 0)
@@ -70,29 +84,39 @@ package final class DynamicVHD: ImageFile {
     package func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(SystemError) {
         try checkRange(at: offset, length: UInt64(buffer.count), sizeBytes: sizeBytes, path: path)
         try forEachSpan(at: offset, length: UInt64(buffer.count)) { (span) throws(SystemError) in
-            let data = try blocks.withLock { (blocks) throws(SystemError) in try writableBlock(span.block, &blocks) }
-            try file.write(UnsafeRawBufferPointer(rebasing: buffer[span.start..<span.start + span.count]), at: data + span.offsetInBlock)
+            let data = try writableBlock(span.block)
+            let part = UnsafeRawBufferPointer(rebasing: buffer[span.start..<span.start + span.count])
+            if let parent {
+                try write(part, span, data: data, over: parent)
+            } else {
+                try file.write(part, at: data + span.offsetInBlock)
+            }
         }
+        if parent != nil, blocks.withLock({ $0.bitmaps?.isOverfull ?? false }) { try flush() }
     }
 
     package func zero(at offset: UInt64, length: UInt64) throws(SystemError) {
         try checkRange(at: offset, length: length, sizeBytes: sizeBytes, path: path)
         try forEachSpan(at: offset, length: length) { (span) throws(SystemError) in
-            guard let data = blocks.withLock({ $0.changedDataOffset(ofBlock: span.block) }) else { return }
+            let known = blocks.withLock { $0.changedDataOffset(ofBlock: span.block) }
+            if let parent { return try zero(span, data: known, over: parent) }
+            guard let data = known else { return }
             try file.zero(at: data + span.offsetInBlock, length: UInt64(span.count))
         }
     }
 
     package func flush() throws(SystemError) {
         try isTableProven.withLock { (isProven) throws(SystemError) in
-            let (committing, isChanged) = try blocks.withLock { (blocks) throws(SystemError) in
+            let (committing, pages, isChanged) = try blocks.withLock { (blocks) throws(SystemError) in
                 try mend(&blocks)
                 defer { blocks.uncommitted = [] }
-                return (blocks.uncommitted.map { (block: $0, sector: blocks.table.sectors[$0]) }, blocks.isChanged)
+                let entries = blocks.uncommitted.map { (block: $0, sector: blocks.table.sectors[$0]) }
+                return (entries, blocks.bitmaps?.beginCommit() ?? [], blocks.isChanged)
             }
             do throws(SystemError) {
                 try file.sync()
-                guard !committing.isEmpty || (isChanged && !isProven) else { return }
+                guard !committing.isEmpty || !pages.isEmpty || (isChanged && !isProven) else { return }
+                for (number, page) in pages { try file.write(page.encoded, at: placeOfPage(number)) }
                 if isProven {
                     for entry in committing { try writeTableEntry(entry.block, entry.sector) }
                 } else {
@@ -100,29 +124,44 @@ package final class DynamicVHD: ImageFile {
                 }
                 try file.sync()
                 isProven = true
+                blocks.withLock { $0.bitmaps?.endCommit(isDurable: true) }
             } catch {
-                blocks.withLock { $0.uncommitted += committing.map(\.block) }
+                blocks.withLock {
+                    $0.uncommitted += committing.map(\.block)
+                    $0.bitmaps?.endCommit(isDurable: false)
+                }
                 throw error
             }
         }
     }
 
     package func nextData(from offset: UInt64) throws(SystemError) -> UInt64? {
+        try nextData(from: offset, before: sizeBytes)
+    }
+
+    package func nextHole(from offset: UInt64) throws(SystemError) -> UInt64 {
+        guard let parent else { return try ownNextHole(from: offset) }
+        return try nextHole(from: offset, over: parent)
+    }
+
+    /// What the image's own blocks hold before `limit`.
+    func ownNextData(from offset: UInt64, before limit: UInt64) throws(SystemError) -> UInt64? {
         var from = offset
-        while from < sizeBytes, let (start, data, length) = nextAllocated(from) {
+        while from < limit, let (start, data, length) = nextAllocated(from, before: limit) {
             let begin = max(from, start)
             if let found = try file.descriptor.nextData(from: data + (begin - start)), found < data + length {
-                return start + (found - data)
+                let place = start + (found - data)
+                return place < limit ? place : nil
             }
             from = start + UInt64(header.blockBytes)
         }
         return nil
     }
 
-    package func nextHole(from offset: UInt64) throws(SystemError) -> UInt64 {
+    func ownNextHole(from offset: UInt64) throws(SystemError) -> UInt64 {
         var from = offset
         while from < sizeBytes {
-            guard let (start, data, length) = nextAllocated(from), start <= from else { return from }
+            guard let (start, data, length) = nextAllocated(from, before: from + 1), start <= from else { return from }
             let hole = try file.descriptor.nextHole(from: data + (from - start))
             if hole < data + length { return start + (hole - data) }
             from = start + length
@@ -130,11 +169,11 @@ package final class DynamicVHD: ImageFile {
         return sizeBytes
     }
 
-    /// The block that holds `offset`, or the next one behind that is allocated: its first disk byte, where its
+    /// The block that holds `offset`, or the next one before `limit` that is allocated: its first disk byte, where its
     /// data lies, and how much of it belongs to the disk.
-    private func nextAllocated(_ offset: UInt64) -> (start: UInt64, data: UInt64, length: UInt64)? {
+    private func nextAllocated(_ offset: UInt64, before limit: UInt64) -> (start: UInt64, data: UInt64, length: UInt64)? {
         let blockBytes = UInt64(header.blockBytes)
-        let count = Int((sizeBytes + blockBytes - 1) / blockBytes)
+        let count = Int((limit + blockBytes - 1) / blockBytes)
         return blocks.withLock { blocks in
             for block in Int(offset / blockBytes)..<count {
                 guard let data = blocks.dataOffset(ofBlock: block) else { continue }
@@ -145,9 +184,14 @@ package final class DynamicVHD: ImageFile {
         }
     }
 
+    /// Where the data of a block that is about to be written lies.
+    func writableBlock(_ block: Int) throws(SystemError) -> UInt64 {
+        try blocks.withLock { (blocks) throws(SystemError) in try writableBlock(block, &blocks) }
+    }
+
     private func writableBlock(_ block: Int, _ blocks: inout VHDBlocks) throws(SystemError) -> UInt64 {
         guard let data = blocks.changedDataOffset(ofBlock: block) else { return try allocate(block, &blocks) }
-        if !blocks.hasFullBitmap(block) {
+        if parent == nil, !blocks.hasFullBitmap(block) {
             try file.write(ones, at: data - header.bitmapBytes)
             blocks.noteFullBitmap(block)
         }
@@ -163,7 +207,7 @@ package final class DynamicVHD: ImageFile {
         blocks.hasFooterAtEnd = false
         do throws(SystemError) {
             try file.write(footer, at: place.endOffset)
-            try file.write(ones, at: place.bitmapOffset)
+            try file.write(parent == nil ? ones : [UInt8](repeating: 0, count: Int(header.bitmapBytes)), at: place.bitmapOffset)
         } catch {
             // The file goes back to its old end, in room it has. Where that fails too it is mended like a crash's rest.
             try file.truncate(to: oldFooter + UInt64(VHDFooter.bytesCount))
@@ -202,7 +246,7 @@ package final class DynamicVHD: ImageFile {
     }
 
     /// The part of a range that lies in one block: `start` and `count` within the caller's buffer.
-    private struct Span {
+    struct Span {
         let block: Int
         let offsetInBlock: UInt64
         let start: Int

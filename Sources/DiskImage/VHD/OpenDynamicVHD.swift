@@ -11,28 +11,51 @@ struct DynamicVHDLayout {
     var table: VHDBlockTable
     let isCopyDamaged: Bool
     let hasFooterAtEnd: Bool
+    let batmap: VHDBatmap?
 
     /// The file ends as a clean close leaves it.
     var isClean: Bool { hasFooterAtEnd && !isCopyDamaged }
 }
 
-/// Opens the dynamic VHD at `path`, announcing each change of its file to `listener` first.
-package func openDynamicVHD(_ path: String, access: ImageAccess, listener: FileChangeListener?) throws(ImageError) -> DynamicVHD {
-    try openDynamicVHD(ContainerFile.open(path, access: access), access: access, listener: listener)
+/// Opens the dynamic or differencing VHD at `path`, announcing each change of its file to `listener` first.
+package func openDynamicVHD(
+    _ path: String, access: ImageAccess, isDifferencing: Bool = false, parentFolders: [String] = [], listener: FileChangeListener?
+) throws(ImageError) -> DynamicVHD {
+    try openDynamicVHD(
+        ContainerFile.open(path, access: access), isDifferencing ? .differencing : .dynamic, access: access, parentFolders: parentFolders, listener: listener)
 }
 
 func openDynamicVHD(
-    _ container: consuming ContainerFile, access: ImageAccess, listener: FileChangeListener?
+    _ container: consuming ContainerFile, _ type: VHDFooter.DiskType, access: ImageAccess, parentFolders: [String], listener: FileChangeListener?
 ) throws(ImageError) -> DynamicVHD {
-    var layout = try readDynamicLayout(container)
+    let layout = try readDynamicLayout(container, type)
     try requireNoSavedState(layout.footer, access: access, path: container.path)
+    var parent: VHDParent?
+    if type == .differencing {
+        var chain = try VHDChain(image: container.path, parentFolders: parentFolders)
+        parent = try chain.openParent(of: container, layout)
+    }
+    return try openDynamicVHD(container, layout, parent: parent, access: access, listener: listener)
+}
+
+func openDynamicVHD(
+    _ container: consuming ContainerFile, _ known: DynamicVHDLayout, parent: VHDParent?, access: ImageAccess, listener: FileChangeListener?
+) throws(ImageError) -> DynamicVHD {
+    var layout = known
     if layout.hasFooterAtEnd { layout.table.moveEnd(to: container.status.sizeBytes - 512) }
     do throws(SystemError) {
-        return try DynamicVHD(ChangedFile(container.descriptor, listener: listener), layout)
+        return try DynamicVHD(ChangedFile(container.descriptor, listener: listener), layout, parent: parent)
     } catch { throw .system(error) }
 }
 
-func readDynamicLayout(_ container: borrowing ContainerFile) throws(ImageError) -> DynamicVHDLayout {
+/// The footer to go by: the copy, or where that is damaged the one at the end.
+struct TrueFooter {
+    let footer: VHDFooter
+    let isCopyDamaged: Bool
+    fileprivate let end: Result<VHDFooter, ImageError>
+}
+
+func readTrueFooter(_ container: borrowing ContainerFile) throws(ImageError) -> TrueFooter {
     let (path, fileBytes) = (container.path, container.status.sizeBytes)
     guard container.status.kind == .regular, fileBytes >= 512 + UInt64(VHDDynamicHeader.bytesCount) else {
         throw .damaged(ImageDamage(path: path, field: "file size", offset: 0, found: "\(fileBytes)",
@@ -40,12 +63,45 @@ func readDynamicLayout(_ container: borrowing ContainerFile) throws(ImageError) 
     }
     let end = footer(container, at: fileBytes - 512)
     let (truth, isCopyDamaged) = try trueFooter(copy: footer(container, at: 0), end: end)
-    let field = VHDField(truth.encoded(), structure: "footer", at: isCopyDamaged ? fileBytes - 512 : 0, path: path)
-    try requireSupported(truth, .dynamic, field, path: path)
-    let header = try readHeader(container, truth, field)
-    let table = try VHDBlockTable(reading: container, header: header, headerOffset: truth.dataOffset)
-    let hasFooterAtEnd = try isFooterAtEnd(end, truth, table, header, fileBytes: fileBytes, path: path)
-    return DynamicVHDLayout(footer: truth, header: header, table: table, isCopyDamaged: isCopyDamaged, hasFooterAtEnd: hasFooterAtEnd)
+    return TrueFooter(footer: truth, isCopyDamaged: isCopyDamaged, end: end)
+}
+
+func readDynamicLayout(_ container: borrowing ContainerFile, _ type: VHDFooter.DiskType) throws(ImageError) -> DynamicVHDLayout {
+    let (path, fileBytes) = (container.path, container.status.sizeBytes)
+    let found = try readTrueFooter(container)
+    let field = VHDField(found.footer.encoded(), structure: "footer", at: found.isCopyDamaged ? fileBytes - 512 : 0, path: path)
+    try requireType(found.footer, type, field)
+    let isReversed = type == .differencing && found.footer.creatorApplication == Array("tap\0".utf8) && found.footer.creatorVersion == 1
+    try field.require(!isReversed, "creator version", at: 32, found: "0.1", expected: "1.1 or later",
+        meaning: "the first XenServer kept sector bitmaps with their bits the other way round")
+    let header = try readHeader(container, found.footer, field)
+    let batmap = try VHDBatmap(reading: container, footer: found.footer, header: header)
+    let structures = try structures(found.footer, header, batmap, path: path)
+    let table = try VHDBlockTable(reading: container, header: header, structures: structures)
+    if let batmap { try batmap.check(table, blocks: Int(header.blocks(ofDiskBytes: found.footer.diskSizeBytes)), container) }
+    let hasFooterAtEnd = try isFooterAtEnd(found.end, found.footer, table, header, fileBytes: fileBytes, path: path)
+    return DynamicVHDLayout(
+        footer: found.footer, header: header, table: table, isCopyDamaged: found.isCopyDamaged, hasFooterAtEnd: hasFooterAtEnd, batmap: batmap)
+}
+
+/// Everything but blocks and the footer at the end; none lies over another.
+private func structures(
+    _ footer: VHDFooter, _ header: VHDDynamicHeader, _ batmap: VHDBatmap?, path: String
+) throws(ImageError) -> [VHDStructure] {
+    var all = [
+        VHDStructure(name: "the footer copy", start: 0, end: 512),
+        VHDStructure(name: "the dynamic header", start: footer.dataOffset, end: footer.dataOffset + UInt64(VHDDynamicHeader.bytesCount)),
+        VHDStructure(name: "the table itself", start: header.tableOffset, end: header.tableOffset + header.tableBytes),
+    ]
+    let locators = header.parent.map { $0.locators.filter { $0.use != nil }.map(\.structure) } ?? []
+    for more in (batmap?.structures ?? []) + locators {
+        if let other = all.first(where: { $0.overlaps(more.start, more.end) }) {
+            throw .damaged(ImageDamage(path: path, field: more.name, offset: more.start, found: "bytes \(more.start) to \(more.end)",
+                expected: "no overlap with \(other.name) at \(other.start)", meaning: "two structures claim the same bytes"))
+        }
+        all.append(more)
+    }
+    return all
 }
 
 private func footer(_ container: borrowing ContainerFile, at offset: UInt64) -> Result<VHDFooter, ImageError> {
@@ -73,7 +129,7 @@ private func readHeader(_ container: borrowing ContainerFile, _ footer: VHDFoote
         found: hex(offset), expected: "a multiple of 512 from 512 with \(headerBytes) bytes behind it in the file",
         meaning: "the dynamic header lies outside of the file or inside the footer")
     return try VHDDynamicHeader(parsing: container.read(count: VHDDynamicHeader.bytesCount, at: offset), at: offset,
-        diskBytes: footer.diskSizeBytes, fileBytes: fileBytes, of: container.path)
+        footer: footer, fileBytes: fileBytes, of: container.path)
 }
 
 /// Whether the last sector is this disk's footer. It is none when it lies in a block, and what stands a block or

@@ -4,6 +4,15 @@
 
 import BlockIO
 
+/// Bytes of the file that no block may lie in.
+struct VHDStructure: Equatable, Sendable {
+    let name: String
+    let start: UInt64
+    let end: UInt64
+
+    func overlaps(_ start: UInt64, _ end: UInt64) -> Bool { start < self.end && self.start < end }
+}
+
 struct VHDBlockTable: Sendable {
     static let unallocated = UInt32.max
 
@@ -11,16 +20,16 @@ struct VHDBlockTable: Sendable {
     /// The first byte behind all blocks and structures: where a new block may begin at the earliest.
     private(set) var endOffset: UInt64
 
-    /// Reads the table `header` describes and checks it.
-    init(reading container: borrowing ContainerFile, header: VHDDynamicHeader, headerOffset: UInt64) throws(ImageError) {
+    /// Reads the table `header` describes and checks it against `structures`, which holds the table itself.
+    init(reading container: borrowing ContainerFile, header: VHDDynamicHeader, structures: [VHDStructure]) throws(ImageError) {
         let bytes = try container.read(count: Int(header.tableBytes), at: header.tableOffset)
         sectors = bytes.withUnsafeBytes { raw in
             (0..<Int(header.tableEntries)).map { raw.getBE(UInt32.self, at: $0 * 4) }
         }
-        endOffset = max(headerOffset + UInt64(VHDDynamicHeader.bytesCount), header.tableOffset + header.tableBytes, 512).roundedUp(to: 512)
+        endOffset = structures.reduce(512) { max($0, $1.end) }.roundedUp(to: 512)
         // The size after the table was read: a writer elsewhere extends the file before it enters a block.
         let fileBytes = try asImageError { () throws(SystemError) in try container.descriptor.status().sizeBytes }
-        try check(header, headerOffset: headerOffset, fileBytes: fileBytes, path: container.path)
+        try check(header, structures, fileBytes: fileBytes, path: container.path)
     }
 
     /// Where the block's data begins, or nil when it is not allocated.
@@ -39,19 +48,15 @@ struct VHDBlockTable: Sendable {
 
     var allocatedBlocks: Int { sectors.count { $0 != Self.unallocated } }
 
-    private mutating func check(_ header: VHDDynamicHeader, headerOffset: UInt64, fileBytes: UInt64, path: String) throws(ImageError) {
+    private mutating func check(_ header: VHDDynamicHeader, _ structures: [VHDStructure], fileBytes: UInt64, path: String) throws(ImageError) {
         let blockAndBitmap = header.bitmapBytes + UInt64(header.blockBytes)
-        let structures: [(name: String, start: UInt64, end: UInt64)] = [
-            ("the footer copy", 0, 512), ("the dynamic header", headerOffset, headerOffset + UInt64(VHDDynamicHeader.bytesCount)),
-            ("the table itself", header.tableOffset, header.tableOffset + header.tableBytes),
-        ]
         for (block, sector) in sectors.enumerated() where sector != Self.unallocated {
             let start = UInt64(sector) * 512
             guard start + blockAndBitmap <= fileBytes else {
                 throw damage(block, header, path, expected: "a block of \(blockAndBitmap) bytes within the file's \(fileBytes)",
                     meaning: "the block lies outside of the file: it was cut")
             }
-            for structure in structures where start < structure.end && structure.start < start + blockAndBitmap {
+            for structure in structures where structure.overlaps(start, start + blockAndBitmap) {
                 throw damage(block, header, path, expected: "no overlap with \(structure.name) at \(structure.start)",
                     meaning: "two structures claim the same bytes")
             }

@@ -17,6 +17,8 @@ struct VHDBlocks: Sendable {
     private(set) var isChanged = false
     /// A bit a block: its sector bitmap is known to be all ones.
     private var fullBitmaps: [UInt64]
+    /// Of a differencing disk.
+    var bitmaps: VHDSectorBitmaps?
     private let header: VHDDynamicHeader
 
     init(_ layout: DynamicVHDLayout) {
@@ -25,6 +27,9 @@ struct VHDBlocks: Sendable {
         hasFooterAtEnd = layout.hasFooterAtEnd
         isCopyDamaged = layout.isCopyDamaged
         fullBitmaps = [UInt64](repeating: 0, count: (table.sectors.count + 63) / 64)
+        if layout.header.parent != nil {
+            bitmaps = VHDSectorBitmaps(pages: Int(header.blocks(ofDiskBytes: layout.footer.diskSizeBytes)) * header.bitmapPages)
+        }
     }
 
     func dataOffset(ofBlock block: Int) -> UInt64? { table.dataOffset(ofBlock: block, bitmapBytes: header.bitmapBytes) }

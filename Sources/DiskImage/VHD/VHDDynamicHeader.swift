@@ -12,15 +12,22 @@ struct VHDDynamicHeader: Equatable, Sendable {
     let tableOffset: UInt64
     let tableEntries: UInt32
     let blockBytes: UInt32
+    /// In a differencing disk only.
+    let parent: VHDParentLink?
 
     /// The sector bitmap in front of each block's data: a bit a sector, in whole sectors.
     var bitmapBytes: UInt64 { UInt64(blockBytes / 512).roundedUp(to: 8 * 512) / 8 }
+    /// Sectors of a block's bitmap.
+    var bitmapPages: Int { Int(bitmapBytes) / VHDBitmapPage.bytesCount }
     var tableBytes: UInt64 { UInt64(tableEntries) * 4 }
+
+    func blocks(ofDiskBytes bytes: UInt64) -> UInt64 { (bytes + UInt64(blockBytes) - 1) / UInt64(blockBytes) }
 
     init(tableOffset: UInt64, tableEntries: UInt32, blockBytes: UInt32) {
         self.tableOffset = tableOffset
         self.tableEntries = tableEntries
         self.blockBytes = blockBytes
+        parent = nil
     }
 
     func encoded() -> [UInt8] {
@@ -36,8 +43,8 @@ struct VHDDynamicHeader: Equatable, Sendable {
         return VHDField.withChecksum(bytes, at: 36)
     }
 
-    /// Reads and checks the header that lies at `offset` of a file of `fileBytes`, for a disk of `diskBytes`.
-    init(parsing bytes: [UInt8], at offset: UInt64, diskBytes: UInt64, fileBytes: UInt64, of path: String) throws(ImageError) {
+    /// Reads and checks the header that lies at `offset` of a file of `fileBytes`, for the disk that `footer` describes.
+    init(parsing bytes: [UInt8], at offset: UInt64, footer: VHDFooter, fileBytes: UInt64, of path: String) throws(ImageError) {
         let field = VHDField(bytes, structure: "dynamic header", at: offset, path: path)
         try field.requireBytes(Self.cookie, "cookie", at: 0, meaning: "the dynamic header is not where the footer says")
         try field.requireChecksum(at: 36, count: Self.bytesCount)
@@ -50,14 +57,15 @@ struct VHDDynamicHeader: Equatable, Sendable {
         blockBytes = field.uint32(at: 32)
         try field.require(blockBytes >= 512 && blockBytes.nonzeroBitCount == 1, "block size", at: 32, found: "\(blockBytes)",
             expected: "a power of two from 512", meaning: "blocks hold whole sectors")
-        try checkTable(field, headerOffset: offset, diskBytes: diskBytes, fileBytes: fileBytes)
+        parent = footer.diskType == .differencing ? try VHDParentLink(field, fileBytes: fileBytes) : nil
+        try checkTable(field, headerOffset: offset, diskBytes: footer.diskSizeBytes, fileBytes: fileBytes)
     }
 
     private func checkTable(_ field: VHDField, headerOffset: UInt64, diskBytes: UInt64, fileBytes: UInt64) throws(ImageError) {
         try field.require(tableEntries <= Self.tableEntriesMax, "table entries", at: 28, found: "\(tableEntries)",
             expected: "at most \(Self.tableEntriesMax)", meaning: "the block allocation table would need \(tableBytes) bytes of memory")
         try field.require(UInt64(tableEntries) * UInt64(blockBytes) >= diskBytes, "table entries", at: 28, found: "\(tableEntries)",
-            expected: "at least \((diskBytes + UInt64(blockBytes) - 1) / UInt64(blockBytes))",
+            expected: "at least \(blocks(ofDiskBytes: diskBytes))",
             meaning: "the table does not cover the disk's \(diskBytes) bytes")
         try field.require(tableOffset % 512 == 0 && tableOffset >= 512, "table offset", at: 16, found: "\(tableOffset)",
             expected: "a multiple of 512 from 512", meaning: "the table lies on a sector behind the footer copy")

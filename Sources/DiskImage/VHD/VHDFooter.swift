@@ -7,8 +7,11 @@ package struct VHDFooter: Equatable, Sendable {
     package static let bytesCount = 512
     /// 2,040 GiB: the largest disk a VHD describes.
     package static let sizeBytesMax: UInt64 = 2040 << 30
+    /// From 1970 to 2000, where VHD times begin.
+    package static let secondsTo2000: Int64 = 946_684_800
     static let cookie = Array("conectix".utf8)
     static let noDataOffset = UInt64.max
+    private static let reservedBytes = 427
 
     package enum DiskType: UInt32, Sendable {
         case fixed = 2
@@ -30,10 +33,20 @@ package struct VHDFooter: Equatable, Sendable {
     package let timeStamp: UInt32
     package let uniqueID: [UInt8]
     package let savedState: Bool
+    /// Kept as they are: XenServer has a flag there.
+    private let reserved: [UInt8]
 
     /// What the disk's user sees. Virtual PC and QEMU's "qemu" images go by the geometry, all others by the current
     /// size, and so does every image whose geometry is at its maximum (docs/formats/vhd.md, section "Size").
     package var diskSizeBytes: UInt64 { goesByGeometry ? geometry.sectors * 512 : currentSizeBytes }
+
+    var format: ImageFormat {
+        switch diskType {
+        case .fixed: .vhdFixed
+        case .dynamic: .vhdDynamic
+        case .differencing: .vhdDifferencing
+        }
+    }
 
     package var goesByGeometry: Bool {
         (creatorApplication == Array("vpc ".utf8) || creatorApplication == Array("qemu".utf8)) && geometry.sectors != VHDGeometry.sectorsMax
@@ -53,6 +66,7 @@ package struct VHDFooter: Equatable, Sendable {
         self.timeStamp = timeStamp
         self.uniqueID = Array((uniqueID + [UInt8](repeating: 0, count: 16)).prefix(16))
         savedState = false
+        reserved = [UInt8](repeating: 0, count: Self.reservedBytes)
     }
 
     /// The footer that makes a flat disk of `sizeBytes` a fixed VHD; the same arguments give the same bytes.
@@ -80,6 +94,7 @@ package struct VHDFooter: Equatable, Sendable {
             field.putBE(diskType.rawValue, at: 60)
             field.put(uniqueID, at: 68)
             field.putBE(UInt8(savedState ? 1 : 0), at: 84)
+            field.put(reserved, at: 85)
         }
         return VHDField.withChecksum(bytes, at: 64)
     }
@@ -114,6 +129,7 @@ package struct VHDFooter: Equatable, Sendable {
         let saved = field.uint8(at: 84)
         try field.require(saved <= 1, "saved state", at: 84, found: "\(saved)", expected: "0 or 1", meaning: "the flag is damaged")
         savedState = saved == 1
+        reserved = field.bytes(at: 85, count: Self.reservedBytes)
         try checkSize(field)
     }
 

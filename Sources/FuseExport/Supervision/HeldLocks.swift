@@ -57,7 +57,7 @@ package struct InheritedLocks: Sendable {
         var next = WorkerProcess.firstLockDescriptor
         var found: [String: [Int32]] = [:]
         for argument in arguments {
-            guard let colon = argument.lastIndex(of: ":"), let count = Int32(argument[argument.index(after: colon)...]), (0...64).contains(count) else { return nil }
+            guard let colon = argument.lastIndex(of: ":"), let count = Int32(argument[argument.index(after: colon)...]), (0...96).contains(count) else { return nil }
             found[String(argument[..<colon])] = Array(next..<next + count)
             next += count
         }

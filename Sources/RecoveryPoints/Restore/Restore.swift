@@ -36,11 +36,11 @@ package struct Restore: Sendable {
 
     private let reader: PointReader
     private let path: String
-    private let format: ImageFormat
+    private let format: OutputFormat
     private let progress: @Sendable (_ doneBytes: UInt64, _ totalBytes: UInt64) -> Void
 
     package init(
-        reader: PointReader, path: String, format: ImageFormat, progress: @escaping @Sendable (_ doneBytes: UInt64, _ totalBytes: UInt64) -> Void
+        reader: PointReader, path: String, format: OutputFormat, progress: @escaping @Sendable (_ doneBytes: UInt64, _ totalBytes: UInt64) -> Void
     ) {
         self.reader = reader
         self.path = path

@@ -97,6 +97,7 @@ package struct AttemptFailure: Error, CustomStringConvertible {
         case .inUse: return AttemptFailure(.mayPass, "\(error)", remedy: "stop the program that uses the image", cause: error)
         case .system(let system): return of(system, cause: system)
         case .unsupported(_, _, let remedy): return AttemptFailure(.forGood, "\(error)", remedy: remedy, cause: error)
+        case .brokenChain(let broken): return AttemptFailure(.forGood, "\(error)", remedy: broken.remedy, cause: error)
         case .damaged: return AttemptFailure(.forGood, "\(error)", remedy: "farshore image info FILE", cause: error)
         }
     }

@@ -110,15 +110,15 @@ final class DiskReplication {
         var sizeBytes: UInt64 = 0
         try job.step("send") {
             try connection.settleDoubtsOnce()
-            let image = try openImage(disk.imagePath, access: .readOnly, format: ImageFormat(rawValue: disk.format))
+            let image = try disk.openImage(access: .readOnly)
             sizeBytes = image.sizeBytes
-            let before = try ImageIdentity(of: disk.imagePath)
+            let before = try ImageIdentity(of: image.files)
             root = try InitialReplication(
                 vault: connection.vault, ledger: connection.ledger, image: image, epoch: epoch,
                 threads: ReplicationLimits.chunkThreads, stop: replicator.stop, progress: throttledProgress(job, disk)
             ).run()
             // Frozen means that nobody writes: what changed the image is not us, and what was read may be a mixture.
-            guard try ImageIdentity(of: disk.imagePath) == before else {
+            guard try ImageIdentity(of: image.files) == before else {
                 throw AttemptFailure(
                     .mayPass, "\(disk.imagePath) was changed by somebody else while it was read", remedy: "stop the program that uses the image",
                     cause: ImageError.inUse(path: disk.imagePath))

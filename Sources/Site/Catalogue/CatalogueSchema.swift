@@ -8,6 +8,7 @@ extension Catalogue {
         var migrator = DatabaseMigrator()
         migrator.registerMigration("1 disks, jobs, events, presence") { try createFirstTables($0) }
         migrator.registerMigration("2 machines and groups") { try createMachines($0) }
+        migrator.registerMigration("3 folders of parents") { try $0.execute(sql: "ALTER TABLE disk ADD COLUMN parent_folders TEXT NOT NULL DEFAULT ''") }
         return migrator
     }
 

@@ -30,12 +30,15 @@ package struct ProtectedDisk: Equatable, Sendable {
     package var createdNanoseconds: UInt64
     /// The machine it is a disk of; a disk of no named machine is its own, of the same name.
     package var machine: String
+    /// Further folders in which parents of the image may lie.
+    package var parentFolders: [String]
 
     package init(
         name: String, id: String, imagePath: String, format: String, sizeBytes: UInt64, logFolder: String,
         logBudgetBytes: UInt64, intervalSeconds: Int, vaultURL: String, vaultID: String, keyFile: String?,
-        passphraseFile: String?, machine: String? = nil
+        passphraseFile: String?, machine: String? = nil, parentFolders: [String] = []
     ) {
+        self.parentFolders = parentFolders
         self.name = name
         self.machine = machine ?? name
         self.id = id
@@ -71,6 +74,8 @@ package struct ProtectedDisk: Equatable, Sendable {
         isPaused = row["is_paused"]
         createdNanoseconds = UInt64(bitPattern: row["created"])
         machine = row["machine"]
+        let folders: String = row["parent_folders"]
+        parentFolders = folders.split(separator: "\n").map(String.init)
     }
 }
 
@@ -110,13 +115,14 @@ extension Catalogue {
             try database.execute(
                 sql: """
                     INSERT INTO disk (name, id, image_path, format, size_bytes, log_folder, log_budget_bytes, interval_seconds,
-                        vault_url, vault_id, key_file, passphrase_file, state, is_paused, created, machine)
-                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                        vault_url, vault_id, key_file, passphrase_file, state, is_paused, created, machine, parent_folders)
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                     """,
                 arguments: [
                     disk.name, disk.id, disk.imagePath, disk.format, Int64(bitPattern: disk.sizeBytes), disk.logFolder,
                     Int64(bitPattern: disk.logBudgetBytes), disk.intervalSeconds, disk.vaultURL, disk.vaultID, disk.keyFile,
                     disk.passphraseFile, disk.state.rawValue, disk.isPaused, Int64(bitPattern: disk.createdNanoseconds), disk.machine,
+                    disk.parentFolders.joined(separator: "\n"),
                 ])
             try database.execute(
                 sql: "INSERT INTO replication (disk, phase, health) VALUES (?, ?, ?)",

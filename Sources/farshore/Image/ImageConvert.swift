@@ -20,10 +20,12 @@ struct ImageConvert: ParsableCommand {
     var output: String
 
     @Option(help: "The output's format: raw, vhd-fixed, vhd-dynamic.")
-    var to: ImageFormat = .raw
+    var to: OutputFormat = .raw
 
-    @Option(help: "Take the input for this format instead of looking: raw, vhd-fixed, vhd-dynamic.")
+    @Option(help: "Take the input for this format instead of looking: raw, vhd-fixed, vhd-dynamic, vhd-differencing.")
     var from: ImageFormat?
+
+    @OptionGroup var chain: ChainOptions
 
     @Flag(help: "Replace an existing output.")
     var force = false
@@ -34,10 +36,12 @@ struct ImageConvert: ParsableCommand {
         let (inputPath, outputPath) = (absolutePath(input), absolutePath(output))
         try refuseExisting(outputPath)
         let lock = try ImageLock.take(inputPath, for: .shared)
-        let source = try openImage(inputPath, access: .readOnly, format: from)
+        let source = try openImage(inputPath, access: .readOnly, format: from, parentFolders: chain.folders)
+        let parentLocks = try ParentLocks(of: source)
         try convert(source, to: outputPath)
+        parentLocks.release()
         try lock.release()
-        let made = ImageDocument(try inspectImage(outputPath, format: to), isInUse: false)
+        let made = ImageDocument(try inspectImage(outputPath, format: to.imageFormat), isInUse: false)
         try options.print(made) { "\($0.path): \($0.format), \(bytesText($0.sizeBytes)), \(bytesText($0.allocatedBytes)) on disk" }
     }
 
@@ -70,6 +74,6 @@ struct ImageConvert: ParsableCommand {
 
     /// Seconds since 2000-01-01, as a VHD counts them.
     static func timeStamp() -> UInt32 {
-        UInt32(truncatingIfNeeded: Int64(Date().timeIntervalSince1970) - 946_684_800)
+        UInt32(truncatingIfNeeded: Int64(Date().timeIntervalSince1970) - VHDFooter.secondsTo2000)
     }
 }

@@ -11,6 +11,8 @@ extension Failure {
             self.init(.badImage, "\(error)", try: "a copy of \(damage.path) from before the damage; the image was not changed")
         case .unsupported(_, _, let remedy):
             self.init(.badImage, "\(error)", try: remedy)
+        case .brokenChain(let broken):
+            self.init(.badImage, "\(error)", try: broken.remedy)
         case .inUse(let path):
             self.init(.inUse, "\(error)", try: "lsof \(path), and stop the program that holds it")
         case .system(let cause):

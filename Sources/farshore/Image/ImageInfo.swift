@@ -12,14 +12,16 @@ struct ImageInfo: ParsableCommand {
     @Argument(help: "The image: a file or a block device.")
     var file: String
 
-    @Option(help: "Take the image for this format instead of looking: raw, vhd-fixed, vhd-dynamic.")
+    @Option(help: "Take the image for this format instead of looking: raw, vhd-fixed, vhd-dynamic, vhd-differencing.")
     var from: ImageFormat?
+
+    @OptionGroup var chain: ChainOptions
 
     @OptionGroup var output: OutputOptions
 
     func run() throws {
         let path = absolutePath(file)
-        let document = ImageDocument(try inspectImage(path, format: from), isInUse: try ImageLock.isHeldByWriter(path))
+        let document = ImageDocument(try inspectImage(path, format: from, parentFolders: chain.folders), isInUse: try ImageLock.isHeldByWriter(path))
         try output.print(document) { $0.text }
     }
 }
@@ -36,6 +38,19 @@ struct ImageDocument: Encodable {
         let tableEntries: UInt32?
         let allocatedBlocks: Int?
         let needsFooterRepair: Bool?
+        /// Of a differencing disk: what it is read through, its parent first.
+        let parents: [Parent]?
+        let ignoredLocators: [String]?
+    }
+
+    struct Parent: Encodable {
+        let path: String
+        let format: String
+        let sizeBytes: UInt64
+        let creator: String
+        let uniqueID: String
+        /// matches, absent or differs
+        let timeStamp: String
     }
 
     let path: String
@@ -56,11 +71,13 @@ struct ImageDocument: Encodable {
         isBlockDevice = image.isBlockDevice
         inUse = isInUse
         vhd = image.vhd.map { footer in
-            VHD(creator: String(decoding: footer.creatorApplication.filter { $0 >= 32 && $0 < 127 }, as: UTF8.self),
+            VHD(creator: footer.creator,
                 currentSizeBytes: footer.currentSizeBytes, geometry: footer.geometry.description,
                 sizeTakenFrom: footer.goesByGeometry ? "geometry" : "current-size", uniqueID: uuidText(footer.uniqueID),
                 savedState: footer.savedState, blockBytes: image.dynamic?.blockBytes, tableEntries: image.dynamic?.tableEntries,
-                allocatedBlocks: image.dynamic?.allocatedBlocks, needsFooterRepair: image.dynamic.map { !$0.isClean })
+                allocatedBlocks: image.dynamic?.allocatedBlocks, needsFooterRepair: image.dynamic.map { !$0.isClean },
+                parents: image.format == .vhdDifferencing ? image.parents.map(Parent.init) : nil,
+                ignoredLocators: image.format == .vhdDifferencing ? image.ignoredLocators : nil)
         }
     }
 
@@ -75,17 +92,43 @@ struct ImageDocument: Encodable {
                 rows.append(["blocks", "\(blocks) of \(entries) allocated, \(bytesText(UInt64(bytes))) each"])
             }
             if vhd.needsFooterRepair == true { rows.append(["footer", "missing or torn at the end, its copy is sound: put back at the next write"]) }
+            for parent in vhd.parents ?? [] { rows.append(["parent", parent.text]) }
+            for locator in vhd.ignoredLocators ?? [] { rows.append(["not used", "parent locator \(locator)"]) }
             if vhd.savedState { rows.append(["saved state", "yes: belongs to a saved virtual machine"]) }
         }
         return tableText(rows)
     }
 }
 
-private func uuidText(_ bytes: [UInt8]) -> String {
-    var text = ""
-    for (index, byte) in bytes.enumerated() {
-        if [4, 6, 8, 10].contains(index) { text += "-" }
-        text += (byte < 16 ? "0" : "") + String(byte, radix: 16)
+extension ImageDocument.Parent {
+    init(_ link: ChainLink) {
+        path = link.path
+        format = link.format.rawValue
+        sizeBytes = link.vhd.diskSizeBytes
+        creator = link.vhd.creator
+        uniqueID = uuidText(link.vhd.uniqueID)
+        timeStamp =
+            switch link.timeStamp {
+            case .matches: "matches"
+            case .absent: "absent"
+            case .differs: "differs"
+            }
     }
-    return text
+
+    var text: String {
+        "\(path): \(format), \(bytesText(sizeBytes)), id \(uniqueID)"
+            + (timeStamp == "differs" ? "; its time is not the one its child has noted" : "")
+    }
+}
+
+extension ChainLink {
+    /// What speaks against the parent, though it has the right id.
+    var warning: String? {
+        guard case .differs = timeStamp else { return nil }
+        return "\(path) has another time than its child has noted: it is a copy, or was changed since, and then the disk is damaged"
+    }
+}
+
+extension VHDFooter {
+    fileprivate var creator: String { String(decoding: creatorApplication.filter { $0 >= 32 && $0 < 127 }, as: UTF8.self) }
 }

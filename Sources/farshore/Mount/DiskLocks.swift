@@ -5,6 +5,7 @@ import BlockIO
 import ChangeLog
 import DiskImage
 import FuseExport
+import Glibc
 import Site
 
 struct DiskLocks: ~Copyable {
@@ -18,9 +19,11 @@ struct DiskLocks: ~Copyable {
         }
     }
 
-    /// From what the supervisor handed down, in the order of `descriptors`; nil when that is not a pair of locks.
+    /// From what the supervisor handed down, in the order of `descriptors`; nil when that is not a pair of locks. Further ones are
+    /// on the image's parents: this worker opens those itself and takes its own, while the supervisor holds the old ones.
     static func inherited(_ descriptors: [Int32], _ disk: ProtectedDisk) throws -> DiskLocks? {
-        guard descriptors.count == 2 else { return nil }
+        guard descriptors.count >= 2 else { return nil }
+        for further in descriptors.dropFirst(2) { close(further) }
         let log = OwnerLock.inherited(descriptors[0], folder: LogFolder(disk.logFolder))
         let image = try ImageLock.take(on: Descriptor(owning: descriptors[1], path: disk.imagePath), for: .exclusive)
         return DiskLocks(log: log, image: image)

@@ -6,6 +6,7 @@ import ChangeLog
 import DiskImage
 import FuseExport
 import Glibc
+import Replication
 import Site
 import Synchronization
 import VirtualDisk
@@ -16,6 +17,7 @@ final class MountedDisks: Sendable {
         let directory: ExportTree.Directory
         /// Keeps the image's locks; closed when the disk is released.
         let imageLock: HeldImageLock
+        let parentLocks: ParentLocks
     }
 
     let tree: ExportTree
@@ -96,19 +98,18 @@ final class MountedDisks: Sendable {
             locks = try DiskLocks.take(disk, site: catalogue.site)
             _ = process.hold(disk.name, locks.descriptors)
         }
-        guard let format = ImageFormat(rawValue: disk.format) else {
-            throw Failure(.failed, "the catalogue says that \(disk.name) is a \(disk.format) image, which this version does not know", try: "farshore doctor")
-        }
-        let image = try openImage(disk.imagePath, access: .readWrite, format: format)
+        let image = try disk.openImage(access: .readWrite)
         guard image.sizeBytes == disk.sizeBytes else {
             throw DiskError.sizeMismatch(image: disk.imagePath, imageBytes: image.sizeBytes, logBytes: disk.sizeBytes)
         }
+        let parentLocks = try ParentLocks(of: image)
+        if !parentLocks.descriptors.isEmpty { _ = process.hold(disk.name, locks.descriptors + parentLocks.descriptors) }
         let opened = try VirtualDisk.open(
             name: disk.name, image: image, folder: LogFolder(disk.logFolder), lock: locks.log, sequencer: sequencer, options: options)
         let imageLock = HeldImageLock(locks.image)
         guard let place = pending.withLock({ $0.removeValue(forKey: disk.name) }) else { return opened.abandon() }
         entries.withLock {
-            $0[disk.name] = Entry(disk: opened, directory: place.directory, imageLock: imageLock)
+            $0[disk.name] = Entry(disk: opened, directory: place.directory, imageLock: imageLock, parentLocks: parentLocks)
         }
         place.fulfil(opened)
         note(opened.lastStop, of: disk.name)
@@ -234,6 +235,7 @@ final class MountedDisks: Sendable {
         entries.withLock { $0[name] = nil }
         try entry.disk.close()
         entry.imageLock.release()
+        entry.parentLocks.release()
         _ = process.release(name)
         serviceLog("released \(name)")
     }
@@ -272,8 +274,7 @@ extension ProtectedDisk {
             uniqueID.append(byte)
             rest = rest.dropFirst(2)
         }
-        let secondsTo2000: UInt64 = 946_684_800
-        let seconds = createdNanoseconds / 1_000_000_000
-        return VHDFooter.fixed(sizeBytes: sizeBytes, uniqueID: uniqueID, timeStamp: UInt32(truncatingIfNeeded: seconds - min(seconds, secondsTo2000)))
+        let seconds = Int64(createdNanoseconds / 1_000_000_000)
+        return VHDFooter.fixed(sizeBytes: sizeBytes, uniqueID: uniqueID, timeStamp: UInt32(clamping: seconds - VHDFooter.secondsTo2000))
     }
 }

@@ -26,6 +26,7 @@ struct ProtectCommand: ParsableCommand {
     @Option(name: .long, help: "The disk's name: 1 to 64 of letters, digits, . _ -")
     var name: String
 
+    @OptionGroup var chain: ChainOptions
     @OptionGroup var vault: VaultOptions
 
     @Option(name: .long, help: "The machine it is a disk of; made when new. The disks of a machine share recovery points (default: a machine of the disk's name).")
@@ -110,14 +111,14 @@ struct ProtectCommand: ParsableCommand {
         let checks = ProtectionChecks(catalogue: catalogue, name: name, site: site.directory)
         var found: ProtectionChecks.Image?
         try job.step("image") {
-            let image = try checks.image(image)
+            let image = try checks.image(image, parentFolders: chain.folders)
             found = image
             return "\(image.format.rawValue), \(image.sizeBytes) bytes"
         }
         guard let image = found else { throw Failure(.failed, "the image was not checked", try: "run the command again") }
         let budget = logBudget ?? ProtectionChecks.defaultBudgetBytes(diskBytes: image.sizeBytes)
         let folder = logDir.map(absolutePath) ?? checks.defaultLogFolder(image)
-        var warnings: [String] = []
+        var warnings = image.warnings
         var leftover: LogState?
         try job.step("log") {
             // A log beside the image belongs to it, wherever the new one would go: two logs over one image undo each other.
@@ -142,7 +143,7 @@ struct ProtectCommand: ParsableCommand {
                 name: name, id: (leftover?.diskID ?? .random()).description, imagePath: image.path, format: image.format.rawValue,
                 sizeBytes: image.sizeBytes, logFolder: folder, logBudgetBytes: budget, intervalSeconds: interval, vaultURL: vault.url,
                 vaultID: opened.id.description, keyFile: vault.key.keyFile.map(absolutePath),
-                passphraseFile: vault.key.passphraseFile.map(absolutePath), machine: machine)
+                passphraseFile: vault.key.passphraseFile.map(absolutePath), machine: machine, parentFolders: image.parentFolders)
             try register(made, opened, catalogue, makeLog: leftover == nil)
             disk = made
             return made.id

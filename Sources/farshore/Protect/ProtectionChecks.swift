@@ -15,6 +15,9 @@ struct ProtectionChecks {
         let format: ImageFormat
         let sizeBytes: UInt64
         let isBlockDevice: Bool
+        /// Real paths of the folders named for parents.
+        let parentFolders: [String]
+        let warnings: [String]
     }
 
     /// Sixteen segments of 1 MiB.
@@ -33,24 +36,34 @@ struct ProtectionChecks {
         image.isBlockDevice ? site.path + "/logs/" + name : image.path + ".log"
     }
 
-    func image(_ path: String) throws -> Image {
-        guard let resolved = realpath(path, nil) else {
-            throw Failure(.notFound, "\(path): \(String(cString: strerror(errno)))", try: "name an image that exists")
+    func image(_ path: String, parentFolders: [String]) throws -> Image {
+        let real = try Self.realPath(path, try: "name an image that exists")
+        let folders = try parentFolders.map { try Self.realPath($0, try: "name a folder that exists") }
+        guard !folders.contains(where: { $0.contains("\n") }) else {
+            throw Failure(.usage, "a folder's name with a line break cannot be kept", try: "another folder")
         }
-        defer { free(resolved) }
-        let real = String(cString: resolved)
         if let known = try catalogue.disks().first(where: { $0.imagePath == real || $0.name == name }) {
             let what = known.name == name ? "a disk named \(name)" : "the image \(real) as \(known.name)"
             throw Failure(.inUse, "this site already protects \(what)", try: "farshore status \(known.name)")
         }
         let lock = try ImageLock.take(real, for: .exclusive)
-        let image = try openImage(real, access: .readWrite)
-        let inspected = try inspectImage(real)
+        let image = try openImage(real, access: .readWrite, parentFolders: folders)
+        let parentLocks = try ParentLocks(of: image)
+        let inspected = try inspectImage(real, parentFolders: folders)
         guard image.sizeBytes <= FormatLimits.diskBytesMax else {
             throw Failure(.badImage, "\(real): a disk of \(image.sizeBytes) bytes is larger than a vault keeps", try: "farshore image info \(real)")
         }
+        parentLocks.release()
         try lock.release()
-        return Image(path: real, format: inspected.format, sizeBytes: image.sizeBytes, isBlockDevice: inspected.isBlockDevice)
+        return Image(
+            path: real, format: inspected.format, sizeBytes: image.sizeBytes, isBlockDevice: inspected.isBlockDevice, parentFolders: folders,
+            warnings: inspected.parents.compactMap(\.warning))
+    }
+
+    private static func realPath(_ path: String, try remedy: String) throws -> String {
+        guard let resolved = realpath(path, nil) else { throw Failure(.notFound, "\(path): \(String(cString: strerror(errno)))", try: remedy) }
+        defer { free(resolved) }
+        return String(cString: resolved)
     }
 
     /// The state of a log that an earlier `protect` made and nobody ever opened: it is taken over.

@@ -3,6 +3,7 @@
 import ArgumentParser
 import BlockIO
 import ChangeLog
+import DiskImage
 import Glibc
 import Site
 import VirtualDisk
@@ -34,6 +35,8 @@ struct UnprotectCommand: ParsableCommand {
     struct Document: Encodable {
         let disk: String
         let image: String
+        /// The image is read through its parents.
+        let isChain: Bool
         let vault: String
         let job: Int64
         let discarded: DiscardedLog?
@@ -64,13 +67,14 @@ struct UnprotectCommand: ParsableCommand {
         }
         let end = discarded?.text ?? "\(protected.imagePath) is complete"
         try catalogue.record(discarded == nil ? .information : .warning, disk: disk, "no longer protected; \(end)")
-        let document = Document(disk: disk, image: protected.imagePath, vault: protected.vaultURL, job: job.id, discarded: discarded)
+        let document = Document(
+            disk: disk, image: protected.imagePath, isChain: protected.format == ImageFormat.vhdDifferencing.rawValue, vault: protected.vaultURL, job: job.id, discarded: discarded)
         try output.print(document, text: Self.text)
     }
 
     private static func text(_ document: Document) -> String {
         guard let discarded = document.discarded else {
-            return "\(document.disk): no longer protected. \(document.image) is current and stands alone.\nIts points stay in \(document.vault)."
+            return "\(document.disk): no longer protected. \(document.image) is current\(document.isChain ? "; it needs its parents, as before" : " and stands alone").\nIts points stay in \(document.vault)."
         }
         return "\(document.disk): no longer protected. \(document.image) stays as it is.\n\(discarded.text)\nIts points stay in \(document.vault)."
     }

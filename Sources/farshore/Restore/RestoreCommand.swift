@@ -40,7 +40,7 @@ struct RestoreCommand: ParsableCommand {
     var to: String
 
     @Option(name: .long, help: "raw, vhd-fixed or vhd-dynamic.")
-    var toFormat: ImageFormat = .raw
+    var toFormat: OutputFormat = .raw
 
     @Flag(name: .long, help: "Replace an existing file.")
     var force = false
@@ -82,7 +82,7 @@ struct RestoreCommand: ParsableCommand {
 
 extension Catalog.Disk {
     /// Seconds since 2000 as a VHD footer has them; the same for every copy of the disk.
-    var vhdTimeStamp: UInt32 { UInt32(clamping: Int64(createdMicros / 1_000_000) - 946_684_800) }
+    var vhdTimeStamp: UInt32 { UInt32(clamping: Int64(createdMicros / 1_000_000) - VHDFooter.secondsTo2000) }
 }
 
 extension Failure {

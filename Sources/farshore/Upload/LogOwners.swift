@@ -129,9 +129,11 @@ extension DiskError {
 final class OwnedDisk {
     let disk: VirtualDisk
     private let lock: ImageLock
+    private let parentLocks: ParentLocks
 
-    private init(_ disk: VirtualDisk, lock: consuming ImageLock) {
+    private init(_ disk: VirtualDisk, lock: consuming ImageLock, parentLocks: ParentLocks) {
         self.disk = disk
+        self.parentLocks = parentLocks
         self.lock = lock
     }
 
@@ -139,11 +141,12 @@ final class OwnedDisk {
         let folder = LogFolder(protected.logFolder)
         let owner = try own(folder)
         let lock = try ImageLock.take(protected.imagePath, for: .exclusive)
-        let image = try openImage(protected.imagePath, access: .readWrite, format: ImageFormat(rawValue: protected.format))
+        let image = try protected.openImage(access: .readWrite)
+        let parentLocks = try ParentLocks(of: image)
         let disk = try VirtualDisk.open(
             name: protected.name, image: image, folder: folder, lock: owner, sequencer: try Sequencer(path: site.sequencePath),
             options: ChangeLog.Options(bootID: try Clock.bootID()))
-        return OwnedDisk(disk, lock: lock)
+        return OwnedDisk(disk, lock: lock, parentLocks: parentLocks)
     }
 
     private static func own(_ folder: LogFolder) throws(DiskError) -> OwnerLock {

@@ -1,0 +1,66 @@
+// What `image check` does beyond opening an image, which checks all its structures: sector bitmaps are compared with what
+// repeats or contradicts them, in each file of a chain. Reads only.
+
+import BlockIO
+
+package struct ImageCheck: Equatable, Sendable {
+    package let image: ImageDescription
+    /// What deserves a word in a sound image.
+    package let remarks: [String]
+}
+
+/// Throws at the first damage.
+package func checkImage(_ path: String, format: ImageFormat? = nil, parentFolders: [String] = []) throws(ImageError) -> ImageCheck {
+    let image = try inspectImage(path, format: format, parentFolders: parentFolders)
+    var remarks: [String] = []
+    if image.dynamic?.isClean == false { remarks.append("\(path): a footer is missing or damaged, the other one is sound: it is put back at the next write") }
+    if image.vhd?.savedState == true { remarks.append("\(path): belongs to a saved virtual machine, and is not written until that is shut down") }
+    for file in [(path: path, format: image.format)] + image.parents.map({ (path: $0.path, format: $0.format) }) {
+        guard file.format == .vhdDynamic || file.format == .vhdDifferencing else { continue }
+        let container = try ContainerFile.open(file.path, access: .readOnly)
+        let layout = try readDynamicLayout(container, file.format == .vhdDynamic ? .dynamic : .differencing)
+        try checkBatmap(layout, container)
+        if file.format == .vhdDynamic, let hidden = try firstHiddenSector(layout, container) {
+            remarks.append("\(file.path): sector \(hidden) holds data that its bit calls absent: QEMU and Farshore show it, other programs show zeros")
+        }
+    }
+    return ImageCheck(image: image, remarks: remarks)
+}
+
+/// A block that the batmap calls full has a full bitmap.
+private func checkBatmap(_ layout: DynamicVHDLayout, _ container: borrowing ContainerFile) throws(ImageError) {
+    guard let batmap = layout.batmap else { return }
+    for block in try batmap.fullBlocks(of: layout.blockCount, container) {
+        guard let absent = try absentSectors(ofBlock: block, layout, container).first else { continue }
+        throw .damaged(ImageDamage(path: container.path, field: "sector bitmap of block \(block)", offset: layout.bitmapOffset(ofBlock: block),
+            found: "sector \(absent) absent", expected: "all sectors present", meaning: "the batmap calls the block full: programs that go by it show something else"))
+    }
+}
+
+/// The first sector of a dynamic disk that is not zeros though its bit is not set.
+private func firstHiddenSector(_ layout: DynamicVHDLayout, _ container: borrowing ContainerFile) throws(ImageError) -> UInt64? {
+    for block in 0..<layout.blockCount where layout.table.sectors[block] != VHDBlockTable.unallocated {
+        let data = layout.bitmapOffset(ofBlock: block) + layout.header.bitmapBytes
+        for sector in try absentSectors(ofBlock: block, layout, container) {
+            let bytes = try container.read(count: 512, at: data + UInt64(sector) * 512)
+            if bytes.contains(where: { $0 != 0 }) { return UInt64(block) * UInt64(layout.header.blockBytes / 512) + UInt64(sector) }
+        }
+    }
+    return nil
+}
+
+/// Sectors of the disk in the block whose bit is not set.
+private func absentSectors(ofBlock block: Int, _ layout: DynamicVHDLayout, _ container: borrowing ContainerFile) throws(ImageError) -> [Int] {
+    let bitmap = try container.read(count: Int(layout.header.bitmapBytes), at: layout.bitmapOffset(ofBlock: block))
+    let blockBytes = UInt64(layout.header.blockBytes)
+    let sectors = Int(min(blockBytes, layout.footer.diskSizeBytes - UInt64(block) * blockBytes) / 512)
+    return (0..<sectors).filter { bitmap[$0 / 8] & (0x80 >> UInt8($0 % 8)) == 0 }
+}
+
+extension DynamicVHDLayout {
+    /// Blocks that hold a part of the disk.
+    fileprivate var blockCount: Int { Int(header.blocks(ofDiskBytes: footer.diskSizeBytes)) }
+
+    /// Of an allocated block.
+    fileprivate func bitmapOffset(ofBlock block: Int) -> UInt64 { UInt64(table.sectors[block]) * 512 }
+}

@@ -1,0 +1,126 @@
+// Opens a differencing disk and what lies under it: docs/formats/vhd.md, section "The parent". One chain is made for one opening;
+// it remembers which files that has met, so that a chain ends, and what was found out about each parent.
+
+import BlockIO
+
+/// A parent in a chain, as `image info` shows it.
+package struct ChainLink: Equatable, Sendable {
+    package enum TimeStamp: Equatable, Sendable {
+        /// The child has noted that of the parent's footer, or the time the parent's file was changed last.
+        case matches
+        /// The child has noted none.
+        case absent
+        /// Seconds since 2000 that the child has noted, and when the parent's file was changed last.
+        case differs(noted: UInt32, file: UInt32)
+    }
+
+    package let path: String
+    package let format: ImageFormat
+    package let vhd: VHDFooter
+    package let timeStamp: TimeStamp
+}
+
+struct VHDChain {
+    static let filesMax = 64
+    static let tableEntriesMax: UInt64 = 16 << 20
+    private static let timeStampSecondsOff: Int64 = 2
+
+    private let folders: ChainFolders
+    private var files: [FileKey] = []
+    private var tableEntries: UInt64 = 0
+    private(set) var links: [ChainLink] = []
+
+    private struct FileKey: Equatable {
+        let device: UInt64
+        let inode: UInt64
+
+        init(_ status: FileStatus) { (device, inode) = (status.device, status.inode) }
+    }
+
+    init(image: String, parentFolders: [String]) throws(ImageError) {
+        folders = try ChainFolders(image: image, named: parentFolders)
+    }
+
+    /// What the image in `container` reads where it has nothing of its own; nil for an image without a parent. Called for the
+    /// image the chain begins with, then for each parent in turn.
+    mutating func openParent(of container: borrowing ContainerFile, _ layout: DynamicVHDLayout) throws(ImageError) -> VHDParent? {
+        let path = files.isEmpty ? folders.image : container.path
+        files.append(FileKey(container.status))
+        tableEntries += UInt64(layout.header.tableEntries)
+        guard let link = layout.header.parent else { return nil }
+        let found = try find(link, path, container)
+        try check(found, link, layout, path)
+        let (footer, status) = (found.footer, found.file.status)
+        links.append(ChainLink(path: found.file.path, format: footer.format, vhd: footer, timeStamp: Self.compare(link, footer, status)))
+        return VHDParent(try open(found.file, footer))
+    }
+
+    private mutating func open(_ file: consuming ContainerFile, _ footer: VHDFooter) throws(ImageError) -> any ImageFile {
+        if footer.diskType == .fixed { return try openFixedVHD(file, access: .readOnly) }
+        let layout = try readDynamicLayout(file, footer.diskType)
+        try requireRoom(layout, file.path)
+        let parent = try openParent(of: file, layout)
+        return try openDynamicVHD(file, layout, parent: parent, access: .readOnly, listener: nil)
+    }
+
+    private struct Found: ~Copyable {
+        let file: ContainerFile
+        let footer: VHDFooter
+    }
+
+    /// The first file that has the parent's unique id.
+    private func find(_ link: VHDParentLink, _ childPath: String, _ child: borrowing ContainerFile) throws(ImageError) -> Found {
+        var tried: [ChainBreak.Place] = []
+        for path in try folders.places(of: link, child: childPath, child) {
+            do throws(ChainBreak.Reason) {
+                return try identify(try folders.open(path), link)
+            } catch {
+                tried.append(ChainBreak.Place(path: path, reason: error))
+            }
+        }
+        throw .brokenChain(ChainBreak(child: childPath, name: link.name, uniqueID: link.uniqueID, tried: tried))
+    }
+
+    private func identify(_ file: consuming ContainerFile, _ link: VHDParentLink) throws(ChainBreak.Reason) -> Found {
+        let footer: VHDFooter
+        do throws(ImageError) { footer = try anyFooter(file) } catch { throw .noImage(error) }
+        guard footer.uniqueID == link.uniqueID else { throw .otherDisk(uniqueID: footer.uniqueID) }
+        return Found(file: file, footer: footer)
+    }
+
+    private func check(_ found: borrowing Found, _ link: VHDParentLink, _ child: DynamicVHDLayout, _ childPath: String) throws(ImageError) {
+        let (path, size) = (found.file.path, found.footer.currentSizeBytes)
+        let field = VHDField(child.header.encoded(), structure: "dynamic header", at: child.footer.dataOffset, path: childPath)
+        try field.require(!files.contains(FileKey(found.file.status)), "parent unique id", at: 40, found: path,
+            expected: "an image that is not above it in the chain", meaning: "the chain never ends")
+        try field.require(files.count < Self.filesMax, "parent unique id", at: 40, found: "a chain of more than \(Self.filesMax) images",
+            expected: "at most \(Self.filesMax)", meaning: "reading through so many is too slow; merge some of them")
+        try field.require(size <= child.footer.currentSizeBytes, "parent unique id", at: 40,
+            found: "a parent of \(size) bytes at \(path)", expected: "at most this disk's \(child.footer.currentSizeBytes)",
+            meaning: "the parent was made larger after this image was made from it")
+    }
+
+    private func requireRoom(_ layout: DynamicVHDLayout, _ path: String) throws(ImageError) {
+        let field = VHDField(layout.header.encoded(), structure: "dynamic header", at: layout.footer.dataOffset, path: path)
+        let entries = tableEntries + UInt64(layout.header.tableEntries)
+        try field.require(entries <= Self.tableEntriesMax, "table entries", at: 28, found: "\(entries) in the chain so far",
+            expected: "at most \(Self.tableEntriesMax)", meaning: "the tables of the chain would need \(entries * 4) bytes of memory")
+    }
+
+    private static func compare(_ link: VHDParentLink, _ parent: VHDFooter, _ status: FileStatus) -> ChainLink.TimeStamp {
+        if link.timeStamp == 0 { return .absent }
+        let seconds = status.modificationTimeNanoseconds / 1_000_000_000 - VHDFooter.secondsTo2000
+        let isNear = abs(seconds - Int64(link.timeStamp)) <= timeStampSecondsOff
+        if link.timeStamp == parent.timeStamp || isNear { return .matches }
+        return .differs(noted: link.timeStamp, file: UInt32(clamping: seconds))
+    }
+}
+
+/// The footer of a VHD of any type, as far as it says who the image is.
+private func anyFooter(_ container: borrowing ContainerFile) throws(ImageError) -> VHDFooter {
+    switch try probeFormat(container) {
+    case .vhdFixed: return try readFixedFooter(container)
+    case .vhdDynamic, .vhdDifferencing: return try readTrueFooter(container).footer
+    case .raw: throw .unsupported(path: container.path, what: "no VHD", remedy: "bring the parent back")
+    }
+}

@@ -1,0 +1,210 @@
+// Parents that are missing, somebody else's, out of bounds or endless; locators that lie. The refusal says which and where.
+
+import BlockIO
+import DiskImage
+import Foundation
+import Testing
+
+@Suite struct BrokenChainTests {
+    private static let size = 3 << 20
+
+    private func pair(_ more: [String] = [], in folder: TestFolder, base: [String] = []) throws -> TestChain {
+        let chain = TestChain(folder)
+        try chain.base(size: Self.size, ["--block", "524288"] + base)
+        try chain.child("leaf.vhd", ["--block", "524288"] + more)
+        return chain
+    }
+
+    private func refusal(_ path: String, parentFolders: [String] = []) -> String {
+        for access in [ImageAccess.readWrite, .readOnly] {
+            do throws(ImageError) {
+                _ = try openImage(path, access: access, parentFolders: parentFolders)
+                return "opened"
+            } catch where access == .readOnly {
+                return "\(error)"
+            } catch {}
+        }
+        return ""
+    }
+
+    // Promise C2: A broken chain is refused, naming the missing parent and each place where it was looked for.
+    @Test func aMissingParentIsNamed() throws {
+        let folder = try TestFolder()
+        let chain = try pair(["--locators", "W2ru=.\\sub\\lost.vhd,W2ku=C:\\vm\\base\\gone.vhd", "--name", "other.vhd"], in: folder)
+        let bytes = try chain.bytes()
+        let text = refusal(chain.leaf.path)
+        let real = String(cString: realpath(folder.path, nil)!)
+        for place in ["sub/lost.vhd", "lost.vhd", "gone.vhd", "other.vhd"] { #expect(text.contains("\(real)/\(place) (no such file)"), "\(text)") }
+        #expect(text.contains("leaf.vhd: broken chain: its parent \"other.vhd\", id 00000000-0000-0000-0000-000000000001, is missing"))
+        #expect(try chain.bytes() == bytes)
+        let error = #expect(throws: ImageError.self) { try inspectImage(chain.leaf.path) }
+        if case .brokenChain(let broken) = error {
+            #expect(broken.remedy.contains("bring the parent back"))
+        } else {
+            Issue.record("\(error!)")
+        }
+    }
+
+    @Test func anotherDiskIsNoParent() throws {
+        let folder = try TestFolder()
+        var chain = try pair(["--link-id", String(repeating: "ab", count: 16)], in: folder)
+        #expect(refusal(chain.leaf.path).contains("base.vhd (another disk, id 00000000-0000-0000-0000-000000000001)"))
+        chain = try pair(["--link-id", String(repeating: "00", count: 16)], in: folder)
+        #expect(refusal(chain.leaf.path).contains("parent unique id at byte 552: found zeros"))
+        chain = try pair(["--locators", "W2ru=.\\raw.img"], in: folder)
+        _ = try folder.write("raw.img", [UInt8](repeating: 1, count: 8192))
+        try FileManager.default.removeItem(atPath: chain.levels[0].path)
+        #expect(refusal(chain.leaf.path).contains("no VHD"))
+    }
+
+    @Test func aChainThatNeverEndsIsRefused() throws {
+        let folder = try TestFolder()
+        let chain = TestChain(folder)
+        try chain.base(size: Self.size)
+        try chain.child("a.vhd")
+        try chain.child("b.vhd")
+        // a.vhd is made again, over b.vhd.
+        let (a, b) = (chain.levels[1], chain.levels[2])
+        _ = try vhdPython(["child", folder.file("new.vhd"), "-", "--parent", b.path, "--id", a.id])
+        try run("mv", [folder.file("new.vhd"), a.path])
+        #expect(refusal(b.path).contains("the chain never ends"))
+        _ = try vhdPython(["child", folder.file("self.vhd"), "-", "--parent", b.path, "--id", b.id, "--locators", "W2ru=self.vhd"], expecting: nil)
+        let own = try pair(["--locators", "W2ru=leaf.vhd", "--link-id", String(repeating: "00", count: 15) + "02"], in: TestFolder())
+        #expect(refusal(own.leaf.path).contains("the chain never ends"))
+    }
+
+    @Test func depthIsLimited() throws {
+        let chain = TestChain(try TestFolder())
+        try chain.base(size: 64 << 10, ["--block", "4096"])
+        for level in 1..<64 { try chain.child(seed: level, ["--block", "4096", "--filled", "0.3"]) }
+        #expect(try openImage(chain.leaf.path, access: .readWrite).allBytes() == chain.model())
+        try chain.child(["--block", "4096"])
+        #expect(refusal(chain.leaf.path).contains("a chain of more than 64 images"))
+    }
+
+    // Promise C3: Parents are opened only as regular files in the disk's folders, by no symbolic link.
+    @Test func parentsAreConfined() throws {
+        let (folder, outer) = (try TestFolder(), try TestFolder())
+        let chain = try pair(in: folder)
+        let base = chain.levels[0].path
+        try FileManager.default.createDirectory(atPath: folder.file("sub"), withIntermediateDirectories: true)
+        try run("mv", [base, outer.file("base.vhd")])
+        func leaf(_ locator: String, named: [String] = []) throws -> String {
+            _ = try vhdPython(["child", folder.file("leaf2.vhd"), "-", "--parent", outer.file("base.vhd"), "--locators", locator, "--name", ""])
+            return refusal(folder.file("leaf2.vhd"), parentFolders: named)
+        }
+        let real = String(cString: realpath(outer.path, nil)!)
+        let name = URL(filePath: real).lastPathComponent
+        #expect(try leaf("W2ru=..\\\(name)\\base.vhd").contains("\(real)/base.vhd (outside of "))
+        #expect(try leaf("W2ku=\(real)/base.vhd").contains("(outside of "))
+        #expect(try leaf("W2ru=..\\..\\..\\..\\..\\..\\..\\..\\etc\\passwd").contains("is missing"))
+        #expect(try leaf("W2ru=..\\\(name)\\base.vhd", named: [outer.path]) == "opened")
+        #expect(try leaf("W2ku=\(real)/base.vhd", named: [outer.path]) == "opened")
+        #expect(try leaf("W2ku=D:\\vm\\base.vhd", named: [outer.path]) == "opened")
+        #expect(try leaf("W2ku=D:\\vm\\base.vhd").contains("\(String(cString: realpath(folder.path, nil)!))/base.vhd (no such file)"))
+        symlink(outer.file("base.vhd"), base)
+        #expect(try leaf("W2ru=.\\base.vhd").contains("a symbolic link is on the way"))
+        symlink(outer.path, folder.file("link"))
+        #expect(try leaf("W2ru=.\\link\\base.vhd").contains("a symbolic link is on the way"))
+        #expect(try leaf("W2ru=.\\sub\\..\\link\\base.vhd").contains("a symbolic link is on the way"))
+        mkfifo(folder.file("pipe"), 0o600)
+        #expect(try leaf("W2ru=.\\pipe").contains("pipe (no regular file)"))
+        #expect(try leaf("W2ru=.\\sub").contains("sub (no regular file)"))
+        if geteuid() == 0 {
+            mknod(folder.file("device"), S_IFCHR | 0o600, 0x0103)
+            #expect(try leaf("W2ru=.\\device").contains("device (no regular file)"))
+        }
+    }
+
+    @Test func locatorsThatLieAreRefused() throws {
+        let folder = try TestFolder()
+        let chain = try pair(in: folder)
+        let sound = try chain.bytes()[1]
+        let locator = 512 + 576
+        let lies: [(place: Int, bytes: [UInt8], names: String)] = [
+            (locator + 8, [0, 0, 0, 0], "parent locator 0, data length"), (locator + 8, [0, 0, 0, 3], "parent locator 0, data length"),
+            (locator + 8, [0xFF, 0xFF, 0xFF, 0xFE], "parent locator 0, data length"), (locator + 8, [0, 1, 0, 2], "parent locator 0, data length"),
+            (locator + 4, [0, 0, 0, 0], "parent locator 0, data space"), (locator + 8, [0, 0, 2, 2], "parent locator 0, data space"),
+            (locator + 16, [0, 0, 1, 0, 0, 0, 0, 0], "parent locator 0, data offset"), (locator + 16, [UInt8](repeating: 0xFF, count: 8), "parent locator 0, data offset"),
+            (locator + 16, [0, 0, 0, 0, 0, 0, 0, 0], "no overlap with the footer copy"), (locator + 16, [0, 0, 0, 0, 0, 0, 2, 0], "no overlap with the dynamic header"),
+            (locator + 16, [0, 0, 0, 0, 0, 0, 6, 0], "no overlap with the table"), (locator + 4, [0x00, 0x04, 0x00, 0x00], "no overlap with parent locator 0"),
+            (locator, Array("MacX".utf8), "broken chain"), (512 + 40, [UInt8](repeating: 0, count: 16), "parent unique id"),
+        ]
+        for lie in lies {
+            var bytes = sound
+            bytes.replaceSubrange(lie.place..<lie.place + lie.bytes.count, with: lie.bytes)
+            let sum = bytes[512..<1536].enumerated().reduce(UInt32(0)) { $1.offset / 4 == 9 ? $0 : $0 &+ UInt32($1.element) }
+            bytes.replaceSubrange(512 + 36..<512 + 40, with: withUnsafeBytes(of: (~sum).bigEndian) { Array($0) })
+            if lie.names == "broken chain" { bytes.replaceSubrange(512 + 64..<512 + 66, with: [0, 0]) }
+            if lie.names == "broken chain" {
+                let again = bytes[512..<1536].enumerated().reduce(UInt32(0)) { $1.offset / 4 == 9 ? $0 : $0 &+ UInt32($1.element) }
+                bytes.replaceSubrange(512 + 36..<512 + 40, with: withUnsafeBytes(of: (~again).bigEndian) { Array($0) })
+            }
+            #expect(refusal(try folder.write("lie.vhd", bytes)).contains(lie.names), "\(lie): \(refusal(folder.file("lie.vhd")))")
+        }
+        // Text that is no UTF-16 is passed over; the parent's name is still there.
+        var bytes = sound
+        let text = bytes[locator + 16..<locator + 24].reduce(0) { $0 << 8 | Int($1) }
+        bytes.replaceSubrange(text..<text + 2, with: [0x00, 0xDC])
+        #expect(refusal(try folder.write("text.vhd", bytes)) == "opened")
+    }
+
+    @Test func namesOfEveryScriptAreFound() throws {
+        for name in ["базовый диск.vhd", "基盤 📀.vhd", "Größe & Co's [1].vhd", "é.vhd", String(repeating: "x", count: 240) + ".vhd"] {
+            let chain = TestChain(try TestFolder())
+            try chain.base(name, size: Self.size)
+            try chain.child()
+            #expect(try openImage(chain.leaf.path, access: .readOnly).allBytes() == chain.model(), "\(name)")
+            #expect(try inspectImage(chain.leaf.path).parents.first?.path.hasSuffix(name) == true)
+        }
+    }
+
+    @Test func locatorsThatAreNotUsedAreTold() throws {
+        let chain = try pair(["--locators", "MacX=file://localhost/base.vhd,Wi2r=.\\base.vhd,Zork=1,W2ku=.\\base.vhd"], in: TestFolder())
+        let seen = try inspectImage(chain.leaf.path)
+        #expect(seen.ignoredLocators.count == 3 && seen.ignoredLocators[0].contains("MacX") && seen.ignoredLocators[2].contains("not known"))
+    }
+
+    @Test func theParentsTimeIsCompared() throws {
+        for (time, wanted) in [("file", ChainLink.TimeStamp.matches), ("footer", .matches), ("0", .absent)] {
+            let chain = try pair(["--link-time", time], in: TestFolder(), base: ["--time", "77"])
+            #expect(try inspectImage(chain.leaf.path).parents.map(\.timeStamp) == [wanted])
+        }
+        let chain = try pair(["--link-time", "4711"], in: TestFolder())
+        if case .differs(noted: 4711, let file)? = try inspectImage(chain.leaf.path).parents.first?.timeStamp {
+            #expect(file > 700_000_000)
+        } else {
+            Issue.record("no difference was seen")
+        }
+    }
+
+    @Test func formatsAreNotMistaken() throws {
+        let chain = try pair(in: TestFolder())
+        #expect(throws: ImageError.self) { try openImage(chain.leaf.path, access: .readOnly, format: .vhdDynamic) }
+        #expect(throws: ImageError.self) { try openImage(chain.levels[0].path, access: .readOnly, format: .vhdDifferencing) }
+        #expect(try openImage(chain.leaf.path, access: .readOnly, format: .vhdDifferencing).files.count == 2)
+    }
+
+    /// XenServer's map: checked, and its place kept.
+    @Test func batmapsThatLieAreRefused() throws {
+        let folder = try TestFolder()
+        let chain = try pair(["--creator", "tap", "--layout", "batmap", "--filled", "0.5"], in: folder)
+        let sound = try chain.bytes()[1]
+        let header = 2048
+        #expect(Array(sound[header..<header + 8]) == Array("tdbatmap".utf8))
+        for (place, value, names) in [(8, [UInt8](repeating: 0xFF, count: 8), "batmap, offset"), (16, [0, 0, 0, 0], "batmap, size"), (20, [0, 2, 0, 0], "batmap, version"),
+            (8, [0, 0, 0, 0, 0, 0, 2, 0], "no overlap"), (512, [0xFF], "batmap, bit")] as [(Int, [UInt8], String)] {
+            var bytes = sound
+            bytes.replaceSubrange(header + place..<header + place + value.count, with: value)
+            #expect(refusal(try folder.write("batmap.vhd", bytes)).contains(names))
+        }
+        // Without a footer at the end the file is cut behind its last structure, and not before.
+        let path = try folder.write("cut.vhd", Array(sound.dropLast(512)))
+        let image = try openImage(path, access: .readWrite)
+        try image.flush()
+        #expect(try inspectImage(path).dynamic?.hasBatmap == true)
+        #expect(try image.allBytes() == chain.model())
+        let old = try pair(["--creator", "tap", "--creator-version", "1"], in: folder)
+        #expect(refusal(old.leaf.path).contains("creator version"))
+    }
+}
