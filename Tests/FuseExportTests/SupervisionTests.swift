@@ -54,7 +54,7 @@ struct SupervisionTests {
     func busyStop() throws {
         let mount = try RawMount()
         let file = try OpenFile(mount.raw, O_RDWR)
-        let sleeper = try ChildProcess.spawn("/bin/sh", ["-c", "exec sleep 100 <\(mount.raw)"])
+        let sleeper = try ChildProcess.spawn("/bin/sh", ["-c", "exec sleep 1000 <\(mount.raw)"])
         defer {
             kill(sleeper.pid, SIGKILL)
             _ = sleeper.wait()
