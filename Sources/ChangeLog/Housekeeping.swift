@@ -68,7 +68,7 @@ extension ChangeLog {
     // MARK: - sealing
 
     /// The oldest closed segment, once all its records are complete: seals are written in index order.
-    private var segmentToSeal: Segment? {
+    var segmentToSeal: Segment? {
         guard failure == nil, let first = live.first(where: { $0.phase != .sealed }), first.phase == .closing, first.inFlightCount == 0 else { return nil }
         return first
     }

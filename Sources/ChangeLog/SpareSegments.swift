@@ -5,8 +5,10 @@ import Glibc
 import Synchronization
 
 extension ChangeLog {
-    /// Spare segments kept ready: new files are made up to the first number, old ones wiped ahead up to the second.
-    private static let newSparesWanted = 4
+    /// Spare segments kept ready: new files are made up to the first number, or the second while segments are being filled;
+    /// old ones are wiped ahead up to the third.
+    private static let idleSparesWanted = 2
+    private static let busySparesWanted = 4
     private static let sparesWanted = 8
     /// A guest that flushes this often within a segment gains from segments whose blocks are written already.
     static let flushesThatPayForFilling: UInt64 = 64
@@ -20,7 +22,8 @@ extension ChangeLog {
     /// Called before each seal, which waits for the disk while the guest fills what is ready. Bounded, so that seals have their
     /// turn however fast that is.
     func restockSpares() {
-        for _ in 0..<Self.newSparesWanted where spares.count < Self.newSparesWanted {
+        guard segmentToSeal != nil else { return }
+        for _ in 0..<Self.busySparesWanted where spares.count < Self.busySparesWanted {
             guard prepareSpare() else { return }
         }
     }
@@ -163,6 +166,6 @@ extension ChangeLog {
 
     var isSpareWanted: Bool {
         if !retired.isEmpty || isOldestRecyclable { return spares.count < Self.sparesWanted }
-        return spares.count < Self.newSparesWanted && fileCount < segmentCountMax
+        return spares.count < (segmentToSeal == nil ? Self.idleSparesWanted : Self.busySparesWanted) && fileCount < segmentCountMax
     }
 }
