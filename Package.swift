@@ -37,11 +37,12 @@ let package = Package(
         .systemLibrary(name: "CFuse", path: "CModules/CFuse", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
         .systemLibrary(name: "COpenSSL", path: "CModules/COpenSSL", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
         .systemLibrary(name: "CZstd", path: "CModules/CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
+        .systemLibrary(name: "CZlib", path: "CModules/CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .systemLibrary(name: "CISAL", path: "CModules/CISAL", pkgConfig: "libisal", providers: [.apt(["libisal-dev"])]),
         .target(name: "CLinux", path: "CModules/CLinux"),
 
         room("BlockIO", ["CLinux", "CISAL"]),
-        room("DiskImage", ["BlockIO", "CLinux"]),
+        room("DiskImage", ["BlockIO", "CLinux", "CZlib", "CZstd"]),
         room("ChangeLog", ["BlockIO"]),
         room("VirtualDisk", ["BlockIO", "DiskImage", "ChangeLog"]),
         room("FuseExport", ["BlockIO", "VirtualDisk", "DiskImage", "CFuse", "CLinux"]),

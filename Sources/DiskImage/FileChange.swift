@@ -46,6 +46,17 @@ struct ChangedFile: ~Copyable, Sendable {
         try descriptor.truncate(to: bytes)
     }
 
+    /// Writes what is there over itself, zeros excepted: a page that an earlier, failed sync left clean in the page cache gets
+    /// to the disk with the next sync.
+    func rewrite(at offset: UInt64, length: UInt64) throws(SystemError) {
+        var done: UInt64 = 0
+        while done < length {
+            let bytes = try descriptor.read(count: Int(min(length - done, 4096)), at: offset + done)
+            if bytes.contains(where: { $0 != 0 }) { try write(bytes, at: offset + done) }
+            done += UInt64(bytes.count)
+        }
+    }
+
     func sync() throws(SystemError) {
         try durability.sync { () throws(SystemError) in
             if let listener { listener(.sync) }

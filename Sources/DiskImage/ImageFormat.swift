@@ -7,6 +7,8 @@ package enum ImageFormat: String, CaseIterable, Sendable {
     case vhdDynamic = "vhd-dynamic"
     /// Read and written in place; never made.
     case vhdDifferencing = "vhd-differencing"
+    case vhdx
+    case qcow2
 }
 
 /// The formats an image can be made in.
@@ -14,12 +16,16 @@ package enum OutputFormat: String, CaseIterable, Sendable {
     case raw
     case vhdFixed = "vhd-fixed"
     case vhdDynamic = "vhd-dynamic"
+    case vhdx
+    case qcow2
 
     package var imageFormat: ImageFormat {
         switch self {
         case .raw: .raw
         case .vhdFixed: .vhdFixed
         case .vhdDynamic: .vhdDynamic
+        case .vhdx: .vhdx
+        case .qcow2: .qcow2
         }
     }
 }

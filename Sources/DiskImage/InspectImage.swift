@@ -16,6 +16,8 @@ package struct ImageDescription: Equatable, Sendable {
     package var parents: [ChainLink] = []
     /// Parent locators that are not used: platform code and why.
     package var ignoredLocators: [String] = []
+    package var vhdx: VHDX?
+    package var qcow2: QCOW2?
 
     package struct Dynamic: Equatable, Sendable {
         package let blockBytes: UInt32
@@ -24,6 +26,21 @@ package struct ImageDescription: Equatable, Sendable {
         /// False when the next opening for writing will put a footer back.
         package let isClean: Bool
         package let hasBatmap: Bool
+    }
+
+    package struct VHDX: Equatable, Sendable {
+        package let blockBytes: UInt32
+        package let blocks: Int
+        package let presentBlocks: Int
+        package let diskID: [UInt8]
+        /// True when the next opening for writing will carry out what the log holds.
+        package let hasLogToReplay: Bool
+    }
+
+    package struct QCOW2: Equatable, Sendable {
+        package let header: QCOW2Header
+        package let allocatedClusters: UInt64
+        package let compressedClusters: UInt64
     }
 }
 
@@ -54,6 +71,17 @@ package func inspectImage(_ path: String, format: ImageFormat? = nil, parentFold
                 locator.ignoredBecause.map { "\(printable(locator.code)): \($0)" }
             }
         }
+        return description
+    case .vhdx:
+        let layout = try VHDXLayout.read(container)
+        var description = description(layout.file.container, .vhdx, sizeBytes: layout.metadata.sizeBytes)
+        description.vhdx = ImageDescription.VHDX(blockBytes: layout.metadata.blockBytes, blocks: layout.table.places.count,
+            presentBlocks: layout.table.presentBlocks, diskID: layout.metadata.diskID, hasLogToReplay: layout.file.headers.current.hasLog)
+        return description
+    case .qcow2:
+        let layout = try QCOW2Layout(reading: container)
+        var description = description(container, .qcow2, sizeBytes: layout.header.sizeBytes)
+        description.qcow2 = ImageDescription.QCOW2(header: layout.header, allocatedClusters: layout.allocatedClusters, compressedClusters: layout.compressedClusters)
         return description
     }
 }

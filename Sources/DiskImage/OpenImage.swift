@@ -17,6 +17,8 @@ package func openImage(
     case .vhdFixed: return try openFixedVHD(container, access: access)
     case .vhdDynamic: return try openDynamicVHD(container, .dynamic, access: access, parentFolders: [], listener: nil)
     case .vhdDifferencing: return try openDynamicVHD(container, .differencing, access: access, parentFolders: parentFolders, listener: nil)
+    case .vhdx: return try openVHDX(container, access: access, listener: nil)
+    case .qcow2: return try openQCOW2(container, access: access, listener: nil)
     }
 }
 

@@ -70,8 +70,14 @@ package struct OutputImage: ~Copyable, Sendable {
         guard sizeBytes > 0, sizeBytes % 512 == 0, sizeBytes <= UInt64(Int64.max) - 512 else {
             throw .system(SystemError(errno: EINVAL, operation: "make an image of \(sizeBytes) bytes", path: path))
         }
-        guard format == .raw || sizeBytes <= VHDFooter.sizeBytesMax else {
-            throw .unsupported(path: path, what: "a VHD holds at most 2,040 GiB, the disk has \(sizeBytes) bytes", remedy: "--to raw")
+        let limit: (bytes: UInt64, what: String)? = switch format {
+        case .raw: nil
+        case .vhdFixed, .vhdDynamic: (VHDFooter.sizeBytesMax, "a VHD holds at most 2,040 GiB")
+        case .vhdx: (VHDXMetadata.sizeBytesMax, "a VHDX holds at most 64 TiB")
+        case .qcow2: (QCOW2Header.sizeBytesMax, "a qcow2 image is served up to 64 TiB")
+        }
+        if let limit, sizeBytes > limit.bytes {
+            throw .unsupported(path: path, what: "\(limit.what), the disk has \(sizeBytes) bytes", remedy: "--to raw")
         }
     }
 
@@ -99,6 +105,10 @@ package struct OutputImage: ~Copyable, Sendable {
                 try file.write(VHDFooter.fixed(sizeBytes: sizeBytes, uniqueID: uniqueID, timeStamp: timeStamp), at: sizeBytes)
             case .vhdDynamic:
                 try layDynamic(file, VHDFooter(new: .dynamic, sizeBytes: sizeBytes, uniqueID: uniqueID, timeStamp: timeStamp).encoded(), sizeBytes)
+            case .vhdx:
+                try layVHDX(file, sizeBytes: sizeBytes, uniqueID: uniqueID)
+            case .qcow2:
+                try layQCOW2(file, sizeBytes: sizeBytes)
             }
             try file.sync()
             try file.close()

@@ -9,6 +9,9 @@ func probeFormat(_ container: borrowing ContainerFile) throws(ImageError) -> Ima
     guard status.kind == .regular, status.sizeBytes >= 512 else { return .raw }
     let first = try container.read(count: 512, at: 0)
     let last = try container.read(count: 512, at: status.sizeBytes - 512)
+    if first.starts(with: Array("vhdxfile".utf8)) { return .vhdx }
+    // Version 1 of that name is another format.
+    if first.starts(with: QCOW2Header.magic), first[4...7] != [0, 0, 0, 1] { return .qcow2 }
     try refuseOtherFormats(first, path: path)
     let endsAsFixed = VHDFooter.hasCookie(last) && footerType(last) != 3 && footerType(last) != 4
     if VHDFooter.hasCookie(first) {
@@ -25,12 +28,12 @@ private func footerType(_ bytes: [UInt8]) -> UInt32 {
 }
 
 private func ambiguous(_ path: String, _ why: String) -> ImageError {
-    .unsupported(path: path, what: "the image's format cannot be told: \(why)", remedy: "name the format: --from with raw, vhd-fixed, vhd-dynamic or vhd-differencing")
+    .unsupported(path: path, what: "the image's format cannot be told: \(why)", remedy: "name the format: --from with raw, vhd-fixed, vhd-dynamic, vhd-differencing, vhdx or qcow2")
 }
 
 private func refuseOtherFormats(_ first: [UInt8], path: String) throws(ImageError) {
     let others: [(magic: [UInt8], offset: Int, name: String)] = [
-        ([0x51, 0x46, 0x49, 0xFB], 0, "qcow"), (Array("vhdxfile".utf8), 0, "VHDX"), (Array("KDMV".utf8), 0, "VMDK"),
+        (QCOW2Header.magic, 0, "qcow"), (Array("KDMV".utf8), 0, "VMDK"),
         (Array("QED\0".utf8), 0, "QED"), ([0x7F, 0x10, 0xDA, 0xBE], 64, "VDI"),
     ]
     for other in others where Array(first[other.offset..<other.offset + other.magic.count]) == other.magic {

@@ -13,7 +13,7 @@ import Testing
             try OutputImage.makeEmpty(folder.file(format.rawValue), format, 1 << 20)
             #expect(try inspectImage(folder.file(format.rawValue)).format == format.imageFormat)
         }
-        for (name, magic) in [("qcow", [0x51, 0x46, 0x49, 0xFB]), ("VHDX", Array("vhdxfile".utf8)), ("VMDK", Array("KDMV".utf8))] as [(String, [UInt8])] {
+        for (name, magic) in [("qcow", [0x51, 0x46, 0x49, 0xFB]), ("VHDX", Array("vhdxfile".utf8)), ("QED", Array("QED\0".utf8)), ("VMDK", Array("KDMV".utf8))] as [(String, [UInt8])] {
             let path = try folder.write(name, magic + [UInt8](repeating: 0, count: 4096 - magic.count))
             let error = #expect(throws: ImageError.self) { try openImage(path, access: .readOnly) }
             #expect("\(error!)".contains(name))

@@ -25,17 +25,15 @@ import Testing
         let raw = try folder.write("in.raw", pattern(size, &random))
         let made = folder.file("out.img")
         try convert(raw, made, format)
-        let driver = format == .raw ? "raw" : "vpc"
+        let driver = format.rawValue.hasPrefix("vhd-") ? "vpc" : format.rawValue
         #expect(try virtualSize(made, driver) == size)
         try run("qemu-img", ["compare", "-f", "raw", "-F", driver, raw, made])
         try checkWithLibvhdi(made, format, size)
-        guard format != .raw else { return }
-        _ = try vhdPython(["read", made, folder.file("python.raw")])
-        try run("cmp", [raw, folder.file("python.raw")])
+        #expect(try independentBytes(made, format.imageFormat, folder) == [UInt8](Data(contentsOf: URL(filePath: raw))))
     }
 
     private func checkWithLibvhdi(_ image: String, _ format: OutputFormat, _ size: UInt64) throws {
-        guard format != .raw, requires("vhdiinfo") else { return }
+        guard format.rawValue.hasPrefix("vhd-"), requires("vhdiinfo") else { return }
         let info = try run("vhdiinfo", [image]).output
         #expect(info.contains("\(size) bytes"))
         #expect(info.contains(format == .vhdFixed ? "Fixed" : "Dynamic"))

@@ -50,6 +50,25 @@ func vhdPython(_ arguments: [String], expecting status: Int32? = 0) throws -> To
     return try run("python3", [tool] + arguments, expecting: status)
 }
 
+func vhdxPython(_ arguments: [String], expecting status: Int32? = 0) throws -> ToolResult {
+    let tool = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().appending(path: "tools/vhdx.py").path
+    return try run("python3", [tool] + arguments, expecting: status)
+}
+
+/// The disk's bytes as a reader shows them that is not ours; it complains where the image breaks its format's rules.
+func independentBytes(_ path: String, _ format: ImageFormat, _ folder: TestFolder) throws -> [UInt8] {
+    let raw = folder.file("independent.raw")
+    switch format {
+    case .raw: return try [UInt8](Data(contentsOf: URL(filePath: path)))
+    case .vhdFixed, .vhdDynamic, .vhdDifferencing: _ = try vhdPython(["read", path, raw])
+    case .vhdx: _ = try vhdxPython(["read", path, raw])
+    case .qcow2:
+        try run("qemu-img", ["check", "-q", "-f", "qcow2", path])
+        try run("qemu-img", ["convert", "-f", "qcow2", "-O", "raw", path, raw])
+    }
+    return try [UInt8](Data(contentsOf: URL(filePath: raw)))
+}
+
 /// Without the tool the test is skipped; on CI, where everything is installed, it then fails when it runs.
 func requires(_ tool: String) -> Bool {
     let found = (ProcessInfo.processInfo.environment["PATH"] ?? "").split(separator: ":").contains {

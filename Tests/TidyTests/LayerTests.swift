@@ -7,7 +7,7 @@ import Testing
     /// Room: the rooms it may see. Foundation and packages are listed where they are allowed.
     let allowed: [String: Set<String>] = [
         "BlockIO": ["CLinux", "CISAL"],
-        "DiskImage": ["BlockIO", "CLinux"],
+        "DiskImage": ["BlockIO", "CLinux", "CZlib", "CZstd"],
         "ChangeLog": ["BlockIO", "CLinux"],
         "VirtualDisk": ["BlockIO", "DiskImage", "ChangeLog", "CLinux"],
         "FuseExport": ["BlockIO", "DiskImage", "VirtualDisk", "CFuse", "CLinux"],

@@ -14,7 +14,7 @@ import time
 from scenario import KIB, MIB, PROGRAM, ROOT, Scenario, check, requires, run
 
 requires("qemu-img", "qemu-io")
-FORMATS = {"raw": "raw", "vhd-fixed": "vpc", "vhd-dynamic": "vpc"}
+FORMATS = {"raw": "raw", "vhd-fixed": "vpc", "vhd-dynamic": "vpc", "vhdx": "vhdx", "qcow2": "qcow2"}
 
 
 def in_use(s):
@@ -185,7 +185,7 @@ with Scenario(seed=21) as s:
         s.farshore("image", "convert", image, s.path("back.raw"), "--force")
         run("qemu-img", "compare", "-f", "raw", "-F", "raw", source, s.path("back.raw"))
     s.farshore("image", "convert", source, s.path("back.raw"), status=1)
-    s.farshore("image", "convert", source, s.path("y"), "--to", "qcow2", status=2)
+    s.farshore("image", "convert", source, s.path("y"), "--to", "vmdk", status=2)
     s.farshore("image", "info", s.path("missing"), status=10)
     in_use(s)
     damaged(s)

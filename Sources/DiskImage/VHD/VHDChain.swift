@@ -121,6 +121,6 @@ private func anyFooter(_ container: borrowing ContainerFile) throws(ImageError) 
     switch try probeFormat(container) {
     case .vhdFixed: return try readFixedFooter(container)
     case .vhdDynamic, .vhdDifferencing: return try readTrueFooter(container).footer
-    case .raw: throw .unsupported(path: container.path, what: "no VHD", remedy: "bring the parent back")
+    case .raw, .vhdx, .qcow2: throw .unsupported(path: container.path, what: "no VHD", remedy: "bring the parent back")
     }
 }

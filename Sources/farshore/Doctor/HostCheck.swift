@@ -162,7 +162,7 @@ struct HostCheck: Encodable {
         let data = try? FileHandle(forReadingAtPath: "/proc/self/maps")?.readToEnd()
         let maps = String(decoding: data ?? Data(), as: UTF8.self)
         let files = Set(maps.split(separator: "\n").compactMap { line in line.firstIndex(of: "/").map { slash in String(line[slash...]) } })
-        let wanted = [("libcrypto", "libssl3"), ("libzstd", "libzstd1"), ("libisal", "libisal2"), ("libsqlite3", "libsqlite3-0"), ("libfuse3", "libfuse3-3")]
+        let wanted = [("libcrypto", "libssl3"), ("libzstd", "libzstd1"), ("libz", "zlib1g"), ("libisal", "libisal2"), ("libsqlite3", "libsqlite3-0"), ("libfuse3", "libfuse3-3")]
         return wanted.map { (name, package) -> HostCheck in
             if let file = files.first(where: { $0.contains("/\(name).so") }) { return HostCheck(name, .ok, file) }
             return HostCheck(name, .degraded, "not loaded: linked in, or of another name", try: "apt install \(package)")

@@ -18,7 +18,7 @@ struct ImageCheckCommand: ParsableCommand {
     @Argument(help: "The image: a file or a block device.")
     var file: String
 
-    @Option(help: "Take the image for this format instead of looking: raw, vhd-fixed, vhd-dynamic, vhd-differencing.")
+    @Option(help: "Take the image for this format instead of looking: raw, vhd-fixed, vhd-dynamic, vhd-differencing, vhdx, qcow2.")
     var from: ImageFormat?
 
     @OptionGroup var chain: ChainOptions

@@ -6,7 +6,7 @@ import DiskImage
 struct ImageCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "image",
-        abstract: "Show, check and convert disk images: raw and VHD.",
+        abstract: "Show, check and convert disk images: raw, VHD, VHDX and qcow2.",
         subcommands: [ImageInfo.self, ImageCheckCommand.self, ImageConvert.self])
 }
 

@@ -19,10 +19,10 @@ struct ImageConvert: ParsableCommand {
     @Argument(help: "The file to make. An interrupted run leaves OUTPUT.farshore-partial, which the next one replaces.")
     var output: String
 
-    @Option(help: "The output's format: raw, vhd-fixed, vhd-dynamic.")
+    @Option(help: "The output's format: raw, vhd-fixed, vhd-dynamic, vhdx, qcow2.")
     var to: OutputFormat = .raw
 
-    @Option(help: "Take the input for this format instead of looking: raw, vhd-fixed, vhd-dynamic, vhd-differencing.")
+    @Option(help: "Take the input for this format instead of looking: raw, vhd-fixed, vhd-dynamic, vhd-differencing, vhdx, qcow2.")
     var from: ImageFormat?
 
     @OptionGroup var chain: ChainOptions

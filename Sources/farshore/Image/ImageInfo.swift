@@ -12,7 +12,7 @@ struct ImageInfo: ParsableCommand {
     @Argument(help: "The image: a file or a block device.")
     var file: String
 
-    @Option(help: "Take the image for this format instead of looking: raw, vhd-fixed, vhd-dynamic, vhd-differencing.")
+    @Option(help: "Take the image for this format instead of looking: raw, vhd-fixed, vhd-dynamic, vhd-differencing, vhdx, qcow2.")
     var from: ImageFormat?
 
     @OptionGroup var chain: ChainOptions
@@ -53,6 +53,24 @@ struct ImageDocument: Encodable {
         let timeStamp: String
     }
 
+    struct VHDX: Encodable {
+        let uniqueID: String
+        let blockBytes: UInt32
+        let blocks: Int
+        let presentBlocks: Int
+        let needsLogReplay: Bool
+    }
+
+    struct QCOW2: Encodable {
+        let version: UInt32
+        let clusterBytes: UInt64
+        let allocatedClusters: UInt64
+        let compressedClusters: UInt64
+        let compression: String
+        let snapshots: UInt32
+        let dirty: Bool
+    }
+
     let path: String
     let format: String
     let sizeBytes: UInt64
@@ -61,6 +79,8 @@ struct ImageDocument: Encodable {
     let isBlockDevice: Bool
     let inUse: Bool
     let vhd: VHD?
+    let vhdx: VHDX?
+    let qcow2: QCOW2?
 
     init(_ image: ImageDescription, isInUse: Bool) {
         path = image.path
@@ -79,6 +99,17 @@ struct ImageDocument: Encodable {
                 parents: image.format == .vhdDifferencing ? image.parents.map(Parent.init) : nil,
                 ignoredLocators: image.format == .vhdDifferencing ? image.ignoredLocators : nil)
         }
+        vhdx = image.vhdx.map { image in
+            // A GUID's first three groups lie in the file in reverse.
+            let id = [3, 2, 1, 0, 5, 4, 7, 6].map { image.diskID[$0] } + image.diskID[8...]
+            return VHDX(uniqueID: uuidText(id), blockBytes: image.blockBytes, blocks: image.blocks, presentBlocks: image.presentBlocks,
+                needsLogReplay: image.hasLogToReplay)
+        }
+        qcow2 = image.qcow2.map { image in
+            QCOW2(version: image.header.version, clusterBytes: image.header.clusterBytes, allocatedClusters: image.allocatedClusters,
+                compressedClusters: image.compressedClusters, compression: image.header.compression.rawValue, snapshots: image.header.snapshots,
+                dirty: image.header.isDirty)
+        }
     }
 
     var text: String {
@@ -95,6 +126,16 @@ struct ImageDocument: Encodable {
             for parent in vhd.parents ?? [] { rows.append(["parent", parent.text]) }
             for locator in vhd.ignoredLocators ?? [] { rows.append(["not used", "parent locator \(locator)"]) }
             if vhd.savedState { rows.append(["saved state", "yes: belongs to a saved virtual machine"]) }
+        }
+        if let vhdx {
+            rows += [["unique id", vhdx.uniqueID], ["blocks", "\(vhdx.presentBlocks) of \(vhdx.blocks) present, \(bytesText(UInt64(vhdx.blockBytes))) each"]]
+            if vhdx.needsLogReplay { rows.append(["log", "not empty: carried out at the next write"]) }
+        }
+        if let qcow2 {
+            rows += [["version", "\(qcow2.version)"], ["clusters", "\(qcow2.allocatedClusters) allocated, \(bytesText(qcow2.clusterBytes)) each"]]
+            if qcow2.compressedClusters > 0 { rows.append(["compressed", "\(qcow2.compressedClusters) clusters more, by \(qcow2.compression)"]) }
+            if qcow2.snapshots > 0 { rows.append(["snapshots", "\(qcow2.snapshots): the image can be read, not protected"]) }
+            if qcow2.dirty { rows.append(["dirty", "not closed cleanly: the image can be read, not protected"]) }
         }
         return tableText(rows)
     }

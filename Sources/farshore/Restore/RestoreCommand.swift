@@ -39,7 +39,7 @@ struct RestoreCommand: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("The image to make.", valueName: "file"))
     var to: String
 
-    @Option(name: .long, help: "raw, vhd-fixed or vhd-dynamic.")
+    @Option(name: .long, help: "raw, vhd-fixed, vhd-dynamic, vhdx or qcow2.")
     var toFormat: OutputFormat = .raw
 
     @Flag(name: .long, help: "Replace an existing file.")
