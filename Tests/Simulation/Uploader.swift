@@ -58,10 +58,11 @@ extension DiskModel {
             if header.kind == .void, exact.state == .acknowledged { throw Violation("disk \(number): the acknowledged record \(header.sequence) is void") }
             return exact
         }
-        return changes.first { $0.isComposite && header.sequence > $0.above && header.sequence <= $0.end ?? .max }.flatMap { change in
+        // Of failed requests none is known to have ended: which of them the record is of, its place says.
+        return changes.first { change in
+            guard change.isComposite, header.sequence > change.above, header.sequence <= change.end ?? .max else { return false }
             let place = partsSeen[change.number, default: 0]
-            guard place < change.parts.count else { return nil }
-            return header.diskOffset == UInt64(change.parts[place].offset / blockBytes * blockBytes) ? change : nil
+            return place < change.parts.count && header.diskOffset == UInt64(change.parts[place].offset / blockBytes * blockBytes)
         }
     }
 }
