@@ -105,7 +105,7 @@ extension ChangeLog {
 
 extension Recovery {
     /// In the boot in which a sync failed, before anything is changed.
-    func checkAfterFailedSync(_ found: [FoundSegment], _ note: FailedSync?) throws(LogError) {
+    func checkAfterFailedSync(_ found: [FoundSegment], _ note: FailedSync?, folder: LogFolder) throws(LogError) {
         let flushed = try flushedThrough(found)
         let buffer = AlignedBuffer(count: recordPayloadBytesMax)
         for (place, one) in found.enumerated() where one.seal == nil {
@@ -129,6 +129,9 @@ extension Recovery {
             let reserved = place + 1 < found.count ? Int(found[place + 1].header.previousSlotCount) : note?.segment == one.index ? note?.slotCount ?? 0 : 0
             try checkMissing(max(0, reserved - end), one, end, between: last, and: .max, note)
         }
+        // Without its header the newest segment looks like a spare file.
+        guard let note, note.segment > max(found.last?.index ?? 0, state.destagedSegment), note.slotCount > note.inFlight.count else { return }
+        throw .damaged(path: folder.path, segment: note.segment, offset: 0, afterSequence: found.last?.header.afterSequence ?? state.destagedSequence, reason: Self.lostText)
     }
 
     /// Where nothing was noted, any may be of a write that was under way.
@@ -138,9 +141,10 @@ extension Recovery {
     }
 
     private func lost(_ found: FoundSegment, _ slot: Int, after sequence: UInt64) -> LogError {
-        damage(
-            found, slot, after: sequence,
-            "a sync failed here, and a write that had been acknowledged did not reach the disk. What was flushed is there. Mend the storage and "
-                + "restart this host: the log is then cut here, as after a power loss. Or restore the disk from its vault")
+        damage(found, slot, after: sequence, Self.lostText)
     }
+
+    private static let lostText =
+        "a sync failed here, and a write that had been acknowledged did not reach the disk. What was flushed is there. Mend the storage and "
+        + "restart this host: the log is then cut here, as after a power loss. Or restore the disk from its vault"
 }

@@ -78,7 +78,11 @@ extension ChangeLog {
         let isNameDurable = segment.isNameDurable
         monitor.unlock()
         let result = Result { () throws(SystemError) in
-            seal.footer = try segment.writeFooter(recordCount: Int(seal.recordCount))
+            do throws(SystemError) {
+                seal.footer = try segment.writeFooter(recordCount: Int(seal.recordCount))
+            } catch {
+                // It only saves time; of a page that was lost the sync tells.
+            }
             try sync(segment)
             if !isNameDurable { try Directory.sync(folder.path) }
             try segment.writeSeal(seal) { (segment) throws(SystemError) in try sync(segment) }

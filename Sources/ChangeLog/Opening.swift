@@ -29,7 +29,7 @@ extension ChangeLog {
             lastStop = .powerLost(lastSequence: recovery.lastSequence)
             state.lineages.append(LogState.Lineage(id: .random(), branchSequence: recovery.lastSequence))
         } else {
-            if hasFailedSync { try recovery.checkAfterFailedSync(scan.live, folder.readFailedSync()) }
+            if hasFailedSync { try recovery.checkAfterFailedSync(scan.live, folder.readFailedSync(), folder: folder) }
             try recovery.keepAll(scan.live, byFooters: lastStop == .killed && !hasFailedSync)
         }
         state.bootID = options.bootID

@@ -54,6 +54,9 @@ extension Recovery {
     /// False when a slot above the kept ones holds a record: then this is where the log is cut.
     private mutating func keepWholeRecords(_ found: FoundSegment, _ flushed: UInt64) throws(LogError) -> Bool {
         let segment = found.segment
+        guard found.index > state.destagedSegment else {
+            throw damage(found, 0, after: found.header.afterSequence, "the image is said to hold it, but it is not sealed")
+        }
         let table = try asLogError { () throws(SystemError) in try SegmentTable(segment.file, found.header, geometry) }
         let end = table.endSlot
         let buffer = AlignedBuffer(count: recordPayloadBytesMax)
@@ -73,10 +76,11 @@ extension Recovery {
     }
 
     /// In index order, so that a seal always vouches for all segments before it. The newest one that is there already may
-    /// be of an opening that was killed before it had synced it.
+    /// be of an opening that was killed before it had synced it, or whose sync failed: it is written again, since its page may be clean
+    /// in memory and not on the disk.
     private func sealKept(_ found: ArraySlice<FoundSegment>) throws(LogError) {
-        if let sealed = found.last(where: { $0.seal != nil }), sealed.index > state.destagedSegment {
-            try asLogError { () throws(SystemError) in try sync(sealed.segment) }
+        if let sealed = found.last(where: { $0.seal != nil }), let seal = sealed.seal, sealed.index > state.destagedSegment {
+            try asLogError { () throws(SystemError) in try sealed.segment.writeSeal(seal, sync) }
         }
         for one in found where one.seal == nil {
             try asLogError { () throws(SystemError) in try sync(one.segment) }

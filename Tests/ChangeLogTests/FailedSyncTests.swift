@@ -84,6 +84,16 @@ import Testing
         #expect(replayed.count == lost.lowerBound)
     }
 
+    /// Without its header the segment looks like a spare file.
+    @Test func aLostHeaderIsRefused() throws {
+        let test = try TestLog()
+        defer { test.remove() }
+        let path = try failedLog(test)
+        try overwrite(path, at: 0, { $0 = [UInt8](repeating: 0, count: $0.count) }, count: 512)
+        let error = #expect(throws: LogError.self) { try test.open() }
+        guard case .damaged(test.folder.path, 1, _, _, _) = error else { Issue.record("\(String(describing: error))"); return }
+    }
+
     /// A write that was under way when the sync failed was never acknowledged: it may be missing, others may not. A note that
     /// was cut short says nothing.
     @Test func onlyWritesThatWereUnderWayMayBeMissing() throws {

@@ -31,7 +31,7 @@ import Testing
             test.folder, lock: OwnerLock.acquire(test.folder), sequencer: test.sequencer, options: .init(bootID: bootA, didSync: { syncs.note($0) })
         ) { _, _ in }
         defer { log.abandon() }
-        while log.status.fileBytes < 4 * UInt64(TestLog.segmentBytes) { usleep(1000) }
+        while log.status.fileBytes < 2 * UInt64(TestLog.segmentBytes) { usleep(1000) }
         syncs.isArmed.store(true, ordering: .sequentiallyConsistent)
         // Of three segments: sealing the first one is where the housekeeper stands.
         while log.liveFiles.count < 3 { try log.appendBlock(1, at: 1) }

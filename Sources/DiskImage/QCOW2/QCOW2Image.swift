@@ -160,10 +160,12 @@ package final class QCOW2Image: MappedImage {
         try file.changes.truncate(to: state.endOffset + UInt64(missing.count) * clusterBytes)
         for (cluster, now) in missing {
             let isCovered = offset <= cluster * clusterBytes && (cluster + 1) * clusterBytes <= offset + length
-            if !isCovered, place(now, 0) != .hole { try file.changes.write(try content(of: now), at: state.endOffset) }
-            state.setUncommitted(cluster, at: state.endOffset)
-            if now != .zeros(reserved: nil) { state.replaced.append(now) }
+            let newPlace = state.endOffset
+            // Before the write: what a failed one left there must not be taken for a hole.
             state.endOffset += clusterBytes
+            if !isCovered, place(now, 0) != .hole { try file.changes.write(try content(of: now), at: newPlace) }
+            state.setUncommitted(cluster, at: newPlace)
+            if now != .zeros(reserved: nil) { state.replaced.append(now) }
         }
     }
 
@@ -171,11 +173,16 @@ package final class QCOW2Image: MappedImage {
         try flushing.withLock { (refcounts) throws(SystemError) in
             let committing = try clusters.withLock { (state) throws(SystemError) in try takeCommit(&state) }
             guard !committing.clusters.isEmpty || !committing.unproven.isEmpty else { return try file.changes.sync() }
+            let smaller: Range<UInt64>?
             do throws(SystemError) {
-                try commit(committing, &refcounts)
+                smaller = try commit(committing, &refcounts)
             } catch {
                 clusters.withLock { $0.replaced += committing.replaced }
                 throw error
+            }
+            // Each once: what cannot be given back stays a leak.
+            for range in committing.replaced.compactMap({ $0.fileRange(header) }) + (smaller.map { [$0] } ?? []) {
+                try refcounts.release(range, file.changes)
             }
         }
     }
@@ -218,8 +225,8 @@ package final class QCOW2Image: MappedImage {
         }
     }
 
-    /// Steps 1 to 4.
-    private func commit(_ commit: Commit, _ refcounts: inout QCOW2Refcounts) throws(SystemError) {
+    /// Steps 1 to 3. Returns the refcount table that a larger one has replaced.
+    private func commit(_ commit: Commit, _ refcounts: inout QCOW2Refcounts) throws(SystemError) -> Range<UInt64>? {
         // Not what others place from here on: the next commit counts it.
         let end = try refcounts.prepare(end: { clusters.withLock { $0.endOffset } }, place: { (count) throws(SystemError) in
             try clusters.withLock { (state) throws(SystemError) in try extend(&state, clusters: count) }
@@ -237,9 +244,7 @@ package final class QCOW2Image: MappedImage {
             state.noteCommitted(commit.clusters, newTables: commit.newTables)
             state.noteProven(commit.unproven)
         }
-        for range in commit.replaced.compactMap({ $0.fileRange(header) }) + (smaller.map { [$0] } ?? []) {
-            try refcounts.release(range, file.changes)
-        }
+        return smaller
     }
 
     /// A new table's place is a hole so far: entries that are not written read as not allocated.

@@ -35,7 +35,7 @@ struct QCOW2Refcounts: Sendable {
             if last >= max(table.count, newTable?.entries ?? 0) {
                 let clusters = max(UInt64(table.count) * 8 / clusterBytes * 2, UInt64(last + 2) * 8 / clusterBytes + 1)
                 newTable = (try place(clusters), Int(clusters * clusterBytes / 8))
-            } else if let missing = (Int(counted / countsOfBlock)...last).first(where: { block($0) == nil }) {
+            } else if let missing = stride(from: Int(counted / countsOfBlock), through: last, by: 1).first(where: { block($0) == nil }) {
                 newBlocks[missing] = try place(1)
             } else {
                 return covered

@@ -99,7 +99,11 @@ package final class DynamicVHD: ImageFile {
         try checkRange(at: offset, length: length, sizeBytes: sizeBytes, path: path)
         try forEachSpan(at: offset, length: length) { (span) throws(SystemError) in
             let known = blocks.withLock { $0.changedDataOffset(ofBlock: span.block) }
-            if let parent { return try zero(span, data: known, over: parent) }
+            if let parent {
+                try zero(span, data: known, over: parent)
+                if blocks.withLock({ $0.bitmaps?.isOverfull ?? false }) { try flush() }
+                return
+            }
             guard let data = known else { return }
             try file.zero(at: data + span.offsetInBlock, length: UInt64(span.count))
         }
