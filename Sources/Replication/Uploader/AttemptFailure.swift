@@ -88,6 +88,8 @@ package struct AttemptFailure: Error, CustomStringConvertible {
         switch error {
         case .inUse: return AttemptFailure(.mayPass, "\(error)", remedy: "it is retried when the other process is done", cause: error)
         case .system(let system): return of(system, cause: system)
+        // The owner may recycle a segment that the vault has while it is listed; only what stays so is a loss.
+        case .recycled: return AttemptFailure(.mayPass, "\(error)", remedy: "it is tried again; if it stays, docs/operating/recovering.md says what to do", cause: error)
         default: return AttemptFailure(.forGood, "\(error)", remedy: "docs/operating/recovering.md says what a damaged log means", cause: error)
         }
     }
