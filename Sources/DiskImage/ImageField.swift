@@ -1,5 +1,5 @@
 // Fields of an image's structure read at named offsets, each checked where it is read, so that a refusal names the
-// field and its place in the file. VHDX is little-endian, qcow2 big-endian.
+// field and its place in the file. VHDX is little-endian, VHD and qcow2 are big-endian.
 
 import BlockIO
 
@@ -56,4 +56,18 @@ func crc32c(_ bytes: [UInt8], zeroing place: Int) -> UInt32 {
         let middle = [UInt8](repeating: 0, count: 4).withUnsafeBytes { crc32c($0, seed: head) }
         return crc32c(UnsafeRawBufferPointer(rebasing: all[(place + 4)...]), seed: middle)
     }
+}
+
+extension UnsafeMutableRawBufferPointer {
+    func put(_ bytes: [UInt8], at offset: Int) {
+        for (index, byte) in bytes.enumerated() { self[offset + index] = byte }
+    }
+}
+
+func hex(_ number: some FixedWidthInteger & UnsignedInteger) -> String { "0x" + String(number, radix: 16) }
+
+/// Bytes as text where they are text, as hexadecimal where not.
+func printable(_ bytes: [UInt8]) -> String {
+    if bytes.allSatisfy({ (32...126).contains($0) }) { return "\"" + String(decoding: bytes, as: UTF8.self) + "\"" }
+    return bytes.map { byte in (byte < 16 ? "0" : "") + String(byte, radix: 16) }.joined(separator: " ")
 }

@@ -84,7 +84,7 @@ func readFixedFooter(_ container: borrowing ContainerFile) throws(ImageError) ->
     }
     let offset = status.sizeBytes - 512
     let footer = try VHDFooter(parsing: container.read(count: 512, at: offset), at: offset, of: path)
-    let field = VHDField(footer.encoded(), structure: "footer", at: offset, path: path)
+    let field = ImageField(footer.encoded(), structure: "footer", at: offset, path: path)
     try requireType(footer, .fixed, field)
     try field.require(footer.currentSizeBytes == offset, "current size", at: 48, found: "\(footer.currentSizeBytes)",
         expected: "\(offset), the bytes before the footer", meaning: "the file was cut or extended")
@@ -94,7 +94,7 @@ func readFixedFooter(_ container: borrowing ContainerFile) throws(ImageError) ->
 }
 
 /// Refuses disks of another type than the caller means to open.
-func requireType(_ footer: VHDFooter, _ type: VHDFooter.DiskType, _ field: VHDField) throws(ImageError) {
+func requireType(_ footer: VHDFooter, _ type: VHDFooter.DiskType, _ field: ImageField) throws(ImageError) {
     try field.require(footer.diskType == type, "disk type", at: 60, found: "\(footer.diskType.rawValue)", expected: "\(type.rawValue)",
         meaning: "the image is of another type than the one it was opened as")
 }

@@ -157,22 +157,6 @@ struct FileLie: Sendable, CustomTestStringConvertible {
         #expect(opened > 0 && opened < 200)
     }
 
-    private func exercise(_ image: any ImageFile, _ random: inout SeededRandom) {
-        for _ in 0..<4 {
-            let offset = UInt64.random(in: 0..<image.sizeBytes, using: &random) & ~4095
-            let count = Int(min(8192, image.sizeBytes - offset))
-            do {
-                _ = try image.bytes(at: offset, count: count)
-                _ = try image.nextData(from: offset)
-                _ = try image.nextHole(from: offset)
-                try image.put([UInt8](repeating: 1, count: count), at: offset)
-                try image.flush()
-            } catch {
-                #expect(error is SystemError)
-            }
-        }
-    }
-
     private static func secondBlock(_ format: ImageFormat) -> UInt64 { format == .vhdx ? 32 << 20 : 64 << 10 }
 
     private static func sound(_ folder: TestFolder, _ format: ImageFormat) throws -> String {

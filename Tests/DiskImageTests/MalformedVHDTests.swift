@@ -145,22 +145,6 @@ private func be64(_ number: UInt64) -> [UInt8] { withUnsafeBytes(of: number.bigE
         }
     }
 
-    private func exercise(_ image: any ImageFile, _ random: inout SeededRandom) {
-        for _ in 0..<4 {
-            let offset = UInt64.random(in: 0..<image.sizeBytes, using: &random) & ~4095
-            let count = Int(min(8192, image.sizeBytes - offset))
-            do {
-                _ = try image.bytes(at: offset, count: count)
-                _ = try image.nextData(from: offset)
-                _ = try image.nextHole(from: offset)
-                try image.put([UInt8](repeating: 1, count: count), at: offset)
-                try image.flush()
-            } catch {
-                #expect(error is SystemError)
-            }
-        }
-    }
-
     private func expectRefusal(_ path: String, _ format: ImageFormat, naming field: String) throws {
         let before = residentBytesMax()
         for access in [ImageAccess.readOnly, .readWrite] {

@@ -23,13 +23,6 @@ import Testing
         Shape(format: .qcow2, options: ["-c", "-o", "cluster_size=512,refcount_bits=8,compression_type=zstd"], sizeBytes: 100 << 10, steps: 60),
     ]
 
-    private struct Step {
-        enum What { case put(at: Int, [UInt8]), flush }
-        let what: What
-        let changesBefore: Int
-        var changesAfter = 0
-    }
-
     @Test(arguments: shapes, 0..<UInt64(campaignScale)) func noCrashLosesWhatWasFlushed(_ shape: Shape, _ seed: UInt64) throws {
         let folder = try TestFolder()
         var random = SeededRandom(seed: seed)
@@ -90,53 +83,11 @@ import Testing
         return model
     }
 
-    private func record(_ shape: Shape, _ path: String, _ random: inout SeededRandom) throws -> ([Step], [FileChange]) {
+    private func record(_ shape: Shape, _ path: String, _ random: inout SeededRandom) throws -> ([CrashStep], [FileChange]) {
         let recorder = CrashRecorder()
         let image: any ImageFile = shape.format == .vhdx
             ? try openVHDX(path, access: .readWrite, listener: recorder.listener)
             : try openQCOW2(path, access: .readWrite, listener: recorder.listener)
-        var steps: [Step] = []
-        for _ in 0..<shape.steps {
-            var step = Step(what: randomStep(shape, &random), changesBefore: recorder.count)
-            switch step.what {
-            case .flush: try image.flush()
-            case .put(let offset, let bytes):
-                if bytes.allSatisfy({ $0 == 0 }) {
-                    try image.zero(at: UInt64(offset), length: UInt64(bytes.count))
-                } else {
-                    try image.put(bytes, at: UInt64(offset))
-                }
-            }
-            step.changesAfter = recorder.count
-            steps.append(step)
-        }
-        return (steps, recorder.changes)
-    }
-
-    private func randomStep(_ shape: Shape, _ random: inout SeededRandom) -> Step.What {
-        let kind = Int.random(in: 0..<10, using: &random)
-        if kind < 2 { return .flush }
-        let sector = Int.random(in: 0..<shape.sizeBytes / 512, using: &random)
-        let count = min(Int.random(in: 1...12, using: &random), shape.sizeBytes / 512 - sector) * 512
-        return .put(at: sector * 512, kind == 2 ? [UInt8](repeating: 0, count: count) : random.bytes(count))
-    }
-
-    /// For each sector the value of the last flush that ended before the crash, and every value written since.
-    private func allowedSectors(_ start: [UInt8], _ steps: [Step], crashAfter count: Int) -> [Set<[UInt8]>] {
-        var latest = stride(from: 0, to: start.count, by: 512).map { Array(start[$0..<$0 + 512]) }
-        var allowed = latest.map { Set([$0]) }
-        for step in steps where step.changesBefore <= count {
-            switch step.what {
-            case .flush where step.changesAfter <= count:
-                for index in allowed.indices where allowed[index].count > 1 { allowed[index] = [latest[index]] }
-            case .flush: break
-            case .put(let offset, let bytes):
-                for start in stride(from: 0, to: bytes.count, by: 512) {
-                    latest[(offset + start) / 512] = Array(bytes[start..<start + 512])
-                    allowed[(offset + start) / 512].insert(latest[(offset + start) / 512])
-                }
-            }
-        }
-        return allowed
+        return (try recorder.record(image, steps: shape.steps, &random), recorder.changes)
     }
 }

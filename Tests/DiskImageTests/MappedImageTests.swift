@@ -170,4 +170,19 @@ import Testing
         #expect(try again.nextData(from: 0) == size - 4096)
         #expect(throws: ImageError.self) { try OutputImage.makeEmpty(folder.file("m"), format, size + 512) }
     }
+
+    /// Two GiB are what one refcount block counts: nothing is missing, and nothing is left over.
+    @Test func aFileThatEndsWithItsRefcountBlock() throws {
+        let folder = try TestFolder()
+        let path = folder.file("exact.qcow2")
+        try OutputImage.makeEmpty(path, .qcow2, 1 << 30)
+        let made = try openImage(path, access: .readWrite)
+        try made.put([1, 2, 3], at: 0)
+        try made.flush()
+        try Descriptor.open(path, 2).truncate(to: 2 << 30)
+        let image = try openImage(path, access: .readWrite)
+        try image.put([4, 5, 6], at: 0)
+        try image.flush()
+        #expect(try openImage(path, access: .readOnly).bytes(at: 0, count: 3) == [4, 5, 6])
+    }
 }

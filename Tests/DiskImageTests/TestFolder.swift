@@ -120,3 +120,20 @@ extension OutputImage {
         try output.finish(replacing: false)
     }
 }
+
+/// What a guest may do with an image that was opened: it works, or fails with an error.
+func exercise(_ image: any ImageFile, _ random: inout SeededRandom) {
+    for _ in 0..<4 {
+        let offset = UInt64.random(in: 0..<image.sizeBytes, using: &random) & ~4095
+        let count = Int(min(8192, image.sizeBytes - offset))
+        do {
+            _ = try image.bytes(at: offset, count: count)
+            _ = try image.nextData(from: offset)
+            _ = try image.nextHole(from: offset)
+            try image.put([UInt8](repeating: 1, count: count), at: offset)
+            try image.flush()
+        } catch {
+            #expect(error is SystemError)
+        }
+    }
+}

@@ -69,7 +69,7 @@ func readTrueFooter(_ container: borrowing ContainerFile) throws(ImageError) -> 
 func readDynamicLayout(_ container: borrowing ContainerFile, _ type: VHDFooter.DiskType) throws(ImageError) -> DynamicVHDLayout {
     let (path, fileBytes) = (container.path, container.status.sizeBytes)
     let found = try readTrueFooter(container)
-    let field = VHDField(found.footer.encoded(), structure: "footer", at: found.isCopyDamaged ? fileBytes - 512 : 0, path: path)
+    let field = ImageField(found.footer.encoded(), structure: "footer", at: found.isCopyDamaged ? fileBytes - 512 : 0, path: path)
     try requireType(found.footer, type, field)
     let isReversed = type == .differencing && found.footer.creatorApplication == Array("tap\0".utf8) && found.footer.creatorVersion == 1
     try field.require(!isReversed, "creator version", at: 32, found: "0.1", expected: "1.1 or later",
@@ -122,7 +122,7 @@ private func trueFooter(copy: Result<VHDFooter, ImageError>, end: Result<VHDFoot
     }
 }
 
-private func readHeader(_ container: borrowing ContainerFile, _ footer: VHDFooter, _ field: VHDField) throws(ImageError) -> VHDDynamicHeader {
+private func readHeader(_ container: borrowing ContainerFile, _ footer: VHDFooter, _ field: ImageField) throws(ImageError) -> VHDDynamicHeader {
     let (offset, fileBytes) = (footer.dataOffset, container.status.sizeBytes)
     let headerBytes = UInt64(VHDDynamicHeader.bytesCount)
     try field.require(offset >= 512 && offset % 512 == 0 && offset <= fileBytes - headerBytes, "data offset", at: 16,
@@ -141,7 +141,7 @@ private func isFooterAtEnd(
     guard case .success(let footer) = end, fileBytes - 512 >= table.endOffset else { return false }
     guard fileBytes - 512 - table.endOffset < header.bitmapBytes + UInt64(header.blockBytes) else { return false }
     if let (name, place) = footer.disagreement(with: truth) {
-        let field = VHDField(footer.encoded(), structure: "footer", at: fileBytes - 512, path: path)
+        let field = ImageField(footer.encoded(), structure: "footer", at: fileBytes - 512, path: path)
         throw field.damage(name, at: place, found: "another value than the copy at byte 0", expected: "the copy's value",
             meaning: "the two footers describe different disks: a program stopped while it changed them, or one was damaged")
     }

@@ -25,7 +25,7 @@ struct VHDBatmap: Equatable, Sendable {
         guard start + Self.headerBytes <= fileBytes else { return nil }
         let bytes = try container.read(count: Int(Self.headerBytes), at: start)
         guard bytes.starts(with: Self.cookie) else { return nil }
-        let field = VHDField(bytes, structure: "batmap", at: start, path: container.path)
+        let field = ImageField(bytes, structure: "batmap", at: start, path: container.path)
         headerOffset = start
         mapOffset = field.uint64(at: 8)
         let sectors = field.uint32(at: 16)

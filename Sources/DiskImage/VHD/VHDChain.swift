@@ -90,7 +90,7 @@ struct VHDChain {
 
     private func check(_ found: borrowing Found, _ link: VHDParentLink, _ child: DynamicVHDLayout, _ childPath: String) throws(ImageError) {
         let (path, size) = (found.file.path, found.footer.currentSizeBytes)
-        let field = VHDField(child.header.encoded(), structure: "dynamic header", at: child.footer.dataOffset, path: childPath)
+        let field = ImageField(child.header.encoded(), structure: "dynamic header", at: child.footer.dataOffset, path: childPath)
         try field.require(!files.contains(FileKey(found.file.status)), "parent unique id", at: 40, found: path,
             expected: "an image that is not above it in the chain", meaning: "the chain never ends")
         try field.require(files.count < Self.filesMax, "parent unique id", at: 40, found: "a chain of more than \(Self.filesMax) images",
@@ -101,7 +101,7 @@ struct VHDChain {
     }
 
     private func requireRoom(_ layout: DynamicVHDLayout, _ path: String) throws(ImageError) {
-        let field = VHDField(layout.header.encoded(), structure: "dynamic header", at: layout.footer.dataOffset, path: path)
+        let field = ImageField(layout.header.encoded(), structure: "dynamic header", at: layout.footer.dataOffset, path: path)
         let entries = tableEntries + UInt64(layout.header.tableEntries)
         try field.require(entries <= Self.tableEntriesMax, "table entries", at: 28, found: "\(entries) in the chain so far",
             expected: "at most \(Self.tableEntriesMax)", meaning: "the tables of the chain would need \(entries * 4) bytes of memory")

@@ -36,22 +36,22 @@ struct VHDDynamicHeader: Equatable, Sendable {
             field.put(Self.cookie, at: 0)
             field.putBE(UInt64.max, at: 8)
             field.putBE(tableOffset, at: 16)
-            field.putBE(VHDField.formatVersion, at: 24)
+            field.putBE(VHDFormat.version, at: 24)
             field.putBE(tableEntries, at: 28)
             field.putBE(blockBytes, at: 32)
         }
-        return VHDField.withChecksum(bytes, at: 36)
+        return VHDFormat.withChecksum(bytes, at: 36)
     }
 
     /// Reads and checks the header that lies at `offset` of a file of `fileBytes`, for the disk that `footer` describes.
     init(parsing bytes: [UInt8], at offset: UInt64, footer: VHDFooter, fileBytes: UInt64, of path: String) throws(ImageError) {
-        let field = VHDField(bytes, structure: "dynamic header", at: offset, path: path)
+        let field = ImageField(bytes, structure: "dynamic header", at: offset, path: path)
         try field.requireBytes(Self.cookie, "cookie", at: 0, meaning: "the dynamic header is not where the footer says")
-        try field.requireChecksum(at: 36, count: Self.bytesCount)
+        try field.requireVHDChecksum(at: 36, count: Self.bytesCount)
         let next = field.uint64(at: 8)
         try field.require(next == UInt64.max || next == 0xFFFF_FFFF || next == 0, "data offset", at: 8, found: hex(next),
             expected: hex(UInt64.max), meaning: "a further structure follows, and none is specified")
-        try field.requireVersion(at: 24)
+        try field.requireVHDVersion(at: 24)
         tableOffset = field.uint64(at: 16)
         tableEntries = field.uint32(at: 28)
         blockBytes = field.uint32(at: 32)
@@ -61,7 +61,7 @@ struct VHDDynamicHeader: Equatable, Sendable {
         try checkTable(field, headerOffset: offset, diskBytes: footer.diskSizeBytes, fileBytes: fileBytes)
     }
 
-    private func checkTable(_ field: VHDField, headerOffset: UInt64, diskBytes: UInt64, fileBytes: UInt64) throws(ImageError) {
+    private func checkTable(_ field: ImageField, headerOffset: UInt64, diskBytes: UInt64, fileBytes: UInt64) throws(ImageError) {
         try field.require(tableEntries <= Self.tableEntriesMax, "table entries", at: 28, found: "\(tableEntries)",
             expected: "at most \(Self.tableEntriesMax)", meaning: "the block allocation table would need \(tableBytes) bytes of memory")
         try field.require(UInt64(tableEntries) * UInt64(blockBytes) >= diskBytes, "table entries", at: 28, found: "\(tableEntries)",

@@ -80,7 +80,7 @@ package struct VHDFooter: Equatable, Sendable {
         bytes.withUnsafeMutableBytes { field in
             field.put(Self.cookie, at: 0)
             field.putBE(features, at: 8)
-            field.putBE(VHDField.formatVersion, at: 12)
+            field.putBE(VHDFormat.version, at: 12)
             field.putBE(dataOffset, at: 16)
             field.putBE(timeStamp, at: 24)
             field.put(creatorApplication, at: 28)
@@ -96,7 +96,7 @@ package struct VHDFooter: Equatable, Sendable {
             field.putBE(UInt8(savedState ? 1 : 0), at: 84)
             field.put(reserved, at: 85)
         }
-        return VHDField.withChecksum(bytes, at: 64)
+        return VHDFormat.withChecksum(bytes, at: 64)
     }
 
     /// Whether `bytes` start as a footer does; says nothing of the rest.
@@ -104,13 +104,13 @@ package struct VHDFooter: Equatable, Sendable {
 
     /// Reads and checks a footer that lies at `offset` of the file.
     init(parsing bytes: [UInt8], at offset: UInt64, of path: String) throws(ImageError) {
-        let field = VHDField(bytes, structure: "footer", at: offset, path: path)
+        let field = ImageField(bytes, structure: "footer", at: offset, path: path)
         try field.requireBytes(Self.cookie, "cookie", at: 0, meaning: "this is no VHD footer")
-        try field.requireChecksum(at: 64, count: Self.bytesCount)
+        try field.requireVHDChecksum(at: 64, count: Self.bytesCount)
         features = field.uint32(at: 8)
         try field.require(features & ~3 == 0, "features", at: 8, found: hex(features), expected: "only bits 0 and 1",
             meaning: "the image uses a feature that is not specified")
-        try field.requireVersion(at: 12)
+        try field.requireVHDVersion(at: 12)
         dataOffset = field.uint64(at: 16)
         timeStamp = field.uint32(at: 24)
         creatorApplication = field.bytes(at: 28, count: 4)
@@ -133,7 +133,7 @@ package struct VHDFooter: Equatable, Sendable {
         try checkSize(field)
     }
 
-    private func checkSize(_ field: VHDField) throws(ImageError) {
+    private func checkSize(_ field: ImageField) throws(ImageError) {
         try field.require(currentSizeBytes > 0 && currentSizeBytes % 512 == 0, "current size", at: 48, found: "\(currentSizeBytes)",
             expected: "a multiple of 512 above 0", meaning: "a disk consists of whole sectors")
         try field.require(currentSizeBytes <= Self.sizeBytesMax, "current size", at: 48, found: "\(currentSizeBytes)",
@@ -147,7 +147,7 @@ package struct VHDFooter: Equatable, Sendable {
     }
 
     /// The first field in which two footers of one disk must not differ but do.
-    func disagreement(with other: VHDFooter) -> (field: String, offset: UInt64)? {
+    func disagreement(with other: VHDFooter) -> (field: String, offset: Int)? {
         if diskType != other.diskType { return ("disk type", 60) }
         if currentSizeBytes != other.currentSizeBytes { return ("current size", 48) }
         if geometry != other.geometry { return ("geometry", 56) }

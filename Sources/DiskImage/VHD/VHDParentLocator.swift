@@ -11,7 +11,7 @@ struct VHDParentLink: Equatable, Sendable {
     let name: String?
     let locators: [VHDParentLocator]
 
-    init(_ field: VHDField, fileBytes: UInt64) throws(ImageError) {
+    init(_ field: ImageField, fileBytes: UInt64) throws(ImageError) {
         uniqueID = field.bytes(at: 40, count: 16)
         try field.require(uniqueID.contains { $0 != 0 }, "parent unique id", at: 40, found: "zeros", expected: "the unique id of a VHD",
             meaning: "the parent cannot be told from other images: XenServer writes this where the parent is a raw image")
@@ -41,7 +41,7 @@ struct VHDParentLocator: Equatable, Sendable {
     private let dataLength: UInt32
     private let dataOffset: UInt64
 
-    init(_ field: VHDField, index: Int) {
+    init(_ field: ImageField, index: Int) {
         let place = Self.firstOffset + index * Self.bytesCount
         self.index = index
         code = field.bytes(at: place, count: 4)
@@ -74,8 +74,8 @@ struct VHDParentLocator: Equatable, Sendable {
 
     private var roomBytes: UInt64 { dataSpace < 512 ? UInt64(dataSpace) * 512 : UInt64(dataSpace) }
 
-    func check(_ field: VHDField, fileBytes: UInt64) throws(ImageError) {
-        let place = UInt64(Self.firstOffset + index * Self.bytesCount)
+    func check(_ field: ImageField, fileBytes: UInt64) throws(ImageError) {
+        let place = Self.firstOffset + index * Self.bytesCount
         let name = "parent locator \(index)"
         try field.require(dataLength >= 2 && dataLength % 2 == 0 && dataLength <= Self.textBytesMax, "\(name), data length", at: place + 8,
             found: "\(dataLength)", expected: "an even number from 2 to \(Self.textBytesMax)", meaning: "the parent's path cannot be read")
