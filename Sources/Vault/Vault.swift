@@ -189,7 +189,7 @@ package final class Vault: Sendable {
             }
             if info.sizeBytes == UInt64(bytes.count), let md5 = info.md5, let own = Digest.md5(bytes), md5 == own { return }
         }
-        guard try fetchJustPut(place) == bytes else { throw .notKept(object: place.key, reason: "the bytes read back differ") }
+        guard try fetchJustPut(place).hasSameBytes(as: bytes) else { throw .notKept(object: place.key, reason: "the bytes read back differ") }
     }
 
     /// Reads back what was just acknowledged.

@@ -35,6 +35,7 @@ package final class SegmentWriter {
         placed.position = UInt64(payload.count)
         placed.payloadChecksum = bytes.isEmpty ? 0 : crc32c(bytes)
         records.append(placed)
+        if payload.isEmpty { payload.reserveCapacity(payloadBytesMax) }
         payload.append(contentsOf: bytes)
         payload.append(contentsOf: repeatElement(0, count: Self.padded(bytes.count) - bytes.count))
     }
@@ -58,17 +59,17 @@ package final class SegmentWriter {
     }
 
     private func plaintext(_ header: SegmentHeader) -> [UInt8] {
-        var plaintext = [UInt8](repeating: 0, count: header.payloadOffset + payload.count)
-        plaintext.withUnsafeMutableBytes { bytes in
-            header.encode(into: bytes)
-            for (index, record) in records.enumerated() {
+        [UInt8].filled(header.payloadOffset + payload.count) { bytes in
+            let index = UnsafeMutableRawBufferPointer(rebasing: bytes[..<header.payloadOffset])
+            index.initializeMemory(as: UInt8.self, repeating: 0)
+            header.encode(into: index)
+            for (number, record) in records.enumerated() {
                 var placed = record
                 placed.position = record.payloadBytes > 0 ? record.position + UInt64(header.payloadOffset) : 0
-                placed.encode(into: bytes, at: SegmentHeader.byteCount + SegmentRecord.byteCount * index)
+                placed.encode(into: index, at: SegmentHeader.byteCount + SegmentRecord.byteCount * number)
             }
             UnsafeMutableRawBufferPointer(rebasing: bytes[header.payloadOffset...]).copyBytes(from: payload)
         }
-        return plaintext
     }
 
     private static func padded(_ count: Int) -> Int { (count + FormatLimits.blockBytes - 1) / FormatLimits.blockBytes * FormatLimits.blockBytes }

@@ -2,6 +2,7 @@
 // Nothing is handed out before its tag was verified.
 
 import BlockIO
+import Glibc
 
 /// Header and table of an object: all that is needed to fetch and open single frames of it.
 package struct SealedObject: Sendable {
@@ -28,24 +29,25 @@ package struct SealedObject: Sendable {
         }
         let cipher = FrameCipher(header.cipher, key: objectKey, associated: associated, sealing: false)
         var scratch = [UInt8](repeating: 0, count: table.compressed[range].contains(true) ? header.frameBytes : 0)
+        let decompressor = Decompressor()
         var position = 0
         for index in range {
             let part = UnsafeRawBufferPointer(rebasing: stored[(table.offsets[index] - base)..<(table.offsets[index + 1] - base)])
             let plain = header.plaintextBytes(ofFrame: index)
             let target = UnsafeMutableRawBufferPointer(rebasing: output[position..<position + plain])
-            let opened = table.compressed[index] ? Self.expand(part, cipher, index, header.cipher, &scratch, target) : cipher.open(part, frame: UInt32(index), into: target)
+            let opened = table.compressed[index] ? Self.expand(part, cipher, decompressor, index, header.cipher, &scratch, target) : cipher.open(part, frame: UInt32(index), into: target)
             guard opened else { throw .damaged(object: place.key, reason: "frame \(index) is not what was sealed at this place") }
             position += plain
         }
     }
 
     private static func expand(
-        _ stored: UnsafeRawBufferPointer, _ cipher: borrowing FrameCipher, _ index: Int, _ kind: VaultCipher, _ scratch: inout [UInt8],
-        _ target: UnsafeMutableRawBufferPointer
+        _ stored: UnsafeRawBufferPointer, _ cipher: borrowing FrameCipher, _ decompressor: borrowing Decompressor, _ index: Int, _ kind: VaultCipher,
+        _ scratch: inout [UInt8], _ target: UnsafeMutableRawBufferPointer
     ) -> Bool {
         scratch.withUnsafeMutableBytes { buffer in
             guard cipher.open(stored, frame: UInt32(index), into: buffer) else { return false }
-            return Compression.decompress(UnsafeRawBufferPointer(rebasing: buffer[..<(stored.count - kind.tagBytes)]), into: target)
+            return decompressor.decompress(UnsafeRawBufferPointer(rebasing: buffer[..<(stored.count - kind.tagBytes)]), into: target)
         }
     }
 
@@ -59,8 +61,7 @@ package struct SealedObject: Sendable {
         guard object.table.objectBytes == bytes.count else {
             throw .damaged(object: place.key, reason: "it has \(bytes.count) bytes, its table says \(object.table.objectBytes)")
         }
-        var plaintext = [UInt8](repeating: 0, count: object.header.plaintextBytes)
-        try plaintext.withMutableBytes { output throws(VaultError) in
+        let plaintext = try [UInt8].filled(object.header.plaintextBytes) { output throws(VaultError) in
             try bytes.withBytes { buffer throws(VaultError) in
                 let stored = UnsafeRawBufferPointer(rebasing: buffer[object.header.tableEnd...])
                 try object.open(0..<object.header.frameCount, stored: stored, into: output)
@@ -83,45 +84,38 @@ package struct SealedObject: Sendable {
     }
 
     private static func assemble(_ plaintext: UnsafeRawBufferPointer, _ header: ObjectHeader, _ place: ObjectPlace, _ keys: VaultKeys, _ key: [UInt8]) -> [UInt8] {
-        var output = [UInt8](repeating: 0, count: header.tableEnd + plaintext.count + header.frameCount * header.cipher.tagBytes)
-        output.withUnsafeMutableBytes { $0.copyBytes(from: header.encoded()) }
-        var bodies = [UInt8](repeating: 0, count: plaintext.count)
-        let lengths = compressFrames(plaintext, header, &bodies, &output)
-        var end = header.tableEnd
-        let cipher = FrameCipher(header.cipher, key: key, associated: keys.associatedData(output[..<header.tableEnd], place: place), sealing: true)
-        output.withUnsafeMutableBytes { target in
-            bodies.withUnsafeBytes { source in
-                for (index, length) in lengths.enumerated() {
-                    let start = index * header.frameBytes
-                    let stored = length + header.cipher.tagBytes
-                    cipher.seal(
-                        UnsafeRawBufferPointer(rebasing: source[start..<start + length]), frame: UInt32(index),
-                        into: UnsafeMutableRawBufferPointer(rebasing: target[end..<end + stored]))
-                    end += stored
-                }
+        let bytesMax = header.tableEnd + plaintext.count + header.frameCount * header.cipher.tagBytes
+        return [UInt8](unsafeUninitializedCapacity: bytesMax) { buffer, count in
+            let output = UnsafeMutableRawBufferPointer(buffer)
+            output.copyBytes(from: header.encoded())
+            let lengths = compressFrames(plaintext, header, into: output)
+            // The tags bind the table, so sealing waits for all lengths; each body is sealed where it lies.
+            let associated = keys.associatedData(UnsafeRawBufferPointer(rebasing: output[..<header.tableEnd]), place: place)
+            let cipher = FrameCipher(header.cipher, key: key, associated: associated, sealing: true)
+            count = header.tableEnd
+            for (index, length) in lengths.enumerated() {
+                let frame = UnsafeMutableRawBufferPointer(rebasing: output[count..<count + length + header.cipher.tagBytes])
+                cipher.seal(UnsafeRawBufferPointer(rebasing: frame[..<length]), frame: UInt32(index), into: frame)
+                count += frame.count
             }
         }
-        output.removeLast(output.count - end)
-        return output
     }
 
-    /// Puts each frame's body at its frame's place in `bodies` and the table into `output`; returns the bodies' lengths.
-    private static func compressFrames(_ plaintext: UnsafeRawBufferPointer, _ header: ObjectHeader, _ bodies: inout [UInt8], _ output: inout [UInt8]) -> [Int] {
+    /// Puts the table and behind it the bodies into `output`, each with room for its tag; returns the bodies' lengths.
+    private static func compressFrames(_ plaintext: UnsafeRawBufferPointer, _ header: ObjectHeader, into output: UnsafeMutableRawBufferPointer) -> [Int] {
+        let compressor = Compressor()
         var lengths: [Int] = []
-        bodies.withUnsafeMutableBytes { target in
-            output.withUnsafeMutableBytes { table in
-                for index in 0..<header.frameCount {
-                    let start = index * header.frameBytes
-                    let count = header.plaintextBytes(ofFrame: index)
-                    let plain = UnsafeRawBufferPointer(rebasing: plaintext[start..<start + count])
-                    let body = UnsafeMutableRawBufferPointer(rebasing: target[start..<start + count])
-                    let compressed = Compression.compress(plain, into: body)
-                    if compressed == nil { body.copyMemory(from: plain) }
-                    lengths.append(compressed ?? count)
-                    let entry = ObjectHeader.tableEntry(storedBytes: lengths[index] + header.cipher.tagBytes, compressed: compressed != nil)
-                    table.putLE(entry, at: ObjectHeader.byteCount + 4 * index)
-                }
-            }
+        var end = header.tableEnd
+        for index in 0..<header.frameCount {
+            let start = index * header.frameBytes
+            let plain = UnsafeRawBufferPointer(rebasing: plaintext[start..<start + header.plaintextBytes(ofFrame: index)])
+            let body = UnsafeMutableRawBufferPointer(rebasing: output[end..<end + plain.count])
+            let compressed = compressor.compress(plain, into: body)
+            if compressed == nil { body.copyMemory(from: plain) }
+            let stored = (compressed ?? plain.count) + header.cipher.tagBytes
+            output.putLE(ObjectHeader.tableEntry(storedBytes: stored, compressed: compressed != nil), at: ObjectHeader.byteCount + 4 * index)
+            lengths.append(stored - header.cipher.tagBytes)
+            end += stored
         }
         return lengths
     }
@@ -143,5 +137,27 @@ extension Array where Element == UInt8 {
             do throws(Failure) { result = .success(try body(buffer)) } catch { result = .failure(error) }
         }
         return try result!.get()
+    }
+
+    /// An array of `count` bytes, all of which `body` writes unless it throws. Large arrays are not filled with zeros first: those are
+    /// a page fault for each page, twice.
+    package static func filled<Failure: Error>(_ count: Int, _ body: (UnsafeMutableRawBufferPointer) throws(Failure) -> Void) throws(Failure) -> [UInt8] {
+        var result: Result<Void, Failure>?
+        let array = [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
+            let output = UnsafeMutableRawBufferPointer(rebasing: UnsafeMutableRawBufferPointer(buffer)[..<count])
+            do throws(Failure) {
+                result = .success(try body(output))
+                initialized = count
+            } catch {
+                result = .failure(error)
+            }
+        }
+        try result!.get()
+        return array
+    }
+
+    /// As `==`, which compares one byte after another: that took an eighth of an uploader's time.
+    func hasSameBytes(as other: [UInt8]) -> Bool {
+        count == other.count && (isEmpty || withUnsafeBytes { own in other.withUnsafeBytes { memcmp(own.baseAddress!, $0.baseAddress!, count) == 0 } })
     }
 }
