@@ -18,17 +18,29 @@ package struct VaultSettings: Sendable {
 package final class Vault: Sendable {
     package let id: VaultID
     package let store: any ObjectStore
-    package let keys: VaultKeys
     package let settings: VaultSettings
     let memory: HeadMemory
     private let marker: [UInt8]
+    /// What the person gave, read again when an object needs a key made since.
+    private let source: KeyReader
+    private let opened: Mutex<Opened>
+
+    package typealias KeyReader = @Sendable () throws(VaultError) -> KeySource
+
+    private struct Opened {
+        var keys: VaultKeys
+        /// The generation for new objects, by the newest catalog read; nil before one was.
+        var sealingGeneration: UInt32?
+    }
+
     /// Whether the target was asked what it can do; guards nothing else, so two threads may both ask.
     private let isProbed = Mutex(false)
 
-    private init(store: any ObjectStore, keys: VaultKeys, marker: [UInt8], memory: HeadMemory, settings: VaultSettings) {
+    private init(store: any ObjectStore, keys: VaultKeys, source: @escaping KeyReader, marker: [UInt8], memory: HeadMemory, settings: VaultSettings) {
         id = keys.vault
         self.store = store
-        self.keys = keys
+        self.source = source
+        opened = Mutex(Opened(keys: keys))
         self.marker = marker
         self.memory = memory
         self.settings = settings
@@ -52,7 +64,7 @@ package final class Vault: Sendable {
         case .kit: throw .refused("a recovery kit belongs to a vault that is there; give a passphrase or a key file")
         }
         let marker = try VaultMarker(vault: id, cipher: keys.cipher.name, key: protection.hint, createdMicros: now).encoded()
-        let vault = Vault(store: store, keys: keys, marker: marker, memory: memory, settings: settings)
+        let vault = Vault(store: store, keys: keys, source: { () throws(VaultError) in protection }, marker: marker, memory: memory, settings: settings)
         try vault.writeFirstObjects(protection, createdMicros: now)
         return (vault, RecoveryKit(location: store.location, keys: keys))
     }
@@ -67,12 +79,15 @@ package final class Vault: Sendable {
         if keys.cipher == .aes256GCM {
             try putOpening(first[0], try KeyObject.wrap(keys, by: protection, number: 1, label: "first", createdMicros: createdMicros))
         }
+        use(sealing: keys.newestGeneration)
         try putOpening(first[1], try seal(try CanonicalJSON.encode(Catalog(first: id, keyGeneration: keys.newestGeneration)), place: .catalog(1)))
         try putOpening(ObjectPlace.markerKey, marker)
     }
 
+    /// `rereading` is asked for the key once more when an object was sealed by a key made after the opening: where a key file was
+    /// replaced meanwhile, it tells the new one.
     package static func open(
-        store: any ObjectStore, key: KeySource, memory: HeadMemory, settings: VaultSettings = VaultSettings()
+        store: any ObjectStore, key: KeySource, memory: HeadMemory, settings: VaultSettings = VaultSettings(), rereading: KeyReader? = nil
     ) throws(VaultError) -> Vault {
         let bytes: [UInt8]
         do {
@@ -84,7 +99,8 @@ package final class Vault: Sendable {
         }
         let (marker, cipher) = try VaultMarker.decode(bytes)
         let keys = try unlock(store, marker, cipher, key)
-        return Vault(store: store, keys: keys, marker: bytes, memory: memory, settings: settings)
+        let source = rereading ?? { () throws(VaultError) in key }
+        return Vault(store: store, keys: keys, source: source, marker: bytes, memory: memory, settings: settings)
     }
 
     private static func unlock(_ store: any ObjectStore, _ marker: VaultMarker, _ cipher: VaultCipher, _ key: KeySource) throws(VaultError) -> VaultKeys {
@@ -105,13 +121,53 @@ package final class Vault: Sendable {
     /// The recovery kit, made again.
     package func recoveryKit() -> RecoveryKit { RecoveryKit(location: store.location, keys: keys) }
 
+    // MARK: Keys
+
+    /// All that are known now.
+    package var keys: VaultKeys { opened.withLock { $0.keys } }
+
+    /// New objects are sealed with `generation` from now on.
+    func use(sealing generation: UInt32) { opened.withLock { $0.sealingGeneration = generation } }
+
+    /// These keys are known from now on.
+    func learn(_ found: VaultKeys) { opened.withLock { $0.keys = $0.keys.merged(found) } }
+
+    /// The generation for new objects, as the newest catalog read names it.
+    func sealingGeneration() throws(VaultError) -> UInt32 {
+        if let known = opened.withLock({ $0.sealingGeneration }) { return known }
+        return try catalog().document.keyGeneration
+    }
+
+    /// Runs `body` with the keys known, and once more when an object needs a key made since.
+    func withKeys<Value>(_ body: (VaultKeys) throws(VaultError) -> Value) throws(VaultError) -> Value {
+        do {
+            return try body(keys)
+        } catch .unknownKey(let object, let generation) {
+            try learn(generation, for: object)
+            return try body(keys)
+        }
+    }
+
+    /// Finds the keys of `generation` by the key given, or says why they are not to be had.
+    func learn(_ generation: UInt32, for object: String) throws(VaultError) {
+        let source = try source()
+        if let found = try KeyObjects(store: store, vault: id).open(source, generation: generation) { return learn(found) }
+        guard !object.hasPrefix("catalog/") else {
+            throw .wrongKey("\(object) is sealed with key generation \(generation), made later than the key given, which opens only what is older")
+        }
+        // The catalog names every generation in use: reading it tells a key that is too old from a damaged header.
+        guard try catalog().document.keyGeneration < generation else { throw .unknownKey(object: object, generation: generation) }
+        throw .damaged(object: object, reason: "its header names key generation \(generation), which the vault does not have")
+    }
+
     // MARK: Putting and getting
 
     static func nowMicros() -> UInt64 { Clock.wallNanoseconds() / 1_000 }
 
-    func seal(_ plaintext: [UInt8], place: ObjectPlace) throws(VaultError) -> [UInt8] {
-        try plaintext.withBytes { buffer throws(VaultError) in
-            try SealedObject.seal(buffer, place: place, keys: keys, generation: keys.newestGeneration)
+    func seal(_ plaintext: [UInt8], place: ObjectPlace, generation: UInt32? = nil) throws(VaultError) -> [UInt8] {
+        let named = if let generation { generation } else { try sealingGeneration() }
+        return try plaintext.withBytes { buffer throws(VaultError) in
+            try SealedObject.seal(buffer, place: place, keys: keys, generation: named)
         }
     }
 
@@ -121,7 +177,8 @@ package final class Vault: Sendable {
 
     /// Fetches and opens a whole object.
     package func read(_ place: ObjectPlace) throws(VaultError) -> [UInt8] {
-        try SealedObject.open(try fetch(place), place: place, keys: keys)
+        let bytes = try fetch(place)
+        return try withKeys { keys throws(VaultError) in try SealedObject.open(bytes, place: place, keys: keys) }
     }
 
     /// Whether objects can be created only where none is; asks the target the first time.
@@ -237,6 +294,8 @@ extension Vault {
         }
         // Another writer may use smaller frames and so a longer table.
         if header.tableEnd > start.count { start = try fetch(place, range: 0..<UInt64(header.tableEnd)) }
-        return try start.withBytes { bytes throws(VaultError) in try SealedObject(bytes, place: place, keys: keys) }
+        return try withKeys { keys throws(VaultError) in
+            try start.withBytes { bytes throws(VaultError) in try SealedObject(bytes, place: place, keys: keys) }
+        }
     }
 }

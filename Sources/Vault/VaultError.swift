@@ -6,6 +6,8 @@ package import ObjectStore
 package enum VaultError: Error, Equatable, Sendable, CustomStringConvertible {
     /// No key object of the vault opens with the key given.
     case wrongKey(String)
+    /// The object is sealed with a key that was made after the one given.
+    case unknownKey(object: String, generation: UInt32)
     /// The object is there but is not what was written at this place.
     case damaged(object: String, reason: String)
     /// The object is named by another one but is not there.
@@ -36,6 +38,7 @@ package enum VaultError: Error, Equatable, Sendable, CustomStringConvertible {
     package var description: String {
         switch self {
         case .wrongKey(let text): "wrong key: \(text)"
+        case .unknownKey(let object, let generation): "wrong key: \(object) is sealed with key generation \(generation), which the key given does not open"
         case .damaged(let object, let reason): "the vault's object \(object) is damaged: \(reason)"
         case .missing(let object): "the vault's object \(object) is missing"
         case .notKept(let object, let reason): "the target did not keep the object \(object), which it had acknowledged: \(reason)"

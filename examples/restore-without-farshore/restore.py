@@ -134,9 +134,10 @@ class Vault:
             place = f"farshore keys v1 {self.id} {number} aes-256-gcm".encode()
             keys = json.loads(gcm_open(okm[:32], bytes(12), place, bytes.fromhex(wrapped["wrapped"])) or sys.exit(f"keys/{number} is damaged"))
             self.id_key = bytes.fromhex(keys["id"])
-            self.data_keys = {entry["generation"]: bytes.fromhex(entry["key"]) for entry in keys["data"]}
-            return
-        sys.exit("wrong key")
+            # After a rotation a later key object has more generations.
+            self.data_keys.update((entry["generation"], bytes.fromhex(entry["key"])) for entry in keys["data"])
+        if not self.data_keys:
+            sys.exit("wrong key")
 
     def read(self, key, kind):
         """The plaintext of a sealed object; raises Damaged, naming it, unless every byte is what was sealed here."""
@@ -152,6 +153,8 @@ class Vault:
             raise Damaged("its header is not valid")
         if count != max(1, -(-length // size)) or length > 64 << 20:
             raise Damaged("its lengths are not valid")
+        if self.encrypted and generation not in self.data_keys:
+            sys.exit(f"wrong key: {key} is sealed with key generation {generation}, made later than the key given")
         table = struct.unpack_from(f"<{count}I", data, 64)
         start = 64 + 4 * count
         # A chunk is bound to its id alone: its place is chunks/<id>, without folder and epoch.

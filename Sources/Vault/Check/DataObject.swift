@@ -33,7 +33,7 @@ struct DataObject {
 
     private func read(_ segment: SegmentID, _ place: ObjectPlace) throws(VaultError) -> UInt64 {
         let bytes = try vault.fetch(place)
-        let plaintext = try SealedObject.open(bytes, place: place, keys: vault.keys)
+        let plaintext = try vault.withKeys { keys throws(VaultError) in try SealedObject.open(bytes, place: place, keys: keys) }
         if let entry, Digest.sha256(bytes) != entry.hash.bytes { throw .damaged(object: place.key, reason: "it is not the object its manifest names: its hash differs") }
         let index = try SegmentIndex.parse(bytes, place: place, id: segment, vault: vault, disk: disk)
         for record in index.records where record.payloadBytes > 0 {

@@ -33,7 +33,9 @@ package struct SegmentIndex: Sendable {
 
     /// `start` holds the object at least as far as its index reaches.
     static func parse(_ start: [UInt8], place: ObjectPlace, id: SegmentID, vault: Vault, disk: VaultID) throws(VaultError) -> SegmentIndex {
-        let object = try start.withBytes { bytes throws(VaultError) in try SealedObject(bytes, place: place, keys: vault.keys) }
+        let object = try vault.withKeys { keys throws(VaultError) in
+            try start.withBytes { bytes throws(VaultError) in try SealedObject(bytes, place: place, keys: keys) }
+        }
         let first = try open(object, frames: 0..<1, start)
         guard let header = first.withUnsafeBytes({ SegmentHeader($0) }), header.payloadOffset + header.payloadBytes == object.header.plaintextBytes,
             header.first == id.first, header.last == id.last, header.lineage == id.lineage

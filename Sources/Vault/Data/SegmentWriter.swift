@@ -47,8 +47,8 @@ package final class SegmentWriter {
         let place = ObjectPlace.segment(disk: disk, lineage: lineage, first: first, last: last)
         let plaintext = plaintext(header)
         let sealed = try vault.seal(plaintext, place: place)
-        let stored = try vault.putVerified(place, sealed) { [keys = vault.keys] stored throws(VaultError) in
-            try SealedObject.open(stored, place: place, keys: keys) == plaintext
+        let stored = try vault.putVerified(place, sealed) { [vault] stored throws(VaultError) in
+            try vault.withKeys { keys throws(VaultError) in try SealedObject.open(stored, place: place, keys: keys) } == plaintext
         }
         let entry = SegmentEntry(
             lineage: nil, first: first, last: last, bytes: UInt64(stored.count), hash: Hash256(bytes: Digest.sha256(stored))!, records: UInt64(records.count),

@@ -16,13 +16,15 @@ struct KeyObjects {
     let store: any ObjectStore
     let vault: VaultID
 
-    /// The keys by the first object that `source` opens, or nil when none does. A damaged object is only reported when
-    /// no other one opens.
-    func open(_ source: KeySource) throws(VaultError) -> VaultKeys? {
+    /// The keys by the first object that `source` opens and that has the generation asked for, or nil when none does. A damaged
+    /// object is only reported when no other one opens.
+    func open(_ source: KeySource, generation: UInt32? = nil, except left: Int? = nil) throws(VaultError) -> VaultKeys? {
         var damage: VaultError?
         let keys = try visit { number, bytes throws(VaultError) -> VaultKeys? in
+            guard number != left else { return nil }
             do throws(VaultError) {
-                return try KeyObject.decode(bytes, vault: vault, number: number).open(source)
+                let keys = try KeyObject.decode(bytes, vault: vault, number: number).open(source)
+                return generation.map { keys?.dataKeys[$0] != nil } ?? true ? keys : nil
             } catch {
                 damage = damage ?? error
                 return nil
@@ -39,6 +41,12 @@ struct KeyObjects {
             found.append(KeyDescription(
                 number: number, kind: key.method == .scrypt ? "passphrase" : "key-file", label: key.label, createdMicros: key.createdMicros))
         }
+        return found
+    }
+
+    func numbers() throws(VaultError) -> [Int] {
+        var found: [Int] = []
+        try visitAll { number, _ in found.append(number) }
         return found
     }
 

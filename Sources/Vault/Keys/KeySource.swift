@@ -18,6 +18,12 @@ package enum KeySource: Sendable {
         }
     }
 
+    /// Reads the file that is named; without one there is no key.
+    package init(keyFile: String?, passphraseFile: String?) throws(VaultError) {
+        self =
+            if let keyFile { try .keyFile(path: keyFile) } else if let passphraseFile { try .passphraseFile(path: passphraseFile) } else { .none }
+    }
+
     /// Reads a key file: 32 bytes, 64 hex digits, base64 of 32 bytes, or a recovery kit.
     package static func keyFile(path: String) throws(VaultError) -> KeySource {
         let bytes = try content(path)

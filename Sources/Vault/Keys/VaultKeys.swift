@@ -17,6 +17,16 @@ package struct VaultKeys: Sendable {
 
     var newestGeneration: UInt32 { dataKeys.keys.max() ?? 0 }
 
+    /// With a new data key.
+    func adding(generation: UInt32) -> VaultKeys { adding([generation: Randomness.bytes(32)]) }
+
+    /// With the data keys `others` knows beside these.
+    func merged(_ others: VaultKeys) -> VaultKeys { adding(others.dataKeys) }
+
+    private func adding(_ others: [UInt32: [UInt8]]) -> VaultKeys {
+        VaultKeys(vault: vault, cipher: cipher, idKey: idKey, dataKeys: dataKeys.merging(others) { own, _ in own })
+    }
+
     /// The name of content: the same for the same bytes, and telling nothing to who lacks the key.
     package func contentID(_ plaintext: UnsafeRawBufferPointer) -> Hash256 {
         Hash256(bytes: Digest.hmacSHA256(key: idKey, plaintext))!
@@ -26,9 +36,7 @@ package struct VaultKeys: Sendable {
     func objectKey(_ header: ObjectHeader, object: String) throws(VaultError) -> [UInt8] {
         guard cipher == .aes256GCM else { return [] }
         guard let dataKey = dataKeys[header.keyGeneration] else {
-            // The catalog is read first and names the newest generation: a key that opens it opens all before it too.
-            guard object.hasPrefix("catalog/") else { throw .damaged(object: object, reason: "its header names key generation \(header.keyGeneration), which the vault does not have") }
-            throw .wrongKey("\(object) is sealed with key generation \(header.keyGeneration), which the key given does not open")
+            throw .unknownKey(object: object, generation: header.keyGeneration)
         }
         return Digest.hkdf(dataKey, salt: header.salt, info: "farshore object v1", count: 32)
     }

@@ -63,6 +63,9 @@ package struct Catalog: ChainDocument, Equatable {
     package var groups: [Group]?
     package var plans: [Plan]?
 
+    /// Itself sealed with the key it names: who cannot open it is told so by the first object read.
+    package var sealingGeneration: UInt32? { keyGeneration }
+
     /// Number 1 of a new vault.
     init(first vault: VaultID, keyGeneration: UInt32) {
         self.vault = vault
@@ -140,7 +143,9 @@ extension Vault {
 
     package func catalog() throws(VaultError) -> Published<Catalog> {
         guard let newest = try catalogChain.newest() else { throw .missing(object: ObjectPlace.catalog(1).key) }
-        if let flaw = newest.document.flaw { throw .damaged(object: ObjectPlace.catalog(newest.document.number).key, reason: flaw) }
+        let object = ObjectPlace.catalog(newest.document.number).key
+        if let flaw = newest.document.flaw { throw .damaged(object: object, reason: flaw) }
+        try seal(with: newest.document.keyGeneration, namedBy: object)
         return newest
     }
 

@@ -9,6 +9,12 @@ package protocol ChainDocument: Codable, Sendable {
     var number: UInt64 { get set }
     var previous: Hash256? { get set }
     var timeMicros: UInt64 { get set }
+    /// The key generation it is to be sealed with; nil: that of the newest catalog.
+    var sealingGeneration: UInt32? { get }
+}
+
+extension ChainDocument {
+    package var sealingGeneration: UInt32? { nil }
 }
 
 /// A document as it stands in the vault.
@@ -52,7 +58,7 @@ struct Chain<Document: ChainDocument>: Sendable {
     func read(_ number: UInt64) throws(VaultError) -> Published<Document> {
         let place = place(number)
         let bytes = try vault.fetch(place)
-        let plaintext = try SealedObject.open(bytes, place: place, keys: vault.keys)
+        let plaintext = try vault.withKeys { keys throws(VaultError) in try SealedObject.open(bytes, place: place, keys: keys) }
         let document = try CanonicalJSON.decode(Document.self, plaintext, object: place.key)
         guard document.number == number, document.vault == vault.id, (number == 1) == (document.previous == nil) else {
             throw .damaged(object: place.key, reason: "its number, vault or previous hash do not fit its place")
@@ -67,7 +73,7 @@ struct Chain<Document: ChainDocument>: Sendable {
         next.previous = previous?.hash
         next.timeMicros = Vault.nowMicros()
         let place = place(next.number)
-        let bytes = try vault.seal(try CanonicalJSON.encode(next), place: place)
+        let bytes = try vault.seal(try CanonicalJSON.encode(next), place: place, generation: next.sealingGeneration)
         try create(bytes, place)
         let hash = Hash256(bytes: Digest.sha256(bytes))!
         try vault.memory.accept(memoryName, number: next.number, hash: hash, previous: next.previous)

@@ -18,11 +18,7 @@ struct KeyOptions: ParsableArguments {
         guard keyFile == nil || passphraseFile == nil else { throw ValidationError("give --key-file or --passphrase-file, not both") }
     }
 
-    func source() throws -> KeySource {
-        if let keyFile { return try .keyFile(path: keyFile) }
-        if let passphraseFile { return try .passphraseFile(path: passphraseFile) }
-        return .none
-    }
+    func source() throws(VaultError) -> KeySource { try KeySource(keyFile: keyFile, passphraseFile: passphraseFile) }
 }
 
 struct VaultOptions: ParsableArguments {
@@ -32,13 +28,13 @@ struct VaultOptions: ParsableArguments {
     @OptionGroup var key: KeyOptions
 
     func open(_ site: SiteOptions) throws -> Vault {
-        try openVault(url: url, key: try key.source(), site: site)
+        try openVault(url: url, key: key, site: site)
     }
 }
 
 /// Opens the vault at `url`, remembering in the site directory what was seen of it.
-func openVault(url: String, key: KeySource, site: SiteOptions) throws -> Vault {
-    try Vault.open(store: openStore(url: url), key: key, memory: headMemory(site))
+func openVault(url: String, key: KeyOptions, site: SiteOptions) throws -> Vault {
+    try Vault.open(store: openStore(url: url), key: try key.source(), memory: headMemory(site)) { () throws(VaultError) in try key.source() }
 }
 
 /// Where a site directory cannot be made (a rescue system), the vault still opens, without protection against rollback.
@@ -55,7 +51,7 @@ func headMemory(_ site: SiteOptions) -> HeadMemory {
 extension Failure {
     init(_ error: VaultError) {
         switch error {
-        case .wrongKey: self.init(.wrongKey, error.description, try: "give the key file or passphrase this vault was made with, or its recovery kit as --key-file")
+        case .wrongKey, .unknownKey: self.init(.wrongKey, error.description, try: "give the key file or passphrase this vault was made with, or its recovery kit as --key-file")
         case .damaged, .missing:
             self.init(.integrityDamage, error.description, try: "run `farshore vault check URL --read-data` to see which points are affected")
         case .rolledBack:

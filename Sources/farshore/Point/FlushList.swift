@@ -112,7 +112,7 @@ struct FlushWindow: Encodable {
 
 extension PointList {
     func vaultFlushes(_ url: String, _ query: FlushQuery) throws -> FlushList {
-        let vault = try openVault(url: url, key: try key.source(), site: site)
+        let vault = try openVault(url: url, key: key, site: site)
         let found = try vault.disk(disk)
         guard let history = try DiskHistory.newest(vault, found) else {
             return FlushList(disk: found.name, window: nil, page: FlushPage(query), points: [], replicatedSequence: 0)

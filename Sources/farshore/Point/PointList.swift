@@ -122,7 +122,7 @@ struct PointList: ParsableCommand {
     }
 
     private func vaultPoints(_ url: String) throws -> (points: [Document], damage: [VaultError]) {
-        let vault = try openVault(url: url, key: try key.source(), site: site)
+        let vault = try openVault(url: url, key: key, site: site)
         let found = try vault.disk(disk)
         let shared = try SharedPoints(vault, of: found)
         var points: [VaultID: [RecoveryPoint]] = [:]

@@ -127,10 +127,9 @@ struct ProtectCommand: ParsableCommand {
             warnings += try checks.logFolder(folder, budgetBytes: budget)
             return folder
         }
-        let key = try vault.key.source()
         var opened: Vault?
         try job.step("vault") {
-            let vault = try openVault(url: vault.url, key: key, site: site)
+            let vault = try vault.open(site)
             warnings += try checks.vault(vault, leftover: leftover)
             if let group { try checks.groupName(group, vault) }
             opened = vault

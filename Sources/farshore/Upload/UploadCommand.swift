@@ -155,10 +155,9 @@ struct UploadCommand: ParsableCommand {
 extension SiteOptions {
     /// The vault of a protected disk, with the key files it was protected with.
     func openVault(of disk: ProtectedDisk) throws -> Vault {
-        let key: KeySource =
-            if let file = disk.keyFile { try .keyFile(path: file) } else if let file = disk.passphraseFile { try .passphraseFile(path: file) } else { .none }
+        let key: Vault.KeyReader = { () throws(VaultError) in try KeySource(keyFile: disk.keyFile, passphraseFile: disk.passphraseFile) }
         // Here a site is at hand: without its memory a target that was rolled back would not be noticed.
         try directory.create()
-        return try Vault.open(store: openStore(url: disk.vaultURL), key: key, memory: HeadMemory(folder: directory.headsFolder))
+        return try Vault.open(store: openStore(url: disk.vaultURL), key: try key(), memory: HeadMemory(folder: directory.headsFolder), rereading: key)
     }
 }

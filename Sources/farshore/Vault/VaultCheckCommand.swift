@@ -47,7 +47,7 @@ struct VaultCheckCommand: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        let vault = try openVault(url: url, key: try key.source(), site: site)
+        let vault = try openVault(url: url, key: key, site: site)
         let report = try VaultCheck(vault: vault, readData: readData).run()
         try output.print(document(report), text: Self.text)
         guard report.isClean else {

@@ -44,16 +44,16 @@ struct VaultCreate: ParsableCommand {
 
     func run() throws {
         let store = try openStore(url: url, createDirectory: true)
-        try makeKeyFileIfMissing()
+        if let path = key.keyFile { try makeKeyFileIfMissing(path) }
         let (vault, kit) = try Vault.create(store: store, protection: try key.source(), memory: headMemory(site))
         let document = Document(vault: vault.id.description, url: url, encrypted: kit.isEncrypted, recoveryKit: kit.isEncrypted ? kit.text : nil)
         try output.print(document) { document in
             "Created the vault \(document.vault) at \(document.url)\n\n\(kit.text)"
         }
     }
+}
 
-    private func makeKeyFileIfMissing() throws {
-        guard let path = key.keyFile, try DurableFile.read(path, limitBytes: 1 << 16) == nil else { return }
-        try DurableFile.replace(path, with: Array(KeySource.newKeyFileText().utf8), mode: 0o600)
-    }
+func makeKeyFileIfMissing(_ path: String) throws {
+    guard try DurableFile.read(path, limitBytes: 1 << 16) == nil else { return }
+    try DurableFile.replace(path, with: Array(KeySource.newKeyFileText().utf8), mode: 0o600)
 }

@@ -1,4 +1,4 @@
-// `farshore vault key list|export`: which keys open the vault, and its recovery kit once more.
+// `farshore vault key list|export`: which keys open the vault, and its recovery kit once more. VaultKeyChange.swift has the rest.
 
 import ArgumentParser
 import Foundation
@@ -6,7 +6,8 @@ import Vault
 
 struct VaultKeyCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "key", abstract: "List the keys of a vault, print its recovery kit.", subcommands: [VaultKeyList.self, VaultKeyExport.self])
+        commandName: "key", abstract: "List, add, rotate and remove the keys of a vault, print its recovery kit.",
+        subcommands: [VaultKeyList.self, VaultKeyAdd.self, VaultKeyRotate.self, VaultKeyRemove.self, VaultKeyExport.self])
 }
 
 struct VaultKeyList: ParsableCommand {
@@ -30,7 +31,7 @@ struct VaultKeyList: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        let vault = try openVault(url: url, key: try key.source(), site: site)
+        let vault = try openVault(url: url, key: key, site: site)
         let keys = try vault.keyDescriptions().map {
             Document(number: $0.number, kind: $0.kind, label: $0.label, created: timeText(nanoseconds: $0.createdMicros.multipliedReportingOverflow(by: 1000).partialValue))
         }
@@ -59,7 +60,7 @@ struct VaultKeyExport: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        let kit = try openVault(url: url, key: try key.source(), site: site).recoveryKit()
+        let kit = try openVault(url: url, key: key, site: site).recoveryKit()
         try output.print(Document(vault: kit.vault.description, recoveryKit: kit.text)) { $0.recoveryKit }
     }
 }
