@@ -37,7 +37,8 @@ private func descriptorSectors(_ count: Int) -> Int { (64 + 32 * count + VHDXPla
 extension VHDXLogEntry {
     /// The entry at `place` of the log, or nil when there is no valid one.
     init?(in log: [UInt8], at place: Int, id: [UInt8]) {
-        guard let bytes = Self.bytes(of: log, at: place, id: id) else { return nil }
+        guard let length = Self.length(of: log, at: place, id: id) else { return nil }
+        let bytes = Self.bytes(of: log, at: place, length)
         let field = ImageField(bytes, structure: "log entry", at: 0, path: "")
         sequenceNumber = field.little(UInt64.self, at: 16)
         tail = Int(field.little(UInt32.self, at: 12))
@@ -45,14 +46,15 @@ extension VHDXLogEntry {
         lastFileBytes = field.little(UInt64.self, at: 56)
         guard sequenceNumber > 0, tail < log.count, tail % VHDXPlace.logSectorBytes == 0 else { return nil }
         guard let changes = Self.changes(field, bytes.count, sequenceNumber) else { return nil }
-        // Last, because it is dear: entries that lie over each other in a hostile log have failed before.
+        // Last, because it is dear.
         guard field.little(UInt32.self, at: 4) == crc32c(bytes, zeroing: 4) else { return nil }
         self.place = place
         bytesCount = bytes.count
         self.changes = changes
     }
 
-    private static func bytes(of log: [UInt8], at place: Int, id: [UInt8]) -> [UInt8]? {
+    /// What the header at `place` says, or nil where there is none.
+    static func length(of log: [UInt8], at place: Int, id: [UInt8]) -> Int? {
         let header = ImageField(Array(log[place..<place + 64]), structure: "log entry", at: 0, path: "")
         guard header.bytes(at: 0, count: 4) == Array("loge".utf8), header.bytes(at: 32, count: 16) == id else { return nil }
         let length = Int(header.little(UInt32.self, at: 8))
@@ -60,6 +62,10 @@ extension VHDXLogEntry {
         guard length > 0, length <= log.count, length % VHDXPlace.logSectorBytes == 0, count <= length / 32,
             descriptorSectors(count) * VHDXPlace.logSectorBytes <= length
         else { return nil }
+        return length
+    }
+
+    private static func bytes(of log: [UInt8], at place: Int, _ length: Int) -> [UInt8] {
         let end = place + length
         return end <= log.count ? Array(log[place..<end]) : Array(log[place...]) + Array(log[..<(end - log.count)])
     }
@@ -72,12 +78,12 @@ extension VHDXLogEntry {
             let place = 64 + number * 32
             let offset = field.little(UInt64.self, at: place + 16)
             guard field.little(UInt64.self, at: place + 24) == sequence, offset % 4096 == 0 else { return nil }
-            switch field.bytes(at: place, count: 4) {
-            case Array("zero".utf8):
+            switch field.little(UInt32.self, at: place) {
+            case 0x6F72_657A:  // zero
                 let length = field.little(UInt64.self, at: place + 8)
                 guard length % 4096 == 0 else { return nil }
                 changes.append(VHDXLogChange(offset: offset, what: .zeros(length)))
-            case Array("desc".utf8):
+            case 0x6373_6564:  // desc
                 guard sector + VHDXPlace.logSectorBytes <= bytesCount, field.bytes(at: sector, count: 4) == Array("data".utf8),
                     field.little(UInt32.self, at: sector + 4) == UInt32(truncatingIfNeeded: sequence >> 32),
                     field.little(UInt32.self, at: sector + 4092) == UInt32(truncatingIfNeeded: sequence)
@@ -89,6 +95,12 @@ extension VHDXLogEntry {
             }
         }
         return changes
+    }
+
+    /// How many times the log's size its entries claim together. Once is what a writer leaves, and what newer entries have overwritten
+    /// of older ones; entries that lie over each other many times would each be read and summed.
+    static func claims(of log: [UInt8], id: [UInt8]) -> Int {
+        stride(from: 0, to: log.count, by: VHDXPlace.logSectorBytes).reduce(0) { $0 + (length(of: log, at: $1, id: id) ?? 0) } / log.count
     }
 
     /// The sequence to replay, oldest entry first: of the runs of consecutive entries whose head's tail lies in the run,

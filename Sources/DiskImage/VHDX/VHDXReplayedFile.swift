@@ -4,9 +4,11 @@
 import BlockIO
 
 struct VHDXReplayedFile: ~Copyable {
+    private static let claimsMax = 4
+
     let container: ContainerFile
     let headers: VHDXHeaders
-    /// In the order in which they are to be made; empty when the log is.
+    /// Of disjoint places; empty when the log is.
     let changes: [VHDXLogChange]
     /// The file's size, the extension by the replay included.
     let sizeBytes: UInt64
@@ -33,13 +35,16 @@ struct VHDXReplayedFile: ~Copyable {
         let changes = sequence.flatMap(\.changes)
         let sizeBytes = max(fileBytes, sequence.last?.lastFileBytes ?? 0)
         for change in changes { try check(change, headers.current, sizeBytes, container.path) }
-        return VHDXReplayedFile(container, headers: headers, changes: changes, sizeBytes: sizeBytes)
+        return VHDXReplayedFile(container, headers: headers, changes: changes.merged(), sizeBytes: sizeBytes)
     }
 
     private static func activeSequence(_ container: borrowing ContainerFile, _ header: VHDXHeader) throws(ImageError) -> [VHDXLogEntry] {
         let log = try container.read(count: Int(header.logBytes), at: header.logOffset)
-        let sequence = VHDXLogEntry.activeSequence(of: log, id: header.logID)
         let field = ImageField([], structure: "log", at: header.logOffset, path: container.path)
+        let claims = VHDXLogEntry.claims(of: log, id: header.logID)
+        try field.require(claims <= claimsMax, "entry lengths", at: 0, found: "entries of \(claims) times the log's length",
+            expected: "at most \(claimsMax) times", meaning: "no writer leaves entries that lie over each other so often")
+        let sequence = VHDXLogEntry.activeSequence(of: log, id: header.logID)
         guard let head = sequence.last else {
             throw field.damage("entries", at: 0, found: "no valid sequence of the log's id", expected: "one, as the header names a log",
                 meaning: "changes that were under way when the image was last used are lost")
