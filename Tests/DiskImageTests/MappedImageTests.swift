@@ -171,6 +171,29 @@ import Testing
         #expect(throws: ImageError.self) { try OutputImage.makeEmpty(folder.file("m"), format, size + 512) }
     }
 
+    /// A file larger than what is opened again is not made: the write is refused, and what was written before stays.
+    @Test(arguments: [0, 256 << 10]) func aFileGrowsNoFurtherThanItIsOpened(_ spareClusters: Int) throws {
+        let folder = try TestFolder()
+        let path = folder.file("edge.qcow2")
+        try run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", "cluster_size=512,refcount_bits=64", path, "64M"])
+        // Of a refcount table of 8 MiB, with 64 counts a block.
+        let most = (8 << 20) / 8 * 64
+        try Descriptor.open(path, 2).truncate(to: UInt64(most - spareClusters - 3) * 512)
+        var image = try openImage(path, access: .readWrite)
+        var written = 0
+        let error = #expect(throws: SystemError.self) {
+            while written < 10 {
+                try image.put([UInt8](repeating: UInt8(written + 1), count: 512), at: UInt64(written) << 20)
+                written += 1
+            }
+        }
+        #expect(error?.errno == EFBIG && "\(error!)".contains("\(most - (256 << 10))") && written == (spareClusters == 0 ? 0 : 3))
+        try image.flush()
+        image = try openImage(path, access: .readWrite)
+        for place in 0..<written { #expect(try image.bytes(at: UInt64(place) << 20, count: 512) == [UInt8](repeating: UInt8(place + 1), count: 512)) }
+        try image.flush()
+    }
+
     /// Two GiB are what one refcount block counts: nothing is missing, and nothing is left over.
     @Test func aFileThatEndsWithItsRefcountBlock() throws {
         let folder = try TestFolder()

@@ -12,6 +12,9 @@ package struct QCOW2Header: Equatable, Sendable {
     package static let sizeBytesMax: UInt64 = 64 << 40
     private static let l1EntriesMax: UInt32 = 4 << 20
     private static let refcountTableBytesMax: UInt64 = 8 << 20
+    private static let fileClustersMax: UInt64 = 512 << 20
+    /// More than the tables and refcounts of all that one flush commits.
+    private static let reservedClusters: UInt64 = 256 << 10
     static let refcountTableField: UInt64 = 48
 
     package let version: UInt32
@@ -33,6 +36,13 @@ package struct QCOW2Header: Equatable, Sendable {
     var tableEntries: UInt64 { clusterBytes / 8 }
     /// L1 entries that the disk needs; more may be there.
     var l1EntriesNeeded: Int { Int((sizeBytes + clusterBytes * tableEntries - 1) / (clusterBytes * tableEntries)) }
+    /// Refcounts in a refcount block.
+    var countsOfBlock: UInt64 { (clusterBytes * 8) >> UInt64(refcountOrder) }
+    var refcountTableClustersMax: UInt64 { Self.refcountTableBytesMax / clusterBytes }
+    /// Clusters a file may have: a bit each is kept when it is opened, and the largest refcount table must count them.
+    var fileClustersMax: UInt64 { min(Self.fileClustersMax, Self.refcountTableBytesMax / 8 * countsOfBlock) }
+    /// The same for the disk's data: what is placed there must still be committed.
+    var dataClustersMax: UInt64 { fileClustersMax - Self.reservedClusters }
     var clusters: UInt64 { (sizeBytes + clusterBytes - 1) / clusterBytes }
 
     /// A new disk's header, its tables behind each other.

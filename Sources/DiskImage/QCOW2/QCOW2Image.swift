@@ -157,6 +157,7 @@ package final class QCOW2Image: MappedImage {
             missing.append((cluster, now))
         }
         guard !missing.isEmpty else { return }
+        try requireRoom(state.endOffset, missing.count, below: header.dataClustersMax)
         try file.changes.truncate(to: state.endOffset + UInt64(missing.count) * clusterBytes)
         for (cluster, now) in missing {
             let isCovered = offset <= cluster * clusterBytes && (cluster + 1) * clusterBytes <= offset + length
@@ -206,8 +207,16 @@ package final class QCOW2Image: MappedImage {
         return Commit(clusters: taken, newTables: state.newTables, replaced: state.replaced, unproven: state.unproven)
     }
 
+    /// A larger file would be refused when it is opened again.
+    private func requireRoom(_ end: UInt64, _ clusters: Int, below most: UInt64) throws(SystemError) {
+        guard end / header.clusterBytes + UInt64(clusters) <= most else {
+            throw SystemError(errno: EFBIG, operation: "place \(clusters) clusters: a qcow2 file with clusters of \(header.clusterBytes) bytes may have \(most)", path: path)
+        }
+    }
+
     private func extend(_ state: inout QCOW2Clusters, clusters count: UInt64) throws(SystemError) -> UInt64 {
         let place = state.endOffset
+        try requireRoom(place, Int(count), below: header.fileClustersMax)
         try file.changes.truncate(to: place + count * header.clusterBytes)
         state.endOffset = place + count * header.clusterBytes
         return place

@@ -6,6 +6,8 @@ import BlockIO
 struct QCOW2Refcounts: Sendable {
     private let clusterBytes: UInt64
     private let order: UInt64
+    private let countsOfBlock: UInt64
+    private let tableClustersMax: UInt64
     /// The refcount table as it is in the file.
     private var table: [UInt64]
     private var tableOffset: UInt64
@@ -19,12 +21,12 @@ struct QCOW2Refcounts: Sendable {
     init(header: QCOW2Header, table: [UInt64], endOffset: UInt64) {
         clusterBytes = header.clusterBytes
         order = UInt64(header.refcountOrder)
+        countsOfBlock = header.countsOfBlock
+        tableClustersMax = header.refcountTableClustersMax
         self.table = table
         tableOffset = header.refcountTableOffset
         counted = endOffset / header.clusterBytes
     }
-
-    private var countsOfBlock: UInt64 { (clusterBytes * 8) >> order }
 
     /// Finds places for all that is missing to count every cluster before `end`, which moves when `place` is called with
     /// the number of clusters wanted. Returns the end that is covered.
@@ -33,7 +35,10 @@ struct QCOW2Refcounts: Sendable {
             let covered = end()
             let last = Int((covered / clusterBytes - 1) / countsOfBlock)
             if last >= max(table.count, newTable?.entries ?? 0) {
-                let clusters = max(UInt64(table.count) * 8 / clusterBytes * 2, UInt64(last + 2) * 8 / clusterBytes + 1)
+                let needed = UInt64(last + 2) * 8 / clusterBytes + 1
+                // It counts itself too. The largest counts all that `QCOW2Header.fileClustersMax` lets into the file.
+                let counting = needed + needed * 8 / (countsOfBlock * clusterBytes) + 2
+                let clusters = min(max(UInt64(table.count) * 8 / clusterBytes * 2, counting), tableClustersMax)
                 newTable = (try place(clusters), Int(clusters * clusterBytes / 8))
             } else if let missing = stride(from: Int(counted / countsOfBlock), through: last, by: 1).first(where: { block($0) == nil }) {
                 newBlocks[missing] = try place(1)

@@ -4,8 +4,6 @@
 import BlockIO
 
 struct QCOW2Survey: ~Copyable {
-    private static let fileClustersMax: UInt64 = 512 << 20
-
     private let header: QCOW2Header
     private let path: String
     private let fileBytes: UInt64
@@ -20,8 +18,8 @@ struct QCOW2Survey: ~Copyable {
         self.path = path
         self.fileBytes = fileBytes
         let clusters = (fileBytes + header.clusterBytes - 1) / header.clusterBytes
-        guard clusters <= Self.fileClustersMax else {
-            throw .unsupported(path: path, what: "a file of \(clusters) clusters of \(header.clusterBytes) bytes: at most \(Self.fileClustersMax) are served",
+        guard clusters <= header.fileClustersMax else {
+            throw .unsupported(path: path, what: "a file of \(clusters) clusters of \(header.clusterBytes) bytes: at most \(header.fileClustersMax) are served",
                 remedy: "qemu-img convert -O qcow2 -o cluster_size=2M \(path) LARGER.qcow2")
         }
         taken = [UInt64](repeating: 0, count: Int((clusters + 63) / 64))
