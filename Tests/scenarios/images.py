@@ -1,10 +1,12 @@
 """`farshore image` on the command line: every format into every other, read back identical by qemu-img; damage, a busy image, a
 full disk and a killed run end as the table of exit statuses says, and nothing half-written has the output's name.
 
-And the conformance matrix of VHD: images made by qemu-img and by Tests/tools/vhd.py, chains included, are the same disk for us, vhd.py,
-qemu-img and libvhdi, as far as each reads them right: qemu-img opens a differencing disk as a dynamic one, libvhdi 20210425 mixes up
-sectors of partly present blocks."""
+And the conformance matrix of VHD and VHDX: images made by qemu-img, by Tests/tools/vhd.py and by Farshore, chains included, are the same
+disk for us, vhd.py and vhdx.py, qemu-img and libvhdi, as far as each reads them right: qemu-img opens a differencing disk as a dynamic
+one, and has its own idea of creators it does not know and of block sizes; libvhdi 20210425 mixes up sectors of partly present blocks."""
+import collections
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -73,33 +75,51 @@ def killed(s):
 
 
 class Matrix:
+    READERS = ("farshore", "python", "qemu-img", "libvhdi")
+
     def __init__(self, s):
-        self.s, self.folder, self.compared, self.tool = s, s.path("matrix"), 0, os.path.join(ROOT, "Tests", "tools", "vhd.py")
+        self.s, self.folder, self.tools = s, s.path("matrix"), os.path.join(ROOT, "Tests", "tools")
+        self.rows = collections.defaultdict(collections.Counter)
+        self.refused = 0
         self.hasLibvhdi = shutil.which("vhdimount") is not None and os.geteuid() == 0
         os.mkdir(self.folder)
-        self.images()
+        self.made_by_qemu()
+        self.made_by_python()
+        self.made_by_farshore()
         self.chains()
         self.refusals()
 
     def path(self, name):
         return os.path.join(self.folder, name)
 
-    def vhd(self, *words):
-        run(sys.executable, self.tool, *words)
+    @property
+    def compared(self):
+        return sum(sum(row.values()) for row in self.rows.values())
 
-    def same(self, image, raw, qemu=True, libvhdi=True):
+    def table(self):
+        lines = [f"{'made by, as':<34}" + "".join(f"{reader:>10}" for reader in self.READERS)]
+        for row, counts in self.rows.items():
+            lines.append(f"{row:<34}" + "".join(f"{counts[reader] or '-':>10}" for reader in self.READERS))
+        return "\n".join(lines + [f"damaged in {self.refused} fields, refused with the field named by info, check and convert"])
+
+    def vhd(self, *words):
+        run(sys.executable, os.path.join(self.tools, "vhd.py"), *words)
+
+    def same(self, row, image, raw, qemu=True, libvhdi=True, driver="vpc"):
         """`raw` is what the image was made from."""
-        out = self.path("out.raw")
+        out, seen = self.path("out.raw"), self.rows[row]
         self.s.farshore("image", "check", image)
         self.s.farshore("image", "convert", image, out, "--force")
         run("cmp", raw, out)
-        self.vhd("read", image, out)
+        run(sys.executable, os.path.join(self.tools, "vhdx.py" if driver == "vhdx" else "vhd.py"), "read", image, out)
         run("cmp", raw, out)
-        self.compared += 2
+        seen.update(["farshore", "python"])
         if qemu:
-            run("qemu-img", "compare", "-f", "raw", "-F", "vpc", raw, image)
-            self.compared += 1
+            run("qemu-img", "compare", "-f", "raw", "-F", driver, raw, image)
+            seen.update(["qemu-img"])
         if libvhdi and self.hasLibvhdi:
+            told = re.search(r"Media size.*?(\d+)(?: bytes\)| bytes$)", run("vhdiinfo", image).stdout, re.MULTILINE)
+            check(told and int(told[1]) == os.path.getsize(raw), f"vhdiinfo says {told and told[0]} of {image}, not {os.path.getsize(raw)} bytes")
             mounted = self.path("libvhdi")
             os.makedirs(mounted, exist_ok=True)
             run("vhdimount", image, mounted)
@@ -108,27 +128,45 @@ class Matrix:
                 run("cmp", raw, os.path.join(mounted, sorted(os.listdir(mounted), key=lambda name: int(name[4:]))[-1]))
             finally:
                 run("umount", mounted)
-            self.compared += 1
+            seen.update(["libvhdi"])
 
-    def images(self):
+    def fill(self, raw, size):
+        with open(raw, "wb") as file:
+            file.truncate(size)
+            for _ in range(6):
+                file.seek(self.s.random.randrange(size // 512) * 512)
+                file.write(self.s.random.randbytes(512))
+
+    def made_by_qemu(self):
         raw, image = self.path("x.raw"), self.path("x.vhd")
         for size in (MIB + 512, 17 * 4 * 1024 * 512, 9 * MIB):
             for options in ("subformat=dynamic", "subformat=dynamic,force_size=on", "subformat=fixed", "subformat=fixed,force_size=on"):
                 run("qemu-img", "create", "-q", "-f", "vpc", "-o", options, image, size)
-                shown = self.s.farshore_json("image", "info", image)["sizeBytes"]
-                with open(raw, "wb") as file:
-                    file.truncate(shown)
-                    for _ in range(6):
-                        file.seek(self.s.random.randrange(shown // 512) * 512)
-                        file.write(self.s.random.randbytes(512))
+                self.fill(raw, self.s.farshore_json("image", "info", image)["sizeBytes"])
                 run("qemu-img", "convert", "-n", "-f", "raw", "-O", "vpc", raw, image)
                 # libvhdi goes by the current size, which qemu-img makes the same.
-                self.same(image, raw)
+                self.same("qemu-img, VHD " + options.split(",")[0][10:], image, raw)
+            self.fill(raw, size)
+            for options in ("subformat=dynamic,block_size=1M", "subformat=dynamic,block_size=32M", "subformat=fixed"):
+                run("qemu-img", "convert", "-f", "raw", "-O", "vhdx", "-o", options, raw, image + "x")
+                self.same("qemu-img, VHDX " + options.split(",")[0][10:], image + "x", raw, driver="vhdx")
+
+    def made_by_farshore(self):
+        raw = self.path("x.raw")
+        for size in (MIB + 512, 9 * MIB, 70 * MIB):
+            self.fill(raw, size)
+            for form, driver in (("vhd-fixed", "vpc"), ("vhd-dynamic", "vpc"), ("vhdx", "vhdx")):
+                image = self.path("ours." + form)
+                self.s.farshore("image", "convert", raw, image, "--to", form, "--force")
+                self.same("farshore, " + form, image, raw, driver=driver)
+
+    def made_by_python(self):
+        raw, image = self.path("x.raw"), self.path("x.vhd")
         for layout in ("fixed", "plain", "table-last", "gaps", "partial-bitmaps", "batmap"):
             for creator, block in (("win", 2 * MIB), ("vbox", 512 * KIB), ("tap", 4 * KIB), ("vs", 16 * MIB)):
                 self.vhd("make", image, raw, "--size", 9 * MIB + 512, "--layout", layout, "--creator", creator, "--block", block, "--seed", len(layout))
                 # QEMU 7 shows what it does not know by its geometry, and has its own idea of small and large blocks.
-                self.same(image, raw, qemu=creator in ("win", "tap") and block >= 512 * KIB, libvhdi=layout != "partial-bitmaps")
+                self.same("vhd.py, VHD " + layout, image, raw, qemu=creator in ("win", "tap") and block >= 512 * KIB, libvhdi=layout != "partial-bitmaps")
 
     def chains(self):
         for presence in ("whole", "partly"):
@@ -140,7 +178,7 @@ class Matrix:
                         parent, path, raw = path, self.path(f"{depth}.vhd"), self.path(f"{depth}.raw")
                         self.vhd("child", path, raw, "--parent", parent, "--id", f"{depth:032x}", "--block", block, "--presence", presence,
                                  "--creator", "win" if depth != 2 else "vbox", "--space", "bytes", "--seed", depth, "--filled", 0.4)
-                        self.same(path, raw, qemu=False, libvhdi=presence == "whole")
+                        self.same(f"vhd.py, chain, blocks {presence} present", path, raw, qemu=False, libvhdi=presence == "whole")
 
     def refusals(self):
         image = self.path("1.vhd")
@@ -161,6 +199,7 @@ class Matrix:
                 done = self.s.farshore("image", words[0], self.path("lie.vhd"), *words[1:], status=11)
                 check(field in done.stderr and "Try:" in done.stderr, done.stderr)
             check(not os.path.exists(self.path("never")), "an output was made of a lie")
+            self.refused += 1
 
 
 with Scenario(seed=21) as s:
@@ -194,6 +233,7 @@ with Scenario(seed=21) as s:
         full_disk(s)
     matrix = Matrix(s)
     check(matrix.compared >= 150, f"only {matrix.compared} comparisons")
+    print(matrix.table())
     print(f"conformance: {matrix.compared} readings agree" + ("" if matrix.hasLibvhdi else ", without libvhdi"))
     print("every format converts into every other; refusals leave nothing behind")
 sys.exit(0)
