@@ -161,10 +161,10 @@ package struct Descriptor: ~Copyable, Sendable {
         return Descriptor(owning: opened, path: place)
     }
 
-    /// A second open file description of the same file, for reading. By /proc: the path may name another file by now.
-    package func reopenedForReading() throws(SystemError) -> Descriptor {
-        let again = retryingInterrupts { farshore_open("/proc/self/fd/\(raw)", O_RDONLY | O_CLOEXEC, 0) }
-        guard again >= 0 else { throw SystemError(errno: errno, operation: "open again for reading", path: path) }
+    /// A second open file description of the same file. By /proc: the path may name another file by now.
+    package func reopened(_ flags: Int32) throws(SystemError) -> Descriptor {
+        let again = retryingInterrupts { farshore_open("/proc/self/fd/\(raw)", flags | O_CLOEXEC, 0) }
+        guard again >= 0 else { throw SystemError(errno: errno, operation: "open again", path: path) }
         return Descriptor(owning: again, path: path)
     }
 

@@ -6,11 +6,12 @@
 // flush throws until the image is opened again, because the kernel may have dropped what it could not write.
 
 package import BlockIO
+import Glibc
 
 package protocol ImageFile: AnyObject, Sendable {
     var path: String { get }
     /// All files the disk's bytes come from: the image, and what lies under it, which is only read.
-    var files: [String] { get }
+    var files: [OpenedFile] { get }
     /// A multiple of 512.
     var sizeBytes: UInt64 { get }
 
@@ -42,8 +43,6 @@ package protocol ImageFile: AnyObject, Sendable {
 }
 
 extension ImageFile {
-    package var files: [String] { [path] }
-
     /// An image that cannot tell has to be waited for.
     package func readIfCached(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) -> Bool { false }
 
@@ -54,4 +53,6 @@ extension ImageFile {
 package enum ImageAccess: Equatable, Sendable {
     case readOnly
     case readWrite
+
+    var flags: Int32 { self == .readOnly ? O_RDONLY : O_RDWR }
 }

@@ -14,6 +14,8 @@ package struct ImageIdentity: Equatable, Sendable {
         case sampledBlocks = 2
         /// `stamp` is a hash of the image's change time and of its parents' sizes and times of modification.
         case chain = 3
+        /// The name stood for another file than the one that was used: no image has this identity.
+        case replaced = 4
     }
 
     package let evidence: Evidence
@@ -41,15 +43,15 @@ package struct ImageIdentity: Equatable, Sendable {
     }
 
     /// The identity of an image and what it is read through (`ImageFile.files`).
-    package init(of files: [String]) throws(SystemError) {
-        let image = try ImageIdentity(of: files[0])
+    package init(of files: [OpenedFile]) throws(SystemError) {
+        let image = try ImageIdentity(of: files[0].path)
         guard files.count > 1 else {
             self = image
             return
         }
         var hash = Self.hash([image.stamp], from: Self.hashStart)
         for parent in files.dropFirst() {
-            let status = try Descriptor.open(parent, O_RDONLY).status()
+            let status = try Descriptor.open(parent.path, O_RDONLY).status()
             hash = Self.hash([status.sizeBytes, UInt64(bitPattern: status.modificationTimeNanoseconds)], from: hash)
         }
         self.init(evidence: .chain, sizeBytes: image.sizeBytes, stamp: hash)
@@ -57,8 +59,8 @@ package struct ImageIdentity: Equatable, Sendable {
 
     /// The identity at a clean stop, as it will also be found after a power loss: flushing data leaves the change time
     /// of the file to the kernel, which may write it much later.
-    package static func durable(of files: [String]) throws(SystemError) -> ImageIdentity {
-        let descriptor = try Descriptor.open(files[0], O_RDONLY)
+    package static func durable(of files: [OpenedFile]) throws(SystemError) -> ImageIdentity {
+        let descriptor = try Descriptor.open(files[0].path, O_RDONLY)
         try descriptor.sync()
         return try ImageIdentity(of: files)
     }

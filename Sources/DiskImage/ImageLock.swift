@@ -31,12 +31,19 @@ package struct ImageLock: ~Copyable, Sendable {
 
     private init(owning descriptor: consuming Descriptor) { self.descriptor = descriptor }
 
-    /// Locks the image at `path`, or throws `inUse`.
+    /// Locks the image at `path`, or throws `inUse`. Who goes on to use it opens it by this lock (`openImage(locked:)`): the name
+    /// may stand for another file by then.
     package static func take(_ path: String, for use: Use) throws(ImageError) -> ImageLock {
-        do throws(SystemError) {
-            let descriptor = try open(path)
-            return try take(on: descriptor, for: use)
-        } catch {
+        try orInUse(path) { () throws(SystemError) in try take(on: open(path), for: use) }
+    }
+
+    /// Locks the very file that is open as `file`, or throws `inUse`.
+    static func take(openedAs file: borrowing Descriptor, for use: Use) throws(ImageError) -> ImageLock {
+        try orInUse(file.path) { () throws(SystemError) in try take(on: file.reopened(O_RDONLY), for: use) }
+    }
+
+    private static func orInUse(_ path: String, _ take: () throws(SystemError) -> ImageLock) throws(ImageError) -> ImageLock {
+        do throws(SystemError) { return try take() } catch {
             throw error.errno == EBUSY || error.errno == EAGAIN ? .inUse(path: path) : .system(error)
         }
     }

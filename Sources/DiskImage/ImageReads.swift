@@ -4,6 +4,7 @@
 // read the same page cache. Called by RawImage and DynamicVHD; docs/decisions/0502-read-speed.md has the measurements.
 
 import BlockIO
+import Glibc
 import Synchronization
 
 final class ImageReads: @unchecked Sendable {
@@ -19,7 +20,7 @@ final class ImageReads: @unchecked Sendable {
     private let recentEnds: UnsafeMutablePointer<Atomic<UInt64>>
 
     init(_ file: borrowing Descriptor) throws(SystemError) {
-        withoutReadahead = try file.reopenedForReading()
+        withoutReadahead = try file.reopened(O_RDONLY)
         withoutReadahead.adviseRandomReads()
         recentEnds = .allocate(capacity: Self.recentMax)
         for place in 0..<Self.recentMax { (recentEnds + place).initialize(to: Atomic(0)) }

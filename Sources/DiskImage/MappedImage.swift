@@ -28,11 +28,13 @@ struct WritableRun {
 final class MappedFile: Sendable {
     let changes: ChangedFile
     let reads: ImageReads
+    let opened: OpenedFile
     /// What lies behind it reads as zeros: the file may end inside its last block until something is written.
     private let endOfData: Atomic<UInt64>
 
     init(_ changes: consuming ChangedFile, storedBytes: UInt64) throws(SystemError) {
         reads = try ImageReads(changes.descriptor)
+        opened = try OpenedFile(changes.descriptor)
         self.changes = changes
         endOfData = Atomic(storedBytes)
     }
@@ -57,6 +59,8 @@ protocol MappedImage: ImageFile {
 }
 
 extension MappedImage {
+    package var files: [OpenedFile] { [file.opened] }
+
     package func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(SystemError) {
         try checkRange(at: offset, length: UInt64(buffer.count), sizeBytes: sizeBytes, path: path)
         var done = 0

@@ -10,13 +10,26 @@ import Glibc
 package func openImage(
     _ path: String, access: ImageAccess, format: ImageFormat? = nil, parentFolders: [String] = []
 ) throws(ImageError) -> any ImageFile {
-    let container = try ContainerFile.open(path, access: access)
+    try openImage(ContainerFile.open(path, access: access), access: access, format: format, parentFolders: parentFolders, parentLocks: nil)
+}
+
+/// Opens the very file that is locked, whatever its name stands for by now, and locks what it is read through: `parentLocks`.
+package func openImage(
+    locked lock: borrowing ImageLock, access: ImageAccess, format: ImageFormat? = nil, parentFolders: [String] = [], parentLocks: ParentLocks? = nil
+) throws(ImageError) -> any ImageFile {
+    try openImage(ContainerFile.open(lock, access: access), access: access, format: format, parentFolders: parentFolders, parentLocks: parentLocks)
+}
+
+private func openImage(
+    _ container: consuming ContainerFile, access: ImageAccess, format: ImageFormat?, parentFolders: [String], parentLocks: ParentLocks?
+) throws(ImageError) -> any ImageFile {
     let known = if let format { format } else { try probeFormat(container) }
     switch known {
     case .raw: return try openRaw(container, access: access)
     case .vhdFixed: return try openFixedVHD(container, access: access)
-    case .vhdDynamic: return try openDynamicVHD(container, .dynamic, access: access, parentFolders: [], listener: nil)
-    case .vhdDifferencing: return try openDynamicVHD(container, .differencing, access: access, parentFolders: parentFolders, listener: nil)
+    case .vhdDynamic: return try openDynamicVHD(container, .dynamic, access: access, listener: nil)
+    case .vhdDifferencing:
+        return try openDynamicVHD(container, .differencing, access: access, parentFolders: parentFolders, parentLocks: parentLocks, listener: nil)
     case .vhdx: return try openVHDX(container, access: access, listener: nil)
     case .qcow2: return try openQCOW2(container, access: access, listener: nil)
     }
@@ -33,11 +46,16 @@ struct ContainerFile: ~Copyable {
     }
 
     static func open(_ path: String, access: ImageAccess) throws(ImageError) -> ContainerFile {
-        let container = try asImageError { () throws(SystemError) in
-            try ContainerFile(Descriptor.open(path, access == .readOnly ? O_RDONLY : O_RDWR))
-        }
+        try checked(asImageError { () throws(SystemError) in try ContainerFile(Descriptor.open(path, access.flags)) })
+    }
+
+    static func open(_ lock: borrowing ImageLock, access: ImageAccess) throws(ImageError) -> ContainerFile {
+        try checked(asImageError { () throws(SystemError) in try ContainerFile(lock.descriptor.reopened(access.flags)) })
+    }
+
+    private static func checked(_ container: consuming ContainerFile) throws(ImageError) -> ContainerFile {
         guard container.status.kind == .regular || container.status.kind == .blockDevice else {
-            throw .unsupported(path: path, what: "neither a file nor a block device", remedy: "name the image file itself")
+            throw .unsupported(path: container.path, what: "neither a file nor a block device", remedy: "name the image file itself")
         }
         return container
     }

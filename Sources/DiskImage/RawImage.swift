@@ -9,6 +9,7 @@ import Glibc
 
 package final class RawImage: ImageFile {
     package let path: String
+    package let files: [OpenedFile]
     package let sizeBytes: UInt64
     private let descriptor: Descriptor
     private let reads: ImageReads
@@ -21,6 +22,7 @@ package final class RawImage: ImageFile {
     init(_ descriptor: consuming Descriptor, storedBytes: UInt64, isBlockDevice: Bool) throws(SystemError) {
         reads = try ImageReads(descriptor)
         path = descriptor.path
+        files = [try OpenedFile(descriptor)]
         self.descriptor = descriptor
         self.storedBytes = storedBytes
         self.isBlockDevice = isBlockDevice

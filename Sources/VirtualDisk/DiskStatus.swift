@@ -1,5 +1,6 @@
 // What a protected disk says of itself: for `status`, the control socket and health.
 
+import BlockIO
 package import ChangeLog
 import DiskImage
 import Synchronization
@@ -17,6 +18,7 @@ package enum DiskTrouble: String, Sendable {
     case imageFailed
     case notMerging
     case parentLost
+    case imageReplaced
 }
 
 package struct DiskStatus: Equatable, Sendable {
@@ -60,7 +62,10 @@ extension VirtualDisk {
             say(.critical, .imageFailed, "the image failed, nothing is merged into it until the mount is restarted: \(imageFailure)", remedy: Self.reopening)
         } else if case .log(let error)? = destageError {
             say(.critical, .notMerging, "the log cannot be merged into the image: \(error)", remedy: "keep a copy of the log's folder; restore the disk from its vault")
-        } else if let lost = parents.first(where: { !$0.isThere }) {
+        } else if let image = files.first, !isThere(image) {
+            say(.critical, .imageReplaced, "\(image.path) was removed or replaced: the disk works on the file that was opened, and only until the mount ends",
+                remedy: "bring back the very file that was there before the mount ends, then farshore accept \(name); or keep a copy of the disk as the mount shows it")
+        } else if let lost = files.dropFirst().first(where: { !isThere($0) }) {
             say(.critical, .parentLost, "\(lost.path), which the image is read through, was removed or replaced: the disk works only until the mount ends",
                 remedy: "bring back the very file that \(image.path) was made from, before the mount ends, or keep a copy of the disk")
         } else if let destageError {
@@ -68,6 +73,11 @@ extension VirtualDisk {
         } else if log.fileBytes >= log.budgetBytes, log.undestagedBytes > log.budgetBytes / 2 {
             say(.warning, nil, "more than half of the log budget is not merged into the image yet", remedy: "fewer writes, or a faster volume for \(image.path)")
         }
+    }
+
+    /// What cannot be found out is told when it matters, by the read or the stop that fails.
+    private func isThere(_ file: OpenedFile) -> Bool {
+        do throws(SystemError) { return try file.isThere() } catch { return true }
     }
 
     private func remedy(_ starvation: Starvation) -> String {

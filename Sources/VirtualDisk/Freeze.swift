@@ -13,10 +13,11 @@ extension VirtualDisk {
     package var frozenSequence: UInt64? { destage.frozenSequence }
 
     /// Makes the image exactly the disk at a sequence, and keeps it so until `unfreeze`. Returns the sequence; when the image
-    /// is frozen already, that one.
+    /// is frozen already, that one. Throws where the image's name stands for another file: who asks goes on to read it by name.
     package func freeze() throws(DiskError) -> UInt64 {
         do {
             return try destage.withTurnNow {
+                try requireImageInPlace()
                 if let frozen = destage.frozenSequence { return frozen }
                 // The backlog there is now the fast way, but no more: a guest that writes faster than destage would hold the
                 // freeze up for ever. Then all that is left record by record: a block the guest has changed again since must
@@ -59,6 +60,7 @@ extension VirtualDisk {
                 if let frozen = destage.frozenSequence {
                     throw SystemError(errno: EBUSY, operation: "merge into the image, which is held at sequence \(frozen)", path: image.path)
                 }
+                try requireImageInPlace()
                 try log.sealAll()
                 try destageSealed()
             }

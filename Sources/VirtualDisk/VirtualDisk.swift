@@ -23,8 +23,8 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
     /// Raised before destage clears map entries: who read the image meanwhile reads again.
     let clearGeneration = Atomic<UInt64>(0)
     let destage: DestageControl
-    /// What the image is read through.
-    let parents: [ParentFile]
+    /// The image and what it is read through, as they were opened.
+    let files: [OpenedFile]
     /// What guests read from the image: destage leaves the device to them (`DestagePace`).
     let imageReadBytes = Atomic<UInt64>(0)
     private let identity: @Sendable () throws -> ImageIdentity
@@ -66,13 +66,14 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
         self.identity = identity
         sizeBytes = image.sizeBytes
         destage = DestageControl(frozenSequence: frozen)
-        parents = image.files.dropFirst().compactMap(ParentFile.init)
+        files = image.files
     }
 
     private static func checkUnchanged(
         _ cleanStop: LogState.CleanStop?, _ image: any ImageFile, _ identity: @Sendable () throws -> ImageIdentity
     ) throws {
         guard let cleanStop else { return }
+        guard cleanStop.evidence != ImageIdentity.Evidence.replaced.rawValue else { throw DiskError.imageReplaced(image: image.path) }
         let now = try identity()
         guard cleanStop == LogState.CleanStop(now) else {
             let name = image.path + (image.files.count > 1 ? " or one of its parents" : "")
@@ -91,20 +92,38 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
         } catch { throw DiskError(error) }
     }
 
-    /// Ends a clean run. The caller has ended all requests before.
+    /// Ends a clean run. The caller has ended all requests before. Where the image's name stands for another file by now, that one is
+    /// refused by the next opening until it is accepted: `imageReplaced`, thrown when all else was done.
     package func close() throws(DiskError) {
+        var isReplaced = false
         do {
             stopDestage()
             // A freeze or merge that is under way gives up, and writes nothing more to the image.
             try destage.withTurnNow {
                 try log.flush()
                 try image.flush()
-                try log.close(cleanStop: LogState.CleanStop(try identity()))
+                let found = try identityOfOpenFiles()
+                isReplaced = found == nil
+                try log.close(cleanStop: LogState.CleanStop(found ?? ImageIdentity(evidence: .replaced, sizeBytes: 0, stamp: 0)))
             }
         } catch {
             log.abandon()
             throw DiskError(error)
         }
+        if isReplaced { throw .imageReplaced(image: image.path) }
+    }
+
+    /// Nil when the name of the image, or of a parent, stands for another file than was opened. A parent that is gone is an error.
+    private func identityOfOpenFiles() throws -> ImageIdentity? {
+        if let image = files.first, try !image.isThere() { return nil }
+        let found = try identity()
+        // After it: it was of the open files then.
+        return try files.allSatisfy { (file) throws(SystemError) in try file.isThere() } ? found : nil
+    }
+
+    /// What was merged would be lost with the file, and what the uploader reads would be another one.
+    func requireImageInPlace() throws {
+        if let image = files.first, try !image.isThere() { throw DiskError.imageReplaced(image: image.path) }
     }
 
     /// Lets go of log and image without a flush; the next open finds everything acknowledged.

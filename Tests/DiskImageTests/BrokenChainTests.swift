@@ -185,6 +185,31 @@ import Testing
         #expect(try openImage(chain.leaf.path, access: .readOnly, format: .vhdDifferencing).files.count == 2)
     }
 
+    /// What a writer is at is not even read; and the lock is on the file that is read, whatever its name stands for by now.
+    @Test func aParentIsLockedBeforeItIsRead() throws {
+        let chain = try pair(in: TestFolder())
+        let base = chain.levels[0].path
+        let sound = try Descriptor.open(base, 0).read(count: 2048, at: 0)
+        func open(_ locks: ParentLocks) throws -> any ImageFile {
+            try openImage(locked: ImageLock.take(chain.leaf.path, for: .exclusive), access: .readWrite, format: .vhdDifferencing, parentLocks: locks)
+        }
+        let writer = try ImageLock.take(base, for: .exclusive)
+        try Descriptor.open(base, 2).write([0xAA], at: 1536)
+        #expect(throws: ImageError.inUse(path: base)) { try open(ParentLocks()) }
+        try Descriptor.open(base, 2).write(sound, at: 0)
+        try writer.release()
+        let locks = ParentLocks()
+        let image = try open(locks)
+        #expect(locks.descriptors.count == 1)
+        try FileManager.default.moveItem(atPath: base, toPath: base + ".aside")
+        try FileManager.default.copyItem(atPath: base + ".aside", toPath: base)
+        #expect(throws: ImageError.inUse(path: base + ".aside")) { _ = try ImageLock.take(base + ".aside", for: .exclusive) }
+        _ = try ImageLock.take(base, for: .exclusive)
+        #expect(try image.allBytes() == chain.model() && image.files.map { try $0.isThere() } == [true, false])
+        locks.release()
+        _ = try ImageLock.take(base + ".aside", for: .exclusive)
+    }
+
     /// XenServer's map: checked, and its place kept.
     @Test func batmapsThatLieAreRefused() throws {
         let folder = try TestFolder()

@@ -82,6 +82,19 @@ import Testing
 }
 
 @Suite struct ImageLockTests {
+    /// As a successor does that inherited the lock.
+    @Test func aLockedImageIsTheFileThatWasLocked() throws {
+        let folder = try TestFolder()
+        let path = try folder.write("disk.raw", [UInt8](repeating: 1, count: 4096))
+        let lock = try ImageLock.take(path, for: .exclusive)
+        #expect(rename(try folder.write("other", [UInt8](repeating: 2, count: 4096)), path) == 0)
+        let image = try openImage(locked: lock, access: .readWrite, format: .raw)
+        #expect(try image.path == path && image.bytes(at: 0, count: 1) == [1])
+        #expect(try !image.files[0].isThere())
+        try image.put([3], at: 0)
+        #expect(try openImage(path, access: .readOnly).bytes(at: 0, count: 1) == [2])
+    }
+
     @Test func readersShareAndWritersDoNot() throws {
         let folder = try TestFolder()
         let path = try folder.write("l.raw", [UInt8](repeating: 0, count: 4096))

@@ -84,6 +84,36 @@ import VirtualDisk
         #expect(try content(second, in: vault) == second.model)
     }
 
+    /// Another file under the image's name is read as calmly as the image; it is of the same size, and nobody changes it.
+    @Test(arguments: [false, true]) func anImageThatIsReplacedIsNotReplicated(_ isFrozenBefore: Bool) throws {
+        let disk = try ReplicatedDisk(content: sampleContent())
+        let (image, other) = (disk.folder + "/image", disk.folder + "/other")
+        try Data([UInt8](repeating: 9, count: disk.sizeBytes)).write(to: URL(fileURLWithPath: other))
+        let failure: AttemptFailure?
+        if isFrozenBefore {
+            failure = try disk.upload(owner: Replacing(owner: TestOwner { disk.disk }) { rename(other, image) })
+        } else {
+            #expect(rename(other, image) == 0)
+            failure = try disk.upload()
+        }
+        #expect(failure?.message.contains("replaced") == true, "\(String(describing: failure))")
+        #expect(try disk.history() == nil)
+    }
+
+    /// After the first freeze the image's name is given to another file.
+    private struct Replacing: DiskOwner {
+        let owner: TestOwner
+        let replace: @Sendable () -> Int32
+
+        func makeDurable() throws -> UInt64 { try owner.makeDurable() }
+        func unfreeze() throws { try owner.unfreeze() }
+        func freeze() throws -> UInt64 {
+            let sequence = try owner.freeze()
+            _ = replace()
+            return sequence
+        }
+    }
+
     @Test func aDiskForgottenByItsVaultIsAnAlarm() throws {
         let disk = try ReplicatedDisk(content: sampleContent())
         #expect(try disk.upload() == nil)

@@ -100,11 +100,11 @@ final class ReplicatedDisk: @unchecked Sendable {
 
     func openVault() throws -> Vault { try Vault.open(store: store, key: key, memory: HeadMemory(folder: nil)) }
 
-    func replicator(stop: StopFlag = StopFlag(), site: SiteDirectory? = nil, key: KeySource? = nil) throws -> Replicator {
+    func replicator(stop: StopFlag = StopFlag(), site: SiteDirectory? = nil, key: KeySource? = nil, owner: (any DiskOwner)? = nil) throws -> Replicator {
         try Replicator(
             catalogue: Catalogue(site: site ?? self.site), host: "test", stop: stop,
             openVault: { [store, own = self.key] _ in try Vault.open(store: store, key: key ?? own, memory: HeadMemory(folder: nil)) },
-            owner: { [self] _ in TestOwner { self.disk } }, progress: { _, _, _ in })
+            owner: { [self] _ in owner ?? TestOwner { self.disk } }, progress: { _, _, _ in })
     }
 
     static let quiet = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
@@ -118,8 +118,8 @@ final class ReplicatedDisk: @unchecked Sendable {
 
     /// One run of the uploader, as `upload --once` does it.
     @discardableResult
-    func upload(key: KeySource? = nil) throws -> AttemptFailure? {
-        try UploadService(replicator: replicator(key: key), log: Self.quiet).runOnce().first?.failure
+    func upload(key: KeySource? = nil, owner: (any DiskOwner)? = nil) throws -> AttemptFailure? {
+        try UploadService(replicator: replicator(key: key, owner: owner), log: Self.quiet).runOnce().first?.failure
     }
 
     // MARK: Writing

@@ -112,3 +112,8 @@ struct Seeded: RandomNumberGenerator {
     mutating func chance(_ count: Int, in total: Int) -> Bool { Int.random(in: 0..<total, using: &self) < count }
     mutating func below(_ limit: Int) -> Int { Int.random(in: 0..<limit, using: &self) }
 }
+
+extension ImageFile {
+    /// None of a test's image.
+    var files: [OpenedFile] { [] }
+}

@@ -20,6 +20,7 @@ import Synchronization
 
 package final class DynamicVHD: ImageFile {
     package let path: String
+    package let files: [OpenedFile]
     package let sizeBytes: UInt64
     let file: ChangedFile
     let reads: ImageReads
@@ -39,14 +40,13 @@ package final class DynamicVHD: ImageFile {
         self.parent = parent
         reads = try ImageReads(file.descriptor)
         path = file.descriptor.path
+        files = [try OpenedFile(file.descriptor)] + (parent?.image.files ?? [])
         sizeBytes = layout.footer.diskSizeBytes
         self.file = file
         footer = layout.footer.encoded()
         header = layout.header
         blocks = Mutex(VHDBlocks(layout))
     }
-
-    package var files: [String] { [path] + (parent?.image.files ?? []) }
 
     package func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(SystemError) {
         try checkRange(at: offset, length: UInt64(buffer.count), sizeBytes: sizeBytes, path: path)

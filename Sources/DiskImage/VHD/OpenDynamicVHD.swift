@@ -26,13 +26,14 @@ package func openDynamicVHD(
 }
 
 func openDynamicVHD(
-    _ container: consuming ContainerFile, _ type: VHDFooter.DiskType, access: ImageAccess, parentFolders: [String], listener: FileChangeListener?
+    _ container: consuming ContainerFile, _ type: VHDFooter.DiskType, access: ImageAccess, parentFolders: [String] = [], parentLocks: ParentLocks? = nil,
+    listener: FileChangeListener?
 ) throws(ImageError) -> DynamicVHD {
     let layout = try readDynamicLayout(container, type)
     try requireNoSavedState(layout.footer, access: access, path: container.path)
     var parent: VHDParent?
     if type == .differencing {
-        var chain = try VHDChain(image: container.path, parentFolders: parentFolders)
+        var chain = try VHDChain(image: container.path, parentFolders: parentFolders, locks: parentLocks)
         parent = try chain.openParent(of: container, layout)
     }
     return try openDynamicVHD(container, layout, parent: parent, access: access, listener: listener)

@@ -26,18 +26,14 @@ struct VHDChain {
     private static let timeStampSecondsOff: Int64 = 2
 
     private let folders: ChainFolders
+    private let locks: ParentLocks?
     private var files: [FileKey] = []
     private var tableEntries: UInt64 = 0
     private(set) var links: [ChainLink] = []
 
-    private struct FileKey: Equatable {
-        let device: UInt64
-        let inode: UInt64
-
-        init(_ status: FileStatus) { (device, inode) = (status.device, status.inode) }
-    }
-
-    init(image: String, parentFolders: [String]) throws(ImageError) {
+    /// `locks`: keeps each parent from being written from before its tables are read.
+    init(image: String, parentFolders: [String], locks: ParentLocks?) throws(ImageError) {
+        self.locks = locks
         folders = try ChainFolders(image: image, named: parentFolders)
     }
 
@@ -45,7 +41,7 @@ struct VHDChain {
     /// image the chain begins with, then for each parent in turn.
     mutating func openParent(of container: borrowing ContainerFile, _ layout: DynamicVHDLayout) throws(ImageError) -> VHDParent? {
         let path = files.isEmpty ? folders.image : container.path
-        files.append(FileKey(container.status))
+        files.append(try key(container))
         tableEntries += UInt64(layout.header.tableEntries)
         guard let link = layout.header.parent else { return nil }
         let found = try find(link, path, container)
@@ -66,15 +62,29 @@ struct VHDChain {
     private struct Found: ~Copyable {
         let file: ContainerFile
         let footer: VHDFooter
+
+        /// With its size as it is now.
+        consuming func again() throws(ChainBreak.Reason) -> ContainerFile {
+            do throws(SystemError) { return try ContainerFile(file.descriptor) } catch { throw .system(error) }
+        }
     }
 
-    /// The first file that has the parent's unique id.
+    private func key(_ container: borrowing ContainerFile) throws(ImageError) -> FileKey {
+        do throws(SystemError) { return try FileKey(container.descriptor) } catch { throw .system(error) }
+    }
+
+    /// The first file that has the parent's unique id, locked where locks are asked for.
     private func find(_ link: VHDParentLink, _ childPath: String, _ child: borrowing ContainerFile) throws(ImageError) -> Found {
         var tried: [ChainBreak.Place] = []
         for path in try folders.places(of: link, child: childPath, child) {
             do throws(ChainBreak.Reason) {
-                return try identify(try folders.open(path), link)
+                let found = try identify(try folders.open(path), link)
+                guard let locks else { return found }
+                do throws(ImageError) { try locks.add(found.file.descriptor) } catch { throw .noImage(error) }
+                // Before it was locked somebody may have been at it.
+                return try identify(try found.again(), link)
             } catch {
+                if case .noImage(.inUse(let path)) = error { throw .inUse(path: path) }
                 tried.append(ChainBreak.Place(path: path, reason: error))
             }
         }
@@ -91,7 +101,7 @@ struct VHDChain {
     private func check(_ found: borrowing Found, _ link: VHDParentLink, _ child: DynamicVHDLayout, _ childPath: String) throws(ImageError) {
         let (path, size) = (found.file.path, found.footer.currentSizeBytes)
         let field = ImageField(child.header.encoded(), structure: "dynamic header", at: child.footer.dataOffset, path: childPath)
-        try field.require(!files.contains(FileKey(found.file.status)), "parent unique id", at: 40, found: path,
+        try field.require(!files.contains(try key(found.file)), "parent unique id", at: 40, found: path,
             expected: "an image that is not above it in the chain", meaning: "the chain never ends")
         try field.require(files.count < Self.filesMax, "parent unique id", at: 40, found: "a chain of more than \(Self.filesMax) images",
             expected: "at most \(Self.filesMax)", meaning: "reading through so many is too slow; merge some of them")

@@ -56,7 +56,7 @@ struct ChainFolders: Sendable {
         var info = stat()
         // A device or a pipe must not even be opened: that alone may do something, or wait.
         guard fstat(place.raw, &info) == 0, info.st_mode & S_IFMT == S_IFREG else { throw .noRegularFile }
-        do throws(SystemError) { return try ContainerFile(try place.reopenedForReading()) } catch { throw .system(error) }
+        do throws(SystemError) { return try ContainerFile(try place.reopened(O_RDONLY)) } catch { throw .system(error) }
     }
 
     /// The path without `.`, `..` and doubled slashes; nil when it leads above the root or is no path.

@@ -110,7 +110,7 @@ final class DiskReplication {
         var sizeBytes: UInt64 = 0
         try job.step("send") {
             try connection.settleDoubtsOnce()
-            let image = try disk.openImage(access: .readOnly)
+            let image = try disk.openImageForReading()
             sizeBytes = image.sizeBytes
             let before = try ImageIdentity(of: image.files)
             root = try InitialReplication(
@@ -127,6 +127,12 @@ final class DiskReplication {
             guard try folder.readFreeze() == sequence else {
                 throw AttemptFailure(
                     .mayPass, "\(disk.imagePath) was let go of while it was read", remedy: "farshore status \(disk.name)",
+                    cause: ImageError.inUse(path: disk.imagePath))
+            }
+            // The owner has just looked, as it did for the first freeze, whether the name stands for the file it serves.
+            guard try replicator.owner(disk).freeze() == sequence, try image.files.allSatisfy({ (file) throws(SystemError) in try file.isThere() }) else {
+                throw AttemptFailure(
+                    .mayPass, "\(disk.imagePath) was replaced while it was read", remedy: "farshore status \(disk.name)",
                     cause: ImageError.inUse(path: disk.imagePath))
             }
             return nil

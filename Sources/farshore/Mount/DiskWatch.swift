@@ -82,6 +82,7 @@ final class DiskWatch: @unchecked Sendable {
         switch trouble {
         case .writesRefused: "writes work again; \(refused) were refused since the disk was opened"
         case .notMerging, .imageFailed: "the log is merged into the image again"
+        case .imageReplaced: "the image is again the file that was opened"
         case .parentLost: "all files the image is read through are there again"
         case .logFailed, nil: "the disk works again"
         }

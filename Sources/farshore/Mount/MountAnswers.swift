@@ -71,6 +71,8 @@ extension Failure {
         case .system(let cause): self.init(cause)
         case .imageChanged(let image, _, _):
             self.init(.badImage, "\(error)", try: "farshore accept DISK if only its owner, mode, name or times changed; if its content did, copy \(image) and its log aside and give up what only the log holds: farshore unprotect DISK --discard-log")
+        case .imageReplaced(let image):
+            self.init(.badImage, "\(error)", try: "put the very file back at \(image) that was served, then farshore accept DISK; without it what the log holds is of no use: farshore unprotect DISK --discard-log")
         case .sizeMismatch(let image, _, _):
             self.init(.badImage, "\(error)", try: "put \(image) back to its size")
         }

@@ -98,11 +98,12 @@ final class MountedDisks: Sendable {
             locks = try DiskLocks.take(disk, site: catalogue.site)
             _ = process.hold(disk.name, locks.descriptors)
         }
-        let image = try disk.openImage(access: .readWrite)
+        // After a worker's death the file that its supervisor holds, even if the name stands for another one by now.
+        let parentLocks = ParentLocks()
+        let image = try disk.openImage(locked: locks.image, parentLocks: parentLocks)
         guard image.sizeBytes == disk.sizeBytes else {
             throw DiskError.sizeMismatch(image: disk.imagePath, imageBytes: image.sizeBytes, logBytes: disk.sizeBytes)
         }
-        let parentLocks = try ParentLocks(of: image)
         if !parentLocks.descriptors.isEmpty { _ = process.hold(disk.name, locks.descriptors + parentLocks.descriptors) }
         let opened = try VirtualDisk.open(
             name: disk.name, image: image, folder: LogFolder(disk.logFolder), lock: locks.log, sequencer: sequencer, options: options)
@@ -133,9 +134,10 @@ final class MountedDisks: Sendable {
         }
         var failure: (any Error)?
         for entry in open {
-            do { try entry.disk.close() } catch {
+            do throws(DiskError) { try entry.disk.close() } catch {
                 failure = error
-                let text = "not closed cleanly: \(error); what was acknowledged is in its log, and the next mount recovers it"
+                var text = "not closed cleanly: \(error)"
+                if case .imageReplaced = error {} else { text += "; what was acknowledged is in its log, and the next mount recovers it" }
                 serviceLog("\(entry.disk.name): \(text)")
                 do { try catalogue.record(.critical, disk: entry.disk.name, text) } catch { serviceLog("\(entry.disk.name): no event recorded: \(error)") }
             }
@@ -233,10 +235,13 @@ final class MountedDisks: Sendable {
         points.setReleased(name, true)
         process.waitUntilUnused(tree.remove(entry.directory))
         entries.withLock { $0[name] = nil }
+        // Also where it could not be closed cleanly: who mends it needs the locks.
+        defer {
+            entry.imageLock.release()
+            entry.parentLocks.release()
+            _ = process.release(name)
+        }
         try entry.disk.close()
-        entry.imageLock.release()
-        entry.parentLocks.release()
-        _ = process.release(name)
         serviceLog("released \(name)")
     }
 }

@@ -35,7 +35,7 @@ struct AcceptCommand: ParsableCommand {
         let catalogue = try site.catalogue()
         let protected = try catalogue.disk(named: disk)
         let locks = try DiskLocks.take(protected, site: site.directory)
-        let image = try protected.openImage(access: .readOnly)
+        let image = try protected.openImage(locked: locks.image, access: .readOnly)
         try VirtualDisk.acceptImage(image, folder: LogFolder(protected.logFolder), lock: locks.log)
         try catalogue.record(.warning, disk: disk, "the administrator says that the content of \(protected.imagePath) was not changed")
         try output.print(Document(disk: disk, image: protected.imagePath)) { "\($0.disk): \($0.image) is taken as it is" }

@@ -47,8 +47,8 @@ struct ProtectionChecks {
             throw Failure(.inUse, "this site already protects \(what)", try: "farshore status \(known.name)")
         }
         let lock = try ImageLock.take(real, for: .exclusive)
-        let image = try openImage(real, access: .readWrite, parentFolders: folders)
-        let parentLocks = try ParentLocks(of: image)
+        let parentLocks = ParentLocks()
+        let image = try openImage(locked: lock, access: .readWrite, parentFolders: folders, parentLocks: parentLocks)
         let inspected = try inspectImage(real, parentFolders: folders)
         guard image.sizeBytes <= FormatLimits.diskBytesMax else {
             throw Failure(.badImage, "\(real): a disk of \(image.sizeBytes) bytes is larger than a vault keeps", try: "farshore image info \(real)")

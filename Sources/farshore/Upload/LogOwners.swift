@@ -120,7 +120,7 @@ extension DiskError {
         switch self {
         case .log(let error): error
         case .system(let error): error
-        case .imageChanged, .sizeMismatch: self
+        case .imageChanged, .imageReplaced, .sizeMismatch: self
         }
     }
 }
@@ -141,8 +141,8 @@ final class OwnedDisk {
         let folder = LogFolder(protected.logFolder)
         let owner = try own(folder)
         let lock = try ImageLock.take(protected.imagePath, for: .exclusive)
-        let image = try protected.openImage(access: .readWrite)
-        let parentLocks = try ParentLocks(of: image)
+        let parentLocks = ParentLocks()
+        let image = try protected.openImage(locked: lock, parentLocks: parentLocks)
         let disk = try VirtualDisk.open(
             name: protected.name, image: image, folder: folder, lock: owner, sequencer: try Sequencer(path: site.sequencePath),
             options: ChangeLog.Options(bootID: try Clock.bootID()))

@@ -1,0 +1,38 @@
+// A file as it was found when it was opened. Its name may go, or be given to another file, while the descriptor serves on: who
+// notes what he left behind, or reads a file by name that another process has open, must ask.
+
+package import BlockIO
+import CLinux
+import Glibc
+
+/// Which file it is, on this host and while it is open.
+struct FileKey: Equatable, Sendable {
+    private let device: UInt64
+    private let inode: UInt64
+
+    init(_ descriptor: borrowing Descriptor) throws(SystemError) {
+        var info = stat()
+        guard fstat(descriptor.raw, &info) == 0 else { throw SystemError(errno: errno, operation: "stat", path: descriptor.path) }
+        (device, inode) = (UInt64(info.st_dev), UInt64(info.st_ino))
+    }
+}
+
+package struct OpenedFile: Equatable, Sendable {
+    package let path: String
+    private let key: FileKey
+
+    init(_ descriptor: borrowing Descriptor) throws(SystemError) {
+        path = descriptor.path
+        key = try FileKey(descriptor)
+    }
+
+    /// The name still stands for the file that was opened.
+    package func isThere() throws(SystemError) -> Bool {
+        do throws(SystemError) {
+            // Without opening it for anything: it may be a pipe by now.
+            return try FileKey(Descriptor.open(path, farshore_o_path)) == key
+        } catch where error.errno == ENOENT || error.errno == ENOTDIR {
+            return false
+        }
+    }
+}
