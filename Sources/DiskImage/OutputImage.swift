@@ -29,28 +29,64 @@ package struct OutputImage: ~Copyable, Sendable {
     ) throws(ImageError) -> OutputImage {
         let partial = path + partialSuffix
         try requireFitting(sizeBytes, format, path: path)
-        try asImageError { () throws(SystemError) in
-            let file = try Descriptor.open(partial, O_RDWR | O_CREAT, mode: 0o644)
-            try file.close()
-        }
-        let lock = try ImageLock.take(partial, for: .exclusive)
-        if resume, let image = try reopen(partial, format: format, sizeBytes: sizeBytes) {
+        let lock = try lockPartial(partial)
+        if resume, let image = try reopen(lock, format: format, sizeBytes: sizeBytes) {
             return OutputImage(path: path, image: image, isResumed: true, lock: lock)
         }
         try asImageError(beforeThrowingAway)
-        try lay(partial, format: format, sizeBytes: sizeBytes, uniqueID: uniqueID, timeStamp: timeStamp)
-        let image = try openImage(partial, access: .readWrite, format: format.imageFormat)
+        try lay(lock, format: format, sizeBytes: sizeBytes, uniqueID: uniqueID, timeStamp: timeStamp)
+        let image = try openImage(locked: lock, access: .readWrite, format: format.imageFormat)
         return OutputImage(path: path, image: image, isResumed: false, lock: lock)
     }
 
-    /// Makes the image durable and gives it its name. Without `replacing`, an existing file there is `EEXIST`.
-    package consuming func finish(replacing: Bool) throws(SystemError) {
-        try image.flush()
+    /// Makes the image durable and gives it its name. Without `replacing`, an existing file there is `EEXIST`; with it, one that
+    /// somebody uses is `inUse`.
+    package consuming func finish(replacing: Bool) throws(ImageError) {
+        do throws(SystemError) {
+            try image.flush()
+            for file in image.files where try !file.isThere() {
+                throw SystemError(errno: ESTALE, operation: "finish the image, whose partial file was removed or replaced,", path: path)
+            }
+        } catch { throw .system(error) }
+        // Held over the rename: whoever asks for the image meanwhile is refused.
+        let replaced = replacing ? try Self.lockReplaced(path) : nil
         guard Self.rename(partialPath, to: path, replacing: replacing) else {
-            throw SystemError(errno: errno, operation: "rename the finished image from \(partialPath)", path: path)
+            throw .system(SystemError(errno: errno, operation: "rename the finished image from \(partialPath)", path: path))
         }
-        try Directory.sync(Directory.parent(of: path) ?? ".")
-        try lock.release()
+        do throws(SystemError) {
+            try Directory.sync(Directory.parent(of: path) ?? ".")
+            try lock.release()
+            try replaced?.release()
+        } catch { throw .system(error) }
+    }
+
+    /// Throws `inUse` where a file of that name is there and somebody uses it. To be asked before long work begins.
+    package static func requireReplaceable(_ path: String) throws(ImageError) { _ = try lockReplaced(path) }
+
+    private static func lockReplaced(_ path: String) throws(ImageError) -> ImageLock? {
+        var info = stat()
+        // A symbolic link is replaced itself.
+        guard lstat(path, &info) == 0, info.st_mode & S_IFMT == S_IFREG else { return nil }
+        return try ImageLock.take(path, for: .exclusive)
+    }
+
+    /// The partial file, new or left by an earlier run. In a folder that others may write to its name may be a link to a file that
+    /// is not theirs: that is not followed, and not emptied.
+    private static func lockPartial(_ partial: String) throws(ImageError) -> ImageLock {
+        let foreign = ImageError.unsupported(path: partial, what: "is there, and is no file of an earlier run but a link or a device", remedy: "rm \(partial), if it is not needed")
+        let file: Descriptor
+        do throws(SystemError) { file = try openPartial(partial) } catch { throw error.errno == ELOOP ? foreign : .system(error) }
+        var info = stat()
+        guard fstat(file.raw, &info) == 0, info.st_mode & S_IFMT == S_IFREG, info.st_nlink <= 1 else { throw foreign }
+        return try ImageLock.take(openedAs: file, for: .exclusive)
+    }
+
+    private static func openPartial(_ partial: String) throws(SystemError) -> Descriptor {
+        do throws(SystemError) {
+            return try Descriptor.open(partial, O_RDWR | O_NOFOLLOW | O_NONBLOCK)
+        } catch where error.errno == ENOENT {
+            return try Descriptor.open(partial, O_RDWR | O_CREAT | O_EXCL, mode: 0o644)
+        }
     }
 
     /// Gives up: the partial image is removed.
@@ -82,9 +118,9 @@ package struct OutputImage: ~Copyable, Sendable {
     }
 
     /// The partial image of an earlier run, or nil when it is not one of this format and size.
-    private static func reopen(_ partial: String, format: OutputFormat, sizeBytes: UInt64) throws(ImageError) -> (any ImageFile)? {
+    private static func reopen(_ partial: borrowing ImageLock, format: OutputFormat, sizeBytes: UInt64) throws(ImageError) -> (any ImageFile)? {
         do throws(ImageError) {
-            let image = try openImage(partial, access: .readWrite, format: format.imageFormat)
+            let image = try openImage(locked: partial, access: .readWrite, format: format.imageFormat)
             return image.sizeBytes == sizeBytes ? image : nil
         } catch {
             if case .system = error { throw error }
@@ -94,10 +130,11 @@ package struct OutputImage: ~Copyable, Sendable {
 
     /// Writes an empty image of the format over whatever the partial file holds.
     private static func lay(
-        _ partial: String, format: OutputFormat, sizeBytes: UInt64, uniqueID: [UInt8], timeStamp: UInt32
+        _ partial: borrowing ImageLock, format: OutputFormat, sizeBytes: UInt64, uniqueID: [UInt8], timeStamp: UInt32
     ) throws(ImageError) {
         try asImageError { () throws(SystemError) in
-            let file = try Descriptor.open(partial, O_RDWR | O_TRUNC)
+            let file = try partial.descriptor.reopened(O_RDWR)
+            try file.truncate(to: 0)
             switch format {
             case .raw:
                 try file.truncate(to: sizeBytes)

@@ -52,6 +52,46 @@ import Testing
         #expect(try openImage(path, access: .readOnly).sizeBytes == 8 << 20)
     }
 
+    /// A protected disk's image that is being served, for one.
+    @Test func anImageInUseIsNotReplaced() throws {
+        let folder = try TestFolder()
+        let path = try folder.write("out.raw", [UInt8](repeating: 1, count: 4096))
+        let user = try ImageLock.take(path, for: .exclusive)
+        #expect(throws: ImageError.inUse(path: path)) { try OutputImage.requireReplaceable(path) }
+        #expect(throws: ImageError.inUse(path: path)) { try begin(path, .raw).finish(replacing: true) }
+        #expect(try openImage(path, access: .readOnly).bytes(at: 0, count: 1) == [1])
+        try user.release()
+        let again = try begin(path, .raw, resume: true)
+        let isResumed = again.isResumed
+        #expect(isResumed, "what was made is kept")
+        try again.finish(replacing: true)
+        #expect(try openImage(path, access: .readOnly).sizeBytes == 8 << 20)
+    }
+
+    /// In a folder others may write to: their link is neither followed nor emptied.
+    @Test func aLinkInPlaceOfThePartialFileIsRefused() throws {
+        let folder = try TestFolder()
+        let victim = try folder.write("victim", [4, 5, 6])
+        let partial = folder.file("out.raw" + OutputImage.partialSuffix)
+        for plant in [{ symlink(victim, partial) }, { link(victim, partial) }, { mkfifo(partial, 0o600) }, { symlink(folder.file("new"), partial) }] as [() -> Int32] {
+            #expect(plant() == 0)
+            for resume in [false, true] {
+                let error = #expect(throws: ImageError.self) { try begin(folder.file("out.raw"), .raw, resume: resume).finish(replacing: false) }
+                guard case .unsupported(partial, _, _) = error else { Issue.record("\(String(describing: error))"); continue }
+            }
+            unlink(partial)
+        }
+        #expect(try Data(contentsOf: URL(filePath: victim)) == Data([4, 5, 6]))
+        #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path) == ["victim"])
+        // And what takes its place meanwhile does not get the image's name.
+        #expect(throws: ImageError.self) {
+            let output = try begin(folder.file("out.raw"), .raw)
+            #expect(rename(victim, partial) == 0)
+            try output.finish(replacing: false)
+        }
+        #expect(!FileManager.default.fileExists(atPath: folder.file("out.raw")))
+    }
+
     @Test func twoAtOnceAreRefused() throws {
         let folder = try TestFolder()
         let one = try begin(folder.file("x"), .raw)

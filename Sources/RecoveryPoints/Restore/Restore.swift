@@ -63,7 +63,7 @@ package struct Restore: Sendable {
         let work = RestoreWork(done: state.regions(below: regionCount), regions: regionCount)
         let resumed = work.doneCount * Self.regionBytes
         try copy(output.image, work, &state)
-        do { try output.finish(replacing: replacing) } catch { throw .system(error) }
+        do { try output.finish(replacing: replacing) } catch { throw .image(error) }
         try onFile { () throws(SystemError) in try DurableFile.remove(statePath) }
         return Outcome(writtenBytes: work.writtenBytes, resumedBytes: min(resumed, reader.sizeBytes))
     }

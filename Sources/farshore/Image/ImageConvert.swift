@@ -38,24 +38,26 @@ struct ImageConvert: ParsableCommand {
         let lock = try ImageLock.take(inputPath, for: .shared)
         let parentLocks = ParentLocks()
         let source = try openImage(locked: lock, access: .readOnly, format: from, parentFolders: chain.folders, parentLocks: parentLocks)
-        try convert(source, to: outputPath)
+        let progress = Progress("convert")
+        let copy = try copied(source, to: outputPath, progress)
+        // Before the output gets its name: that may be the input's.
         parentLocks.release()
         try lock.release()
+        try copy.finish(replacing: force)
+        progress.finish()
         let made = ImageDocument(try inspectImage(outputPath, format: to.imageFormat), isInUse: false)
         try options.print(made) { "\($0.path): \($0.format), \(bytesText($0.sizeBytes)), \(bytesText($0.allocatedBytes)) on disk" }
     }
 
-    private func convert(_ source: any ImageFile, to path: String) throws {
+    private func copied(_ source: any ImageFile, to path: String, _ progress: Progress) throws -> OutputImage {
         let made = try OutputImage.begin(path, format: to, sizeBytes: source.sizeBytes, uniqueID: Self.randomID(), timeStamp: Self.timeStamp())
-        let progress = Progress("convert")
         do {
             try copyData(of: source, to: made.image) { progress.update(doneBytes: $0, totalBytes: source.sizeBytes) }
         } catch {
             try made.discard()
             throw error
         }
-        try made.finish(replacing: force)
-        progress.finish()
+        return made
     }
 
     private func refuseExisting(_ path: String) throws {
@@ -65,6 +67,7 @@ struct ImageConvert: ParsableCommand {
             throw Failure(.usage, "\(path) exists and is no file", try: "name a new file, or write a raw image to a device with dd")
         }
         guard force else { throw Failure(.failed, "\(path) exists", try: "another name, or --force to replace it") }
+        try OutputImage.requireReplaceable(path)
     }
 
     static func randomID() -> [UInt8] {

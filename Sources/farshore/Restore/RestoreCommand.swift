@@ -57,6 +57,7 @@ struct RestoreCommand: ParsableCommand {
         guard force || !FileManager.default.fileExists(atPath: path) else {
             throw Failure(.inUse, "\(path) is there already", try: "give another file, or --force to replace it")
         }
+        try OutputImage.requireReplaceable(path)
         let vault = try vault.open(site)
         let found = try vault.disk(disk)
         let shared = try SharedPoints(vault, of: found)
