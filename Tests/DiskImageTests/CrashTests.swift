@@ -49,6 +49,28 @@ import Testing
         }
     }
 
+    /// The file grew by a block, and neither its footer nor its table entry is there: the file ends with a guest's bytes, and the
+    /// guest wrote a sound footer of another disk. It must not make its disk unusable.
+    @Test func aGuestsFooterAtTheEndIsNotTheDisks() throws {
+        let folder = try TestFolder()
+        let (start, model) = try makeImage(folder, seed: 6)
+        let forged = [VHDFooter.fixed(sizeBytes: 1 << 20, uniqueID: [9], timeStamp: 1), Array(try MalformedVHDTests.soundDynamic().suffix(512))]
+        for footer in forged {
+            for sector in [0, 3, Self.blockBytes / 512 - 1] {
+                let data = [UInt8](repeating: 0x77, count: sector * 512) + footer
+                let torn = Array(start.dropLast(512)) + [UInt8](repeating: 0xFF, count: 512) + data
+                let path = try folder.write("torn.vhd", torn)
+                let image = try openImage(path, access: .readWrite, format: .vhdDynamic)
+                #expect(try image.allBytes() == model)
+                #expect(try inspectImage(path, format: .vhdDynamic).dynamic?.isClean == false)
+                try image.flush()
+                #expect(try openImage(path, access: .readOnly).allBytes() == model && inspectImage(path).dynamic?.isClean == true)
+            }
+            // Directly behind the last block no guest's byte can be.
+            #expect(throws: ImageError.self) { try openImage(folder.write("two.vhd", Array(start.dropLast(512)) + footer), access: .readWrite, format: .vhdDynamic) }
+        }
+    }
+
     @Test func readingNeverChangesABrokenImage() throws {
         let folder = try TestFolder()
         let (start, model) = try makeImage(folder, seed: 5)

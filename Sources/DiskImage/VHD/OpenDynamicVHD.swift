@@ -142,6 +142,8 @@ private func isFooterAtEnd(
     guard case .success(let footer) = end, fileBytes - 512 >= table.endOffset else { return false }
     guard fileBytes - 512 - table.endOffset < header.bitmapBytes + UInt64(header.blockBytes) else { return false }
     if let (name, place) = footer.disagreement(with: truth) {
+        // So far behind the last block it may be a guest's data: of a block whose entry, and whose footer, a power loss took.
+        guard fileBytes - table.endOffset <= header.bitmapBytes else { return false }
         let field = ImageField(footer.encoded(), structure: "footer", at: fileBytes - 512, path: path)
         throw field.damage(name, at: place, found: "another value than the copy at byte 0", expected: "the copy's value",
             meaning: "the two footers describe different disks: a program stopped while it changed them, or one was damaged")
