@@ -47,7 +47,7 @@ package struct ImageDescription: Equatable, Sendable {
 /// Reads and checks the image as `openImage` does, and describes it.
 package func inspectImage(_ path: String, format: ImageFormat? = nil, parentFolders: [String] = []) throws(ImageError) -> ImageDescription {
     let container = try ContainerFile.open(path, access: .readOnly)
-    let known = if let format { format } else { try probeFormat(container) }
+    let known = if let format { format } else { try formatWithoutName(container) }
     switch known {
     case .raw:
         try requireNotEmpty(container)

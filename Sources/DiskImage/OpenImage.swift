@@ -23,7 +23,7 @@ package func openImage(
 private func openImage(
     _ container: consuming ContainerFile, access: ImageAccess, format: ImageFormat?, parentFolders: [String], parentLocks: ParentLocks?
 ) throws(ImageError) -> any ImageFile {
-    let known = if let format { format } else { try probeFormat(container) }
+    let known = if let format { format } else { try formatWithoutName(container) }
     switch known {
     case .raw: return try openRaw(container, access: access)
     case .vhdFixed: return try openFixedVHD(container, access: access)

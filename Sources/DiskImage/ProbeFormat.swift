@@ -3,6 +3,18 @@
 
 import BlockIO
 
+/// The format of a file that nobody gave one for. What it shows is believed, but no further than the file itself: a guest may have
+/// written it into a raw disk. So another file is read through it only where its own name says that it is a VHD.
+func formatWithoutName(_ container: borrowing ContainerFile) throws(ImageError) -> ImageFormat {
+    let format = try probeFormat(container)
+    let name = container.path.lowercased()
+    guard format != .vhdDifferencing || name.hasSuffix(".vhd") || name.hasSuffix(".avhd") else {
+        throw .unsupported(path: container.path, what: "it looks like a differencing VHD, and its name does not end in .vhd or .avhd: a guest can write that into a raw disk, so its parent is not opened",
+            remedy: "--from vhd-differencing if it is one, --from raw if it is a guest's disk")
+    }
+    return format
+}
+
 /// The format of an open image. Formats that are known but not served are refused by name.
 func probeFormat(_ container: borrowing ContainerFile) throws(ImageError) -> ImageFormat {
     let (path, status) = (container.path, container.status)

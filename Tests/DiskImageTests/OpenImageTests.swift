@@ -81,6 +81,27 @@ import Testing
     }
 }
 
+@Suite struct ProbingTests {
+    /// A guest has written a differencing VHD into its raw disk, whose parent is a file of the host.
+    @Test func aParentIsNotFollowedFromAFileThatWasOnlyProbed() throws {
+        let chain = TestChain(try TestFolder())
+        try chain.base("secret.vhd", size: 1 << 20)
+        try chain.child("guest.raw")
+        let path = chain.leaf.path
+        for opening in [{ _ = try openImage(path, access: .readOnly) }, { _ = try inspectImage(path) }, { _ = try checkImage(path) }] as [() throws -> Void] {
+            let error = #expect(throws: ImageError.self, performing: opening)
+            guard case .unsupported(path, let what, let remedy) = error else { Issue.record("\(String(describing: error))"); continue }
+            #expect(what.contains("looks like a differencing VHD") && remedy.contains("--from"))
+        }
+        #expect(try openImage(path, access: .readOnly, format: .raw).sizeBytes % 512 == 0)
+        #expect(try openImage(path, access: .readOnly, format: .vhdDifferencing).allBytes() == chain.model())
+        for name in ["child.AVHD", "child.vhd"] {
+            try FileManager.default.copyItem(atPath: path, toPath: chain.folder.file(name))
+            #expect(try openImage(chain.folder.file(name), access: .readOnly).allBytes() == chain.model())
+        }
+    }
+}
+
 @Suite struct ImageLockTests {
     /// As a successor does that inherited the lock.
     @Test func aLockedImageIsTheFileThatWasLocked() throws {

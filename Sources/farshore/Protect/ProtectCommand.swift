@@ -26,6 +26,9 @@ struct ProtectCommand: ParsableCommand {
     @Option(name: .long, help: "The disk's name: 1 to 64 of letters, digits, . _ -")
     var name: String
 
+    @Option(name: .long, help: "Take the image for this format instead of looking: raw, vhd-fixed, vhd-dynamic, vhd-differencing, vhdx, qcow2.")
+    var from: ImageFormat?
+
     @OptionGroup var chain: ChainOptions
     @OptionGroup var vault: VaultOptions
 
@@ -111,7 +114,7 @@ struct ProtectCommand: ParsableCommand {
         let checks = ProtectionChecks(catalogue: catalogue, name: name, site: site.directory)
         var found: ProtectionChecks.Image?
         try job.step("image") {
-            let image = try checks.image(image, parentFolders: chain.folders)
+            let image = try checks.image(image, from: from, parentFolders: chain.folders)
             found = image
             return "\(image.format.rawValue), \(image.sizeBytes) bytes"
         }

@@ -36,7 +36,7 @@ struct ProtectionChecks {
         image.isBlockDevice ? site.path + "/logs/" + name : image.path + ".log"
     }
 
-    func image(_ path: String, parentFolders: [String]) throws -> Image {
+    func image(_ path: String, from format: ImageFormat?, parentFolders: [String]) throws -> Image {
         let real = try Self.realPath(path, try: "name an image that exists")
         let folders = try parentFolders.map { try Self.realPath($0, try: "name a folder that exists") }
         guard !folders.contains(where: { $0.contains("\n") }) else {
@@ -48,8 +48,8 @@ struct ProtectionChecks {
         }
         let lock = try ImageLock.take(real, for: .exclusive)
         let parentLocks = ParentLocks()
-        let image = try openImage(locked: lock, access: .readWrite, parentFolders: folders, parentLocks: parentLocks)
-        let inspected = try inspectImage(real, parentFolders: folders)
+        let image = try openImage(locked: lock, access: .readWrite, format: format, parentFolders: folders, parentLocks: parentLocks)
+        let inspected = try inspectImage(real, format: format, parentFolders: folders)
         guard image.sizeBytes <= FormatLimits.diskBytesMax else {
             throw Failure(.badImage, "\(real): a disk of \(image.sizeBytes) bytes is larger than a vault keeps", try: "farshore image info \(real)")
         }
