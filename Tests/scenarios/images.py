@@ -29,6 +29,8 @@ def in_use(s):
             check(time.monotonic() < deadline, "qemu-io never took its lock")
         done = s.farshore("image", "convert", image, s.path("x.raw"), status=9)
         check("in use by another program" in done.stderr and "Try:" in done.stderr, done.stderr)
+        done = s.farshore("image", "convert", s.path("source.raw"), image, "--force", status=9)
+        check("in use by another program" in done.stderr and not any("partial" in name for name in os.listdir(s.dir)), done.stderr)
     finally:
         holder.kill()
         holder.wait()

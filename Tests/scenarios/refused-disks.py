@@ -2,6 +2,8 @@
 `--discard-log` is the way out, a disk whose unprotect began is left out loudly. And starting, naming and stopping the uploader."""
 import fcntl
 import os
+import shutil
+import signal
 import sqlite3
 import struct
 import subprocess
@@ -165,6 +167,35 @@ with Scenario() as s:
         file.seek(4 * MIB)
         check(file.read(len(newest)) == newest, "accepting the image lost what only the log held")
     check(s.stop(process) == 0, "the mount did not stop cleanly")
+
+    # Another file takes the image's name while it is mounted: the disk goes on with its own, after its worker's death too, and what
+    # lies there is not served by the next mount, nor merged into or replicated by any command.
+    served, kept, other = s.random.randbytes(64 * KIB), s.path("kept.img"), s.path("other.img")
+    process, mnt = s.mount(s.path("second-mnt"), served="moded")
+    write(mnt, "moded", served)
+    os.link(image, kept)
+    shutil.copy(image, other)
+    done = s.farshore("image", "convert", other, image, "--force", status=9)
+    check("in use by another program" in done.stderr, done.stderr)
+    os.rename(other, image)
+    check(report("moded")["health"] == "critical" and "removed or replaced" in report("moded")["reason"], str(report("moded")))
+    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+        os.kill(int(file.read().split()[0]), signal.SIGKILL)
+    with open(os.path.join(mnt, "moded", "disk.raw"), "rb") as file:
+        file.seek(4 * MIB)
+        check(file.read(len(served)) == served, "the successor lost a write")
+    check(report("moded")["health"] == "critical", "the successor took the other file for the image")
+    check(s.stop(process) != 0, "a stop over another file was called clean")
+    for command in (["mount", mnt], ["upload", "--once"], ["unprotect", "moded"]):
+        check("removed or replaced" in s.farshore(*command, status=11).stderr, f"{command} took the other file for the image")
+    os.rename(kept, image)
+    s.farshore("accept", "moded")
+    process, mnt = s.mount(s.path("second-mnt"), served="moded")
+    with open(os.path.join(mnt, "moded", "disk.raw"), "rb") as file:
+        file.seek(4 * MIB)
+        check(file.read(len(served)) == served, "a write was lost with the image that was put back")
+    check(s.stop(process) == 0, "the mount did not stop cleanly")
+    print("an image that is replaced under its mount is never taken for the one that was served")
     done = s.farshore("protect", image, "--name", "twice", "--vault", url, "--key-file", s.key(), "--log-dir", s.path("other-log"),
                       site=s.path("third-site"), status=9)
     check("unprotect" in done.stderr and "remove" not in done.stderr, done.stderr)
