@@ -20,6 +20,29 @@ struct FileLie: Sendable, CustomTestStringConvertible {
     init(_ place: Int, _ bytes: [UInt8], _ names: String, mends: Bool = true) { (self.place, self.bytes, self.names, self.mends) = (place, bytes, names, mends) }
 
     var testDescription: String { "+\(place) \(bytes.prefix(8)): \(names)" }
+
+    /// A VHDX has two headers and two region tables: the lie goes into both, with a sound checksum. Returns what it has changed.
+    @discardableResult
+    func apply(to file: borrowing Descriptor, _ format: ImageFormat) throws -> [Range<UInt64>] {
+        guard format == .vhdx, place >= 64 << 10, place < 320 << 10 else {
+            try file.write(bytes, at: UInt64(place))
+            return [UInt64(place)..<UInt64(place + bytes.count)]
+        }
+        let (base, count) = place < 192 << 10 ? (64 << 10, 4096) : (192 << 10, 64 << 10)
+        let inside = (place - base) % (64 << 10)
+        guard inside + bytes.count <= count else { return [] }
+        return try [base, base + (64 << 10)].map { base in
+            let start = UInt64(base)
+            var structure = try file.read(count: count, at: start)
+            structure.replaceSubrange(inside..<inside + bytes.count, with: bytes)
+            if mends {
+                structure.replaceSubrange(4..<8, with: [0, 0, 0, 0])
+                structure.replaceSubrange(4..<8, with: le(crc32c(structure)))
+            }
+            try file.write(structure, at: start)
+            return start..<start + UInt64(count)
+        }
+    }
 }
 
 @Suite struct MalformedMappedTests {
@@ -90,7 +113,7 @@ struct FileLie: Sendable, CustomTestStringConvertible {
     private func expectRefusal(_ lie: FileLie, _ format: ImageFormat) throws {
         let folder = try TestFolder()
         let path = try Self.sound(folder, format)
-        try Self.apply(lie, to: path, format)
+        try lie.apply(to: Descriptor.open(path, 2), format)
         let before = try ImageIdentity(of: path)
         for access in [ImageAccess.readOnly, .readWrite] {
             let error = #expect(throws: ImageError.self) { try openImage(path, access: access, format: format) }
@@ -142,7 +165,7 @@ struct FileLie: Sendable, CustomTestStringConvertible {
                 let numbers: [UInt64] = [0, 1, 511, 512, 4096, 65_536, 1 << 20, 4 << 20 | 6, 1 << 31, 1 << 32, 1 << 62, 1 << 63, UInt64.max, random.next()]
                 let number: UInt64 = numbers.randomElement(using: &random)!
                 let bytes: [UInt8] = Bool.random(using: &random) ? le(number) : be(number)
-                try Self.apply(FileLie(place, bytes, ""), to: path, format)
+                try FileLie(place, bytes, "").apply(to: Descriptor.open(path, 2), format)
             }
             do throws(ImageError) {
                 let image = try openImage(path, access: Bool.random(using: &random) ? .readWrite : .readOnly, format: format)
@@ -159,33 +182,12 @@ struct FileLie: Sendable, CustomTestStringConvertible {
 
     private static func secondBlock(_ format: ImageFormat) -> UInt64 { format == .vhdx ? 32 << 20 : 64 << 10 }
 
-    private static func sound(_ folder: TestFolder, _ format: ImageFormat) throws -> String {
-        let path = folder.file("sound")
+    static func sound(_ folder: TestFolder, _ format: ImageFormat, _ name: String = "sound") throws -> String {
+        let path = folder.file(name)
         let output = try OutputImage.begin(path, format: format == .vhdx ? .vhdx : .qcow2, sizeBytes: format == .vhdx ? 256 << 20 : 64 << 20, uniqueID: [UInt8](1...16), timeStamp: 9)
         try output.image.put([1, 2, 3, 4], at: 0)
         try output.image.put([5, 6, 7, 8], at: secondBlock(format))
         try output.finish(replacing: true)
         return path
-    }
-
-    /// A VHDX has two headers and two region tables: the lie goes into both, with a sound checksum.
-    private static func apply(_ lie: FileLie, to path: String, _ format: ImageFormat) throws {
-        let file = try Descriptor.open(path, 2)
-        guard format == .vhdx, lie.place >= head, lie.place < 320 << 10 else { return try file.write(lie.bytes, at: UInt64(lie.place)) }
-        let isHeader = lie.place < regionTable
-        let (step, count) = isHeader ? (64 << 10, 4096) : (64 << 10, 64 << 10)
-        let base = isHeader ? head : regionTable
-        for copy in 0..<2 {
-            let start = UInt64(base + copy * step)
-            var bytes = try file.read(count: count, at: start)
-            let inside = (lie.place - base) % step
-            guard inside + lie.bytes.count <= count else { continue }
-            bytes.replaceSubrange(inside..<inside + lie.bytes.count, with: lie.bytes)
-            if lie.mends {
-                bytes.replaceSubrange(4..<8, with: [0, 0, 0, 0])
-                bytes.replaceSubrange(4..<8, with: le(crc32c(bytes)))
-            }
-            try file.write(bytes, at: start)
-        }
     }
 }

@@ -19,6 +19,34 @@ struct Lie: Sendable, CustomTestStringConvertible {
     }
 
     var testDescription: String { "\(place) +\(offset) \(bytes.prefix(8)): \(names)" }
+
+    /// Returns what it has changed.
+    @discardableResult
+    func apply(to file: borrowing Descriptor) throws -> [Range<UInt64>] {
+        let end = try file.status().sizeBytes - 512
+        switch place {
+        case .footer: return [try put(file, at: end, count: 512, checksumAt: 64)]
+        case .both: return [try put(file, at: 0, count: 512, checksumAt: 64), try put(file, at: end, count: 512, checksumAt: 64)]
+        case .header: return [try put(file, at: 512, count: 1024, checksumAt: 36)]
+        case .table:
+            try file.write(bytes, at: UInt64(1536 + offset))
+            return [UInt64(1536 + offset)..<UInt64(1536 + offset + bytes.count)]
+        case .cut(let length):
+            try file.truncate(to: UInt64(length))
+            return []
+        }
+    }
+
+    private func put(_ file: borrowing Descriptor, at base: UInt64, count: Int, checksumAt place: Int) throws -> Range<UInt64> {
+        var structure = try file.read(count: count, at: base)
+        structure.replaceSubrange(offset..<offset + bytes.count, with: bytes)
+        if !keepsChecksum {
+            let sum = structure.enumerated().reduce(UInt32(0)) { $1.offset / 4 == place / 4 ? $0 : $0 &+ UInt32($1.element) }
+            structure.replaceSubrange(place..<place + 4, with: be32(~sum))
+        }
+        try file.write(structure, at: base)
+        return base..<base + UInt64(count)
+    }
 }
 
 private func be32(_ number: UInt32) -> [UInt8] { withUnsafeBytes(of: number.bigEndian) { Array($0) } }
@@ -67,7 +95,8 @@ private func be64(_ number: UInt64) -> [UInt8] { withUnsafeBytes(of: number.bigE
     // Promise F8: Damaged or hostile images are refused with the field named and nothing written.
     @Test(arguments: dynamic) func dynamicIsRefused(_ lie: Lie) throws {
         let folder = try TestFolder()
-        let path = try folder.write("lie.vhd", apply(lie, to: Self.soundDynamic()))
+        let path = try folder.write("lie.vhd", Self.soundDynamic())
+        try lie.apply(to: Descriptor.open(path, 2))
         try expectRefusal(path, .vhdDynamic, naming: lie.names)
     }
 
@@ -84,7 +113,8 @@ private func be64(_ number: UInt64) -> [UInt8] { withUnsafeBytes(of: number.bigE
     @Test(arguments: fixed) func fixedIsRefused(_ lie: Lie) throws {
         let folder = try TestFolder()
         let sound = [UInt8](repeating: 0, count: 1 << 20) + VHDFooter.fixed(sizeBytes: 1 << 20, uniqueID: [1], timeStamp: 1)
-        let path = try folder.write("lie.vhd", apply(lie, to: sound))
+        let path = try folder.write("lie.vhd", sound)
+        try lie.apply(to: Descriptor.open(path, 2))
         try expectRefusal(path, .vhdFixed, naming: lie.names)
     }
 
@@ -119,9 +149,8 @@ private func be64(_ number: UInt64) -> [UInt8] { withUnsafeBytes(of: number.bigE
         var random = SeededRandom(seed: seed)
         var opened = 0
         for _ in 0..<400 {
-            var file = sound
-            for _ in 0..<Int.random(in: 1...3, using: &random) { file = apply(randomLie(&random, fileBytes: sound.count), to: file) }
-            let path = try folder.write("random.vhd", file)
+            let path = try folder.write("random.vhd", sound)
+            for _ in 0..<Int.random(in: 1...3, using: &random) { try randomLie(&random, fileBytes: sound.count).apply(to: Descriptor.open(path, 2)) }
             do throws(ImageError) {
                 let image = try openImage(path, access: Bool.random(using: &random) ? .readWrite : .readOnly, format: .vhdDynamic)
                 opened += 1
@@ -171,25 +200,5 @@ private func be64(_ number: UInt64) -> [UInt8] { withUnsafeBytes(of: number.bigE
         let path = output.path
         try output.finish(replacing: false)
         return try [UInt8](Data(contentsOf: URL(filePath: path)))
-    }
-
-    private func apply(_ lie: Lie, to sound: [UInt8]) -> [UInt8] {
-        var bytes = sound
-        func put(at base: Int, count: Int, checksumAt place: Int) {
-            bytes.replaceSubrange(base + lie.offset..<base + lie.offset + lie.bytes.count, with: lie.bytes)
-            guard !lie.keepsChecksum else { return }
-            let sum = bytes[base..<base + count].enumerated().reduce(UInt32(0)) { $1.offset / 4 == place / 4 ? $0 : $0 &+ UInt32($1.element) }
-            bytes.replaceSubrange(base + place..<base + place + 4, with: be32(~sum))
-        }
-        switch lie.place {
-        case .footer: put(at: bytes.count - 512, count: 512, checksumAt: 64)
-        case .both:
-            put(at: 0, count: 512, checksumAt: 64)
-            put(at: bytes.count - 512, count: 512, checksumAt: 64)
-        case .header: put(at: 512, count: 1024, checksumAt: 36)
-        case .table: bytes.replaceSubrange(1536 + lie.offset..<1536 + lie.offset + lie.bytes.count, with: lie.bytes)
-        case .cut(let length): bytes = Array(bytes[..<length])
-        }
-        return bytes
     }
 }
