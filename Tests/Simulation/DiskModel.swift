@@ -38,6 +38,8 @@ final class DiskModel {
     /// How much of a failed request is there could not be read: nothing is compared until the next opening.
     var isUncertain = false
     var wasClosed = false
+    private static let triesMax = 4096
+    private var triesLeft = 0
 
     init(number: Int, folder: LogFolder, imagePath: String, isDynamic: Bool, target: String?, base: [UInt8]) {
         self.number = number
@@ -163,6 +165,8 @@ final class DiskModel {
                 let isCutThrough = cut.map { $0 < change.end ?? .max } ?? false
                 if change.isCutShort || change.state != .acknowledged || isCutThrough { unsure.append(change) }
                 if let cut, cut < change.sequence, change.isDurable, !change.isCutShort { throw Violation("disk \(number): record \(change.sequence) was durable, the log was cut at \(cut)") }
+                // None of its records had a place, or all of them were cut off.
+                if min(change.end ?? .max, cut ?? .max) <= change.above { gone.insert(change.number) }
                 continue
             }
             let isKept = cut.map { change.sequence <= $0 } ?? true
@@ -178,6 +182,8 @@ final class DiskModel {
         guard !storage.isCallerDead else { return }
         // Nothing of the model changes before the disk could be read as a whole.
         changes.removeAll { gone.contains($0.number) }
+        unsure.removeAll { gone.contains($0.number) }
+        triesLeft = Self.triesMax
         let wasUncertain = isUncertain
         isUncertain = false
         do { try settle(unsure, actual) } catch where wasUncertain {
@@ -206,6 +212,8 @@ final class DiskModel {
     /// Of several records a stop leaves the first ones.
     private func settle(_ unsure: [Change], _ actual: [UInt8]) throws {
         guard let change = unsure.first else {
+            triesLeft -= 1
+            guard triesLeft > 0 else { throw Violation("disk \(number): too many requests may have left some of their records") }
             for change in changes { change.state = .acknowledged }
             guard isDisk(actual) else { throw Violation("disk \(number): after reopening it differs from what was acknowledged, \(whereDifferent(actual))") }
             return
@@ -214,7 +222,11 @@ final class DiskModel {
         for count in (0...all.count).reversed() {
             change.keepFirst(count, of: all)
             change.state = .acknowledged
-            do { return try settle(Array(unsure.dropFirst()), actual) } catch where count > 0 { continue }
+            do { return try settle(Array(unsure.dropFirst()), actual) } catch {
+                // Who tries fewer of an earlier one's records begins with all of these again.
+                change.keepFirst(all.count, of: all)
+                if count == 0 { throw error }
+            }
         }
     }
 
