@@ -63,17 +63,20 @@ package struct LogReader: Sendable {
     ) throws -> UInt64 {
         var cursor = Cursor(after: after, through: through)
         let buffer = AlignedBuffer(count: recordPayloadBytesMax)
-        var isOldest = true
+        var triesLeft = Self.recycledMeanwhileMax
         while true {
             // Listed anew for each segment: the owner activates and recycles segments meanwhile.
             let listed = try LogReader.segments(folder, state, geometry)
             guard let next = listed.first(where: { cursor.wants($0) }) else { return cursor.last }
-            if isOldest, next.header.afterSequence > after, next.header.index > 1 || after > 0 {
-                throw LogError.recycled(folder: folder.path, after: after, oldest: next.header.afterSequence)
+            try cursor.check(next, folder)
+            do {
+                try read(next, &cursor, buffer.bytes, withPayload, body)
+            } catch LogError.recycled where triesLeft > 0 {
+                // Listed before it was recycled. Whether any of its records are missed, the next list tells.
+                triesLeft -= 1
+                cursor.beginAgain()
+                continue
             }
-            isOldest = false
-            try cursor.check(next)
-            try read(next, &cursor, buffer.bytes, withPayload, body)
             if cursor.isDone || next.header.index == listed.last?.header.index { return cursor.last }
         }
     }
@@ -83,8 +86,7 @@ package struct LogReader: Sendable {
         _ withPayload: (RecordHeader) -> Bool, _ body: (RecordHeader, UnsafeRawBufferPointer) throws -> Void
     ) throws {
         guard let file = try LogReader.openIfThere(listed.path) else { throw listed.recycled(folder) }
-        let table = try SegmentTable(file, listed.header, geometry)
-        try listed.checkUnchanged(file, folder)
+        let table = try listed.table(file, folder, geometry)
         let end = listed.seal.map { Int($0.recordCount) } ?? table.endSlot
         guard end <= geometry.slotCount else { throw listed.damaged(0, after: cursor.last, "its seal counts more records than fit") }
         for slot in 0..<end {
@@ -104,10 +106,10 @@ package struct LogReader: Sendable {
             var payload = UnsafeRawBufferPointer(start: nil, count: 0)
             if withPayload(record) {
                 let bytes = UnsafeMutableRawBufferPointer(rebasing: buffer[..<record.payloadBytes])
-                try file.read(into: bytes, at: SegmentGeometry.pageOffset(Int(record.payloadPage)))
+                let count = try file.readUpTo(bytes, at: SegmentGeometry.pageOffset(Int(record.payloadPage)))
                 try listed.checkUnchanged(file, folder)
                 payload = UnsafeRawBufferPointer(bytes)
-                guard crc32c(payload) == record.payloadChecksum else {
+                guard count == bytes.count, crc32c(payload) == record.payloadChecksum else {
                     throw listed.damaged(slot, after: record.sequence - 1, "the payload of record \(record.sequence) does not match its checksum")
                 }
             }
@@ -122,7 +124,7 @@ package struct LogReader: Sendable {
     }
 
     /// Nil when the owner has removed the file, which was out of use.
-    private static func openIfThere(_ path: String) throws(SystemError) -> Descriptor? {
+    static func openIfThere(_ path: String) throws(SystemError) -> Descriptor? {
         do throws(SystemError) {
             return try Descriptor.open(path, O_RDONLY)
         } catch {
@@ -161,10 +163,23 @@ struct ListedSegment {
     let header: SegmentHeader
     let seal: SegmentSeal?
 
+    /// The record table of this use of the file.
+    func table(_ file: borrowing Descriptor, _ folder: LogFolder, _ geometry: SegmentGeometry) throws -> SegmentTable {
+        do {
+            let table = try SegmentTable(file, header, geometry)
+            try checkUnchanged(file, folder)
+            return table
+        } catch let error as SystemError where error.errno == ENODATA {
+            // A file that is removed is emptied first.
+            try checkUnchanged(file, folder)
+            throw error
+        }
+    }
+
     /// After every read: the bytes came from this use of the file, not from a later one.
     func checkUnchanged(_ file: borrowing Descriptor, _ folder: LogFolder) throws {
         let sector = AlignedBuffer(count: SegmentHeader.sectorBytes)
-        try file.read(into: sector.bytes, at: 0)
+        guard try file.readUpTo(sector.bytes, at: 0) == sector.bytes.count else { throw recycled(folder) }
         if case .header(let now) = SegmentHeader.decode(UnsafeRawBufferPointer(sector.bytes)), now == header { return }
         throw recycled(folder)
     }
@@ -178,7 +193,8 @@ struct ListedSegment {
 
 /// Where a walk stands. Segments are chained by index, slot count and last sequence: a break is damage.
 private struct Cursor {
-    let after: UInt64
+    /// No record up to here is wanted (any more).
+    private(set) var after: UInt64
     let through: UInt64
     var last: UInt64
     var isDone = false
@@ -198,11 +214,23 @@ private struct Cursor {
         return true
     }
 
-    func check(_ segment: ListedSegment) throws {
-        guard let ended, !takesEverything else { return }
+    func check(_ segment: ListedSegment, _ folder: LogFolder) throws {
+        guard let ended else {
+            if segment.header.afterSequence > after, segment.header.index > 1 || after > 0 {
+                throw LogError.recycled(folder: folder.path, after: after, oldest: segment.header.afterSequence)
+            }
+            return
+        }
+        if takesEverything { return }
         if segment.header.index != ended.index + 1 || Int(segment.header.previousSlotCount) != ended.slots {
             throw segment.damaged(0, after: last, "it does not follow segment \(ended.index), of which \(ended.slots) records are there")
         }
+    }
+
+    /// What was not seen yet must still be there.
+    mutating func beginAgain() {
+        after = last
+        ended = nil
     }
 
     mutating func segmentEnded(_ segment: ListedSegment, slots: Int) { ended = (segment.header.index, slots) }

@@ -22,19 +22,23 @@ extension LogReader {
     /// meanwhile: older ones are gone then too.
     package func headersNewestFirst(_ body: (RecordHeader) -> Bool) throws {
         for listed in try LogReader.segments(folder, state, geometry).reversed() {
-            let file = try Descriptor.open(listed.path, O_RDONLY)
-            let table = try SegmentTable(file, listed.header, geometry)
             do {
-                try listed.checkUnchanged(file, folder)
+                guard try headersNewestFirst(listed, body) else { return }
             } catch LogError.recycled {
                 return
             }
-            // What a power loss cut off lies above the count of its seal.
-            let end = listed.seal.map { min(Int($0.recordCount), geometry.slotCount) } ?? table.endSlot
-            for slot in (0..<end).reversed() {
-                guard let record = table.record(slot) else { continue }
-                guard body(record) else { return }
-            }
         }
+    }
+
+    private func headersNewestFirst(_ listed: ListedSegment, _ body: (RecordHeader) -> Bool) throws -> Bool {
+        guard let file = try LogReader.openIfThere(listed.path) else { throw listed.recycled(folder) }
+        let table = try listed.table(file, folder, geometry)
+        // What a power loss cut off lies above the count of its seal.
+        let end = listed.seal.map { min(Int($0.recordCount), geometry.slotCount) } ?? table.endSlot
+        for slot in (0..<end).reversed() {
+            guard let record = table.record(slot) else { continue }
+            guard body(record) else { return false }
+        }
+        return true
     }
 }
