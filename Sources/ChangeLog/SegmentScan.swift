@@ -71,15 +71,16 @@ struct SegmentScan {
 
     private mutating func add(_ number: Int, _ path: String, _ state: LogState, _ geometry: SegmentGeometry) throws(LogError) {
         let file = try asLogError { () throws(SystemError) in try Descriptor.open(path, O_RDWR) }
-        let size = try asLogError { () throws(SystemError) in try file.status().sizeBytes }
+        let status = try asLogError { () throws(SystemError) in try file.status() }
+        let size = status.sizeBytes
         let page = AlignedBuffer(count: blockBytes)
         _ = try asLogError { () throws(SystemError) in try file.readUpTo(page.bytes, at: 0) }
         let bytes = UnsafeRawBufferPointer(page.bytes)
         switch SegmentHeader.decode(bytes) {
-        case .spare where size == UInt64(geometry.segmentBytes) && !state.bootID.isEmpty:
+        case .spare where size == UInt64(geometry.segmentBytes) && status.allocatedBytes >= size && !state.bootID.isEmpty:
             spares.append(Segment(number: number, file: file, geometry: geometry))
         case .spare:
-            // Its maker was killed before it was complete; nothing was ever written to it.
+            // Its maker was killed before it was complete, or it is a copy without blocks; it holds nothing.
             guard unlink(path) == 0 else { throw .system(SystemError(errno: errno, operation: "remove the unfinished segment", path: path)) }
         case .unsupportedVersion(let version): throw .unsupportedVersion(path: path, found: String(version))
         case .invalid:

@@ -36,8 +36,10 @@ extension ChangeLog {
 
     /// A segment's file, out of use, leaves the filesystem: readers may still have it open, so it is emptied first.
     func removeFile(_ segment: Segment) throws(SystemError) {
-        try segment.file.truncate(to: 0)
-        guard unlink(segment.file.path) == 0 else { throw SystemError(errno: errno, operation: "remove", path: segment.file.path) }
+        do throws(SystemError) { try segment.file.truncate(to: 0) } catch {
+            // Then its room comes back when they have closed it.
+        }
+        guard unlink(segment.file.path) == 0 || errno == ENOENT else { throw SystemError(errno: errno, operation: "remove", path: segment.file.path) }
         // Before the segment after it is wiped: were this one back after a power loss, the log would have a gap.
         try Directory.sync(folder.path)
     }

@@ -35,7 +35,7 @@ extension ChangeLog {
         guard isSpareWanted else { return false }
         let failedBefore = spaceError == nil ? retired.popLast() : nil
         if let segment = failedBefore ?? takeRecyclable() {
-            prepare { () throws(SystemError) in try self.wipe(segment) } orKeep: { self.retired.append(segment) }
+            prepare { () throws(SystemError) in try self.wipe(segment) } orKeep: { self.keepRetired(segment) }
             return true
         }
         // Not in the room that destage was lent.
@@ -46,14 +46,16 @@ extension ChangeLog {
         return true
     }
 
-    private func prepare(_ work: () throws(SystemError) -> Segment, orKeep: () -> Void) {
+    /// `work` gives nil where the segment is no more.
+    private func prepare(_ work: () throws(SystemError) -> Segment?, orKeep: () -> Void) {
         isPreparing = true
         monitor.unlock()
         let result = Result { () throws(SystemError) in try work() }
         monitor.lock()
         isPreparing = false
         switch result {
-        case .success(let segment):
+        case .success(nil): break
+        case .success(let segment?):
             spares.append(segment)
             // The next append that needs a segment gets this one: also when nobody writes, health must say so.
             isStarved = false
@@ -96,11 +98,25 @@ extension ChangeLog {
         return segment
     }
 
-    private func wipe(_ segment: Segment) throws(SystemError) -> Segment {
+    /// Others first, when it is tried again.
+    private func keepRetired(_ segment: Segment) { retired.insert(segment, at: 0) }
+
+    private func wipe(_ segment: Segment) throws(SystemError) -> Segment? {
         try segment.wipe()
-        try sync(segment)
+        guard try syncSpare(segment) else { return nil }
         segment.isWritten = segment.hasNoHole
         return segment
+    }
+
+    /// Of one that holds nothing nothing is lost, but no later sync could vouch for it: its file is removed, and another is made
+    /// when it is needed. False then.
+    private func syncSpare(_ segment: Segment) throws(SystemError) -> Bool {
+        do throws(SystemError) { try segment.syncData() } catch {
+            try removeFile(segment)
+            return false
+        }
+        options.didSync?(segment.file.path)
+        return true
     }
 
     /// Space reserved, so that appends cannot fail for want of it. No sync: the first one of the segment's data also makes its
@@ -109,7 +125,7 @@ extension ChangeLog {
         let path = folder.segmentFile(number)
         let file = try Descriptor.open(path, O_RDWR | O_CREAT | O_EXCL)
         do throws(SystemError) {
-            try file.truncate(to: UInt64(geometry.segmentBytes))
+            // Not by its size first: a file of full size and without blocks would be taken for a spare one after a kill.
             try file.allocate(at: 0, length: UInt64(geometry.segmentBytes))
         } catch {
             unlink(path)
@@ -135,8 +151,7 @@ extension ChangeLog {
         let segment = spares.remove(at: place)
         prepare { () throws(SystemError) in
             try fill(segment)
-            return segment
-        } orKeep: { retired.append(segment) }
+        } orKeep: { keepRetired(segment) }
         return true
     }
 
@@ -145,17 +160,18 @@ extension ChangeLog {
     }
 
     /// Gives up when a write waits for room.
-    private func fill(_ segment: Segment) throws(SystemError) {
+    private func fill(_ segment: Segment) throws(SystemError) -> Segment? {
         let zeros = AlignedBuffer(count: min(geometry.segmentBytes, 1 << 20))
         for offset in stride(from: 0, to: geometry.segmentBytes, by: zeros.bytes.count) {
-            if isRoomAwaited { return }
+            if isRoomAwaited { return segment }
             let count = min(zeros.bytes.count, geometry.segmentBytes - offset)
             try segment.file.write(UnsafeRawBufferPointer(rebasing: zeros.bytes[..<count]), at: UInt64(offset))
         }
-        try sync(segment)
+        guard try syncSpare(segment) else { return nil }
         try Directory.sync(folder.path)
         segment.isNameDurable = true
         segment.isWritten = true
+        return segment
     }
 
     private var isRoomAwaited: Bool {
