@@ -6,6 +6,8 @@ import BlockIO
 extension Recovery {
     mutating func cutAfterPowerLoss(_ found: [FoundSegment]) throws(LogError) {
         let flushed = try flushedThrough(found)
+        // An opening before this one may have wiped some of them, and have ended before that was durable.
+        for spare in spares { try wipeDurably(spare) }
         var place = 0
         while place < found.count, let seal = found[place].seal, continues(found, place) {
             try keepSealed(found[place], seal, byFooter: false)
@@ -89,12 +91,16 @@ extension Recovery {
     }
 
     private mutating func wipe(_ lost: FoundSegment) throws(LogError) {
-        try asLogError { () throws(SystemError) in
-            try lost.segment.wipe()
-            try sync(lost.segment)
-        }
+        try wipeDurably(lost.segment)
         lost.segment.leaveIndex()
         lost.segment.phase = .spare
         spares.append(lost.segment)
+    }
+
+    private func wipeDurably(_ segment: Segment) throws(LogError) {
+        try asLogError { () throws(SystemError) in
+            try segment.wipe()
+            try sync(segment)
+        }
     }
 }
