@@ -104,7 +104,9 @@ extension ChangeLog {
         monitor.lock()
         if appendFailure != nil { appendFailure = nil }
         finish(place)
+        let isNoted = hasFailedSync
         monitor.unlock()
+        if isNoted { storeFailedSync() }
     }
 
     func finish(_ place: Reservation) {
@@ -138,7 +140,10 @@ extension ChangeLog {
         do throws(SystemError) { try place.segment.writeSlot(place.slot, void) } catch { repairFailure = error }
         monitor.lock()
         if let cause { appendFailure = cause }
-        if let repairFailure, failure == nil { failure = repairFailure }
+        if let repairFailure {
+            unrepaired.append(place.sequence)
+            if failure == nil { failure = repairFailure }
+        }
         finish(place)
         monitor.unlock()
     }

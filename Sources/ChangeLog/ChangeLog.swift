@@ -74,6 +74,10 @@ package final class ChangeLog: @unchecked Sendable {
     var partialRanges: [ClosedRange<UInt64>] = []
     /// Set once a sync or a repair failed: no append or flush succeeds until the log is opened again.
     var failure: SystemError?
+    /// The failure was one of a sync, and is noted in the folder.
+    var hasFailedSync = false
+    /// Places that hold neither a record nor a void, since that could not be written.
+    var unrepaired: [UInt64] = []
     /// The sequence a running flush makes durable, nil when none runs.
     var flushTarget: UInt64?
     /// The segments whose `isDirty` is set.
@@ -115,6 +119,8 @@ package final class ChangeLog: @unchecked Sendable {
 
     /// Held while the state is replaced on disk; whoever asks what it is does not wait for that.
     let stateLock = Mutex<Void>(())
+    /// Held while the note of a failed sync is made and written, so that the newest one stays. Taken before `monitor`.
+    let noteLock = Mutex<Void>(())
     private let state: Mutex<LogState>
     private var housekeeper: OwnThread?
     package let directory: SegmentDirectory
@@ -219,13 +225,25 @@ package final class ChangeLog: @unchecked Sendable {
 
     func sync(_ segment: Segment) throws(SystemError) {
         do throws(SystemError) {
-            try unproven.prove(segment)
-            try folder.sync(segment)
+            try proveAndSync(segment)
         } catch {
-            noteFailedSync(of: segment, error)
+            noteFailedSync(error)
             throw error
         }
+    }
+
+    func proveAndSync(_ segment: Segment) throws(SystemError) {
+        try unproven.prove(segment)
+        try segment.syncData()
         options.didSync?(segment.file.path)
+    }
+
+    /// The names of new segment files become durable.
+    func syncFolder() throws(SystemError) {
+        do throws(SystemError) { try Directory.sync(folder.path) } catch {
+            noteFailedSync(error)
+            throw error
+        }
     }
 
     /// Waits for `progress`; the monitor is held. The count tells the hot path whether anybody has to be woken.

@@ -7,7 +7,7 @@ import BlockIO
 import Glibc
 import Synchronization
 
-/// What the log held when a sync failed first: no record gets a place after that.
+/// What the log held when a sync failed: no record gets a place after that.
 struct FailedSync: Equatable {
     /// The newest segment, and the slots that were reserved in it.
     var segment: UInt64
@@ -27,7 +27,8 @@ struct FailedSync: Equatable {
         else { return nil }
         self.init(segment: segment, slotCount: Int(slots), inFlight: [])
         while let sequence = lines.number("in-flight") { inFlight.append(sequence) }
-        guard lines.value("end") == "", lines.isAtEnd else { return nil }
+        // A longer note may have been there before.
+        guard lines.value("end") == "" else { return nil }
     }
 
     func encoded() -> String {
@@ -91,15 +92,35 @@ extension Segment {
 }
 
 extension ChangeLog {
-    /// A wipe may fail and be repeated. Anything else ends the log: no record gets a place from here on.
-    func noteFailedSync(of segment: Segment, _ error: SystemError) {
+    /// Ends the log: no record gets a place from here on, and the next opening in this boot does not trust the page cache.
+    func noteFailedSync(_ error: SystemError) {
         monitor.lock()
-        guard segment.phase != .spare, failure == nil else { return monitor.unlock() }
-        failure = error
-        let note = FailedSync(segment: live.last?.currentIndex ?? 0, slotCount: live.last?.nextSlot ?? 0, inFlight: inFlight)
+        if failure == nil { failure = error }
+        hasFailedSync = true
         wakeEveryone()
         monitor.unlock()
-        folder.noteFailedSync(note)
+        storeFailedSync()
+    }
+
+    /// Once more before a record is acknowledged that was under way when the sync failed: from then on it may not be missing.
+    func storeFailedSync() {
+        noteLock.withLock { _ in
+            monitor.lock()
+            let note = FailedSync(segment: live.last?.currentIndex ?? 0, slotCount: live.last?.nextSlot ?? 0, inFlight: inFlight + unrepaired)
+            monitor.unlock()
+            folder.noteFailedSync(note)
+        }
+    }
+
+    /// Before any other thread knows the log. The note stays as it is until all that it is about was checked, written and synced
+    /// again; while that fails the disk can be read, and not written.
+    func endFailedSync() {
+        do throws(SystemError) {
+            for segment in dirty { try proveAndSync(segment) }
+            // Names are written again with it.
+            try currentState.store(folder.stateFile)
+            try DurableFile.remove(folder.failedSyncFile)
+        } catch { failure = error }
     }
 }
 

@@ -40,7 +40,7 @@ extension ChangeLog {
         do throws(SystemError) {
             // Only the leader touches the list meanwhile.
             for segment in syncing { try sync(segment) }
-            if hasNewName { try Directory.sync(folder.path) }
+            if hasNewName { try syncFolder() }
         } catch { syncFailure = error }
         monitor.lock()
         flushTarget = nil

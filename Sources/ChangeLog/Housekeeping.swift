@@ -84,7 +84,7 @@ extension ChangeLog {
                 // It only saves time; of a page that was lost the sync tells.
             }
             try sync(segment)
-            if !isNameDurable { try Directory.sync(folder.path) }
+            if !isNameDurable { try syncFolder() }
             try segment.writeSeal(seal) { (segment) throws(SystemError) in try sync(segment) }
         }
         monitor.lock()

@@ -20,12 +20,15 @@ extension ChangeLog {
             options.didSync?(segment.file.path)
         }
         var recovery = Recovery(state, geometry, spares: scan.spares, sync: sync, replay: replay)
-        let hasFailedSync = folder.hasFailedSync
+        var hasFailedSync = folder.hasFailedSync
         let found = state
         var lastStop = LastStop.never
         if let cleanStop = state.cleanStop { lastStop = .clean(cleanStop) } else if !state.bootID.isEmpty { lastStop = .killed }
         if lastStop == .killed, state.bootID != options.bootID {
             try recovery.cutAfterPowerLoss(scan.live)
+            // What it says is of the log before the cut.
+            if hasFailedSync { try asLogError { () throws(SystemError) in try DurableFile.remove(folder.failedSyncFile) } }
+            hasFailedSync = false
             lastStop = .powerLost(lastSequence: recovery.lastSequence)
             state.lineages.append(LogState.Lineage(id: .random(), branchSequence: recovery.lastSequence))
         } else {
@@ -37,7 +40,6 @@ extension ChangeLog {
         try asLogError { () throws(SystemError) in
             // After a kill nothing changed: its successor waits for the folder's sync only.
             if state != found { try state.store(folder.stateFile) }
-            if hasFailedSync { try DurableFile.remove(folder.failedSyncFile) }
             // What a killed owner renamed or removed may not be durable; all that follows builds upon it.
             if state == found { try Directory.sync(folder.path) }
             try sequencer.raise(above: recovery.lastSequence)
@@ -45,7 +47,8 @@ extension ChangeLog {
         let log = ChangeLog(
             folder: folder, lock: lock, state: state, geometry: geometry, sequencer: sequencer, options: options,
             segments: recovery.kept + recovery.spares)
-        log.adopt(recovery, wasKilled: lastStop == .killed)
+        log.adopt(recovery, isUnproven: lastStop == .killed || hasFailedSync)
+        if hasFailedSync { log.endFailedSync() }
         // Whether a target catches up is not known yet: writes that waited for it go on waiting.
         if lastStop == .killed { log.replicatedAtNanoseconds = Clock.monotonicNanoseconds() }
         try asLogError { () throws(SystemError) in try log.startHousekeeping() }
@@ -53,11 +56,11 @@ extension ChangeLog {
     }
 
     /// Before any other thread knows the log.
-    private func adopt(_ recovery: borrowing Recovery, wasKilled: Bool) {
+    private func adopt(_ recovery: borrowing Recovery, isUnproven: Bool) {
         live = recovery.kept
         // What is not known to be durable: the next flush syncs it.
         dirty = live.filter(\.isDirty)
-        if wasKilled { unproven = UnprovenRecords(after: recovery.flushedSequence, segments: dirty) }
+        if isUnproven { unproven = UnprovenRecords(after: recovery.flushedSequence, segments: dirty) }
         // A killed owner may have wiped one and not synced it: its old header must not come back after it is used again.
         // The housekeeper wipes and syncs each before it becomes a spare.
         retired = recovery.spares

@@ -42,7 +42,7 @@ extension ChangeLog {
             defer { for log in logs.reversed() { log.monitor.unlock() } }
             guard let first = logs.first else { return [] }
             let segments = logs.compactMap { $0.active.flatMap { segment in segment.hasRoom(pages: pages) ? segment : nil } }
-            guard segments.count == logs.count else { continue }
+            guard segments.count == logs.count, logs.allSatisfy({ $0.failure == nil }) else { continue }
             let sequence = try first.sequencer.next()
             return zip(logs, segments).map { log, segment in
                 log.take(segment, .point, sequence, 0, UInt64(tagBytes), pages, wallNanoseconds)

@@ -84,6 +84,20 @@ extension ChangeLog {
         return place.sequence
     }
 
+    /// Fills the segment of `place` and puts one record into the next. Returns the last sequence of the one and of the other.
+    @discardableResult
+    func appendToNextSegment(than place: Reservation) throws -> (last: UInt64, next: UInt64) {
+        var last = place.sequence
+        while true {
+            let bytes = [UInt8](repeating: 7, count: blockBytes)
+            let next = try reserve(.write, diskOffset: 1 << 20, length: UInt64(blockBytes))
+            try bytes.withUnsafeBytes { try write(next, RecordPayload($0)) }
+            complete(next)
+            if next.segmentIndex != place.segmentIndex { return (last, next.sequence) }
+            last = next.sequence
+        }
+    }
+
     @discardableResult
     func appendBlock(_ fill: UInt8, at block: UInt64) throws -> UInt64 {
         try append([UInt8](repeating: fill, count: blockBytes), at: block * UInt64(blockBytes))
