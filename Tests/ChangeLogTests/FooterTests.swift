@@ -92,6 +92,30 @@ import Testing
     // MARK: -
 
     /// One page, the last: a segment of the tests holds 64 slots.
+    /// The table says the same.
+    @Test func aFooterThatCannotBeWrittenIsDoneWithout() throws {
+        let test = try TestLog()
+        defer { test.remove() }
+        let (log, _, _) = try test.open()
+        for block in 0..<10 { try log.appendBlock(1, at: UInt64(block)) }
+        signal(SIGXFSZ, SIG_IGN)
+        var old = rlimit()
+        getrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &old)
+        // Only the last page lies above.
+        var short = rlimit(rlim_cur: rlim_t(footerOffset), rlim_max: old.rlim_max)
+        setrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &short)
+        defer { setrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &old) }
+        try log.sealAll()
+        setrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &old)
+        try log.appendBlock(2, at: 1)
+        try log.flush()
+        log.abandon()
+        #expect(try footerEntries(test.liveFile()) == 0)
+        let (again, _, replayed) = try test.open()
+        defer { again.abandon() }
+        #expect(replayed.count == 11)
+    }
+
     private var footerOffset: UInt64 { UInt64(TestLog.segmentBytes - 4096) }
 
     /// Three sealed segments, with a zeroed range, a discard, a point and a void among 62 writes.

@@ -125,6 +125,33 @@ import Testing
         #expect(try test.segmentFiles().count <= 3)
     }
 
+    /// The image is said to hold it, but was never given it.
+    @Test(arguments: [bootA, bootB]) func aDestagedSegmentWithoutSealIsRefused(boot: String) throws {
+        let test = try TestLog()
+        defer { test.remove() }
+        let (log, _, _) = try test.open()
+        try log.appendBlock(1, at: 1)
+        try log.flush()
+        log.abandon()
+        var state = try test.folder.readState()
+        state.destagedSegment = 1
+        try DurableFile.replace(test.folder.stateFile, with: Array(state.encoded().utf8))
+        let error = #expect(throws: LogError.self) { try test.open(boot: boot) }
+        guard case .damaged(_, 1, _, _, let reason) = error, reason.contains("not sealed") else { Issue.record("\(String(describing: error))"); return }
+    }
+
+    /// Were it taken for a spare one, an append could fail for want of room.
+    @Test func aSpareFileWithoutBlocksIsRemoved() throws {
+        let test = try TestLog()
+        defer { test.remove() }
+        try test.open().log.abandon()
+        let path = test.folder.path + "/segment-000777"
+        try Descriptor.open(path, O_RDWR | O_CREAT).truncate(to: UInt64(TestLog.segmentBytes))
+        let (log, _, _) = try test.open()
+        defer { log.abandon() }
+        #expect(access(path, F_OK) != 0)
+    }
+
     private func again(boot log: ChangeLog) -> String { log.currentState.bootID }
 
     @Test func aSecondOwnerIsRefused() throws {

@@ -39,6 +39,12 @@ import Vault
         }
     }
 
+    /// The owner of the log recycles what the vault has; what stays missing is told each time.
+    @Test func aLogThatIsRecycledMeanwhileIsTriedAgain() {
+        #expect(AttemptFailure(LogError.recycled(folder: "log", after: 1, oldest: 2)).outcome == .mayPass)
+        #expect(AttemptFailure(LogError.notALog(folder: "log")).outcome == .forGood)
+    }
+
     @Test func theIntervalCountsFromTheBeginning() {
         var cycle = UploadCycle(intervalSeconds: 30, now: 0)
         #expect(begins(&cycle, 0))
