@@ -3,6 +3,19 @@
 #include <sys/resource.h>
 #include <sys/timex.h>
 
+#ifndef STATX_MNT_ID_UNIQUE
+#define STATX_MNT_ID_UNIQUE 0x4000U
+#endif
+
+uint64_t farshore_mount_id(int fd) {
+    struct statx status = {0};
+    const unsigned wanted[] = {STATX_MNT_ID_UNIQUE, STATX_MNT_ID};
+    for (int kind = 0; kind < 2; kind++) {
+        if (statx(fd, "", AT_EMPTY_PATH, wanted[kind], &status) == 0 && status.stx_mask & wanted[kind]) return status.stx_mnt_id;
+    }
+    return 0;
+}
+
 ssize_t farshore_pread_nowait(int fd, void *buffer, size_t count, int64_t offset) {
     struct iovec part = {.iov_base = buffer, .iov_len = count};
     return preadv2(fd, &part, 1, offset, RWF_NOWAIT);

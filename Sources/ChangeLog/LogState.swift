@@ -1,7 +1,7 @@
 // The small durable state of a log beside its segments: file `log.state`, text, replaced as a whole.
 // Mirrors docs/formats/change-log.md, "log.state". Written by the owner of the log only.
 
-import BlockIO
+package import BlockIO
 
 package struct LogState: Equatable, Sendable {
     /// One history of the disk. A power-loss cut, a restore or a failover begins a new one.
@@ -42,6 +42,8 @@ package struct LogState: Equatable, Sendable {
     package var destagedSequence: UInt64
     /// The kernel's boot id when the log was last opened by an owner; empty before the first time.
     package var bootID: String
+    /// Where the log's folder was then; nil in a log of an earlier release.
+    package var place: FilesystemPlace?
     package var cleanStop: CleanStop?
 
     package var lineage: LogID { lineages[lineages.count - 1].id }
@@ -65,6 +67,7 @@ package struct LogState: Equatable, Sendable {
         lines += lineages.map { "lineage \($0.id) \($0.branchSequence)" }
         lines += targets.map { "target \($0)" }
         lines += ["destaged-segment \(destagedSegment)", "destaged-sequence \(destagedSequence)", "boot \(bootID)"]
+        if let place { lines.append("place \(place.device) \(place.inode) \(place.diskSequence) \(place.mount)") }
         if let cleanStop { lines.append("clean-stop \(cleanStop.evidence) \(cleanStop.imageBytes) \(cleanStop.stamp)") }
         let body = lines.map { $0 + "\n" }.joined()
         return body + "crc32c \(String(crc32c(Array(body.utf8)), radix: 16))\n"
@@ -102,6 +105,12 @@ package struct LogState: Equatable, Sendable {
         guard !lineages.isEmpty, let destagedSegment = reader.number("destaged-segment"), destagedSegment < SegmentHeader.indexLimit,
             let destagedSequence = reader.number("destaged-sequence"), let boot = reader.value("boot")
         else { return nil }
+        var place: FilesystemPlace?
+        if let line = reader.value("place") {
+            let numbers = line.split(separator: " ").compactMap { UInt64($0) }
+            guard numbers.count == 4 else { return nil }
+            place = FilesystemPlace(device: numbers[0], inode: numbers[1], diskSequence: numbers[2], mount: numbers[3])
+        }
         var cleanStop: CleanStop?
         if let line = reader.value("clean-stop") {
             let words = line.split(separator: " ")
@@ -111,7 +120,7 @@ package struct LogState: Equatable, Sendable {
         guard reader.isAtEnd else { return nil }
         return LogState(
             diskID: disk, diskBytes: diskBytes, segmentBytes: Int(clamping: segment), budgetBytes: budget, lineages: lineages,
-            targets: targets, destagedSegment: destagedSegment, destagedSequence: destagedSequence, bootID: boot, cleanStop: cleanStop)
+            targets: targets, destagedSegment: destagedSegment, destagedSequence: destagedSequence, bootID: boot, place: place, cleanStop: cleanStop)
     }
 }
 

@@ -24,7 +24,12 @@ extension ChangeLog {
         let found = state
         var lastStop = LastStop.never
         if let cleanStop = state.cleanStop { lastStop = .clean(cleanStop) } else if !state.bootID.isEmpty { lastStop = .killed }
-        if lastStop == .killed, state.bootID != options.bootID {
+        let place = try asLogError { () throws(SystemError) in try FilesystemPlace.of(folder: folder.path) }
+        var isPageCacheLost = state.bootID != options.bootID
+        if lastStop == .killed, !isPageCacheLost, let then = state.place {
+            isPageCacheLost = try recovery.hasLostPageCache(scan.live, place.relation(to: then), hasFailedSync: hasFailedSync)
+        }
+        if lastStop == .killed, isPageCacheLost {
             try recovery.cutAfterPowerLoss(scan.live)
             // What it says is of the log before the cut.
             if hasFailedSync { try asLogError { () throws(SystemError) in try DurableFile.remove(folder.failedSyncFile) } }
@@ -36,6 +41,7 @@ extension ChangeLog {
             try recovery.keepAll(scan.live, byFooters: lastStop == .killed && !hasFailedSync)
         }
         state.bootID = options.bootID
+        state.place = place
         state.cleanStop = nil
         try asLogError { () throws(SystemError) in
             // After a kill nothing changed: its successor waits for the folder's sync only.

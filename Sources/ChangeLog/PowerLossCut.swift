@@ -27,6 +27,28 @@ extension Recovery {
         flushedSequence = lastSequence
     }
 
+    /// Whether, in one and the same boot, the filesystem has begun anew since the log was written. Where that cannot be told, what
+    /// was not flushed tells: all of it is whole, and stays, or it is not, and then it did not come from the page cache.
+    func hasLostPageCache(_ found: [FoundSegment], _ relation: FilesystemPlace.Relation, hasFailedSync: Bool) throws(LogError) -> Bool {
+        switch relation {
+        case .same: return false
+        case .another: return true
+        case .unsure:
+            // There what is not whole is named, and nothing is cut.
+            if hasFailedSync { return false }
+        }
+        let flushed = try flushedThrough(found)
+        let buffer = AlignedBuffer(count: recordPayloadBytesMax)
+        for one in found where one.seal == nil {
+            let table = try asLogError { () throws(SystemError) in try SegmentTable(one.segment.file, one.header, geometry) }
+            for slot in 0..<geometry.slotCount {
+                guard let record = table.record(slot), record.sequence > flushed else { continue }
+                guard try asLogError({ () throws(SystemError) in try one.segment.isWhole(record, buffer.bytes) }) else { return true }
+            }
+        }
+        return false
+    }
+
     /// The first one may be lost as any other: its header is durable only with the first flush.
     private func continues(_ found: [FoundSegment], _ place: Int) -> Bool {
         place > 0 ? follows(found[place - 1], found[place]) : found[0].index <= state.destagedSegment + 1

@@ -125,6 +125,67 @@ import Testing
         #expect(try test.segmentFiles().count <= 3)
     }
 
+    /// A killed writer's place, and whole records behind it. Returns their sequences and the file.
+    private func logWithHole(_ test: TestLog, _ change: (inout FilesystemPlace) -> Void) throws -> (sequences: [UInt64], file: String) {
+        let (log, _, _) = try test.open()
+        let first = try log.appendBlock(1, at: 1)
+        _ = try log.reserve(.write, diskOffset: 0, length: UInt64(blockBytes))
+        let sequences = [first, try log.appendBlock(2, at: 2), try log.appendBlock(3, at: 3)]
+        log.abandon()
+        var state = try test.folder.readState()
+        var place = try #require(state.place)
+        change(&place)
+        state.place = place
+        try DurableFile.replace(test.folder.stateFile, with: Array(state.encoded().utf8))
+        return (sequences, try test.liveFile())
+    }
+
+    /// Another mount may be one of the same filesystem, with the page cache as it was: what is whole stays, also behind a hole.
+    @Test func anotherMountLosesNothingThatIsWhole() throws {
+        let test = try TestLog()
+        defer { test.remove() }
+        let (sequences, _) = try logWithHole(test) { $0.mount += 1 }
+        let (log, lastStop, replayed) = try test.open()
+        defer { log.abandon() }
+        #expect(lastStop == .killed && replayed.map(\.sequence) == sequences)
+        #expect(try log.currentState.place == FilesystemPlace.of(folder: test.folder.path))
+    }
+
+    /// It was another page cache after all.
+    @Test func whatIsNotWholeAfterAnotherMountIsCut() throws {
+        let test = try TestLog()
+        defer { test.remove() }
+        let (sequences, file) = try logWithHole(test) { $0.mount += 1 }
+        let geometry = SegmentGeometry(segmentBytes: TestLog.segmentBytes)!
+        try overwrite(file, at: SegmentGeometry.pageOffset(geometry.firstPayloadPage + 3), { $0[0] ^= 1 })
+        let (log, lastStop, replayed) = try test.open()
+        defer { log.abandon() }
+        #expect(lastStop == .powerLost(lastSequence: sequences[0]) && replayed.map(\.sequence) == [sequences[0]])
+    }
+
+    /// Its device went and came back: nothing in memory survived that, so a hole may be a write that was acknowledged.
+    @Test func aDeviceThatCameAnewIsAPowerLoss() throws {
+        let then = FilesystemPlace(device: 0x801, inode: 7, diskSequence: 3, mount: 9)
+        var now = then
+        #expect(now.relation(to: then) == .same)
+        now.mount = 10
+        #expect(now.relation(to: then) == .unsure)
+        now.diskSequence = 4
+        #expect(now.relation(to: then) == .another)
+        // A copy, or a filesystem without a device of its own.
+        now.inode = 8
+        #expect(now.relation(to: then) == .unsure)
+        now = FilesystemPlace(device: 0x2a, inode: 7, diskSequence: 0, mount: 10)
+        #expect(now.relation(to: then) == .unsure)
+        let test = try TestLog()
+        defer { test.remove() }
+        guard try FilesystemPlace.of(folder: test.root).device >> 8 & 0xfff != 0 else { return }
+        let (sequences, _) = try logWithHole(test) { $0.diskSequence += 1 }
+        let (log, lastStop, replayed) = try test.open()
+        defer { log.abandon() }
+        #expect(lastStop == .powerLost(lastSequence: sequences[0]) && replayed.map(\.sequence) == [sequences[0]])
+    }
+
     /// The image is said to hold it, but was never given it.
     @Test(arguments: [bootA, bootB]) func aDestagedSegmentWithoutSealIsRefused(boot: String) throws {
         let test = try TestLog()

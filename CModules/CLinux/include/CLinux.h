@@ -49,6 +49,8 @@ static const int farshore_o_path = O_PATH;
 static inline int farshore_rename_noreplace(int olddir, const char *old, int newdir, const char *new_) {
     return (int)syscall(SYS_renameat2, olddir, old, newdir, new_, 1u /* RENAME_NOREPLACE */);
 }
+// Of the mount that the descriptor was opened in: never used again where the kernel can do that (6.8); 0 when it tells none.
+uint64_t farshore_mount_id(int fd);
 // Reads what the page cache holds and begins the disk's read of what it does not; EAGAIN or a short count then.
 ssize_t farshore_pread_nowait(int fd, void *buffer, size_t count, int64_t offset);
 static inline int farshore_set_cloexec(int fd, int on) { return fcntl(fd, F_SETFD, on ? FD_CLOEXEC : 0); }
