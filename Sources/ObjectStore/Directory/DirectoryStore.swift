@@ -17,6 +17,8 @@ package final class DirectoryStore: ObjectStore {
     private let rootDevice: UInt64
     private let rootInode: UInt64
     private let unfinishedCount = Atomic<UInt64>(0)
+    /// Folders whose names are known to be durable.
+    private let durableFolders = Mutex<Set<String>>([])
 
     package init(root: String, create: Bool) throws(StoreError) {
         self.root = root
@@ -175,6 +177,8 @@ package final class DirectoryStore: ObjectStore {
         while let name = remaining.popLast() {
             let parent = try openFolder(remaining, create: false)
             guard unlinkat(parent.raw, name, AT_REMOVEDIR) == 0 else { return }
+            let key = (remaining + [name]).joined(separator: "/")
+            durableFolders.withLock { _ = $0.remove(key) }
         }
     }
 
@@ -193,11 +197,19 @@ package final class DirectoryStore: ObjectStore {
 
     private func openFolder(_ folders: [String], create: Bool) throws(SystemError) -> Descriptor {
         var folder = try openRoot()
+        var key = ""
         for name in folders {
-            if create, mkdirat(folder.raw, name, 0o700) == 0 {
-                try folder.sync()
-            } else if create, Glibc.errno != EEXIST {
-                throw SystemError(errno: Glibc.errno, operation: "make the folder \(name)", path: folder.path)
+            key += key.isEmpty ? name : "/" + name
+            if create {
+                let isMade = mkdirat(folder.raw, name, 0o700) == 0
+                guard isMade || Glibc.errno == EEXIST else {
+                    throw SystemError(errno: Glibc.errno, operation: "make the folder \(name)", path: folder.path)
+                }
+                // Whoever made one that is there may have been killed, or failed, before its name was durable.
+                if isMade || !durableFolders.withLock({ $0.contains(key) }) {
+                    try folder.sync()
+                    durableFolders.withLock { _ = $0.insert(key) }
+                }
             }
             folder = try open(name, in: folder, O_RDONLY | O_DIRECTORY)
         }
