@@ -5,7 +5,8 @@ import BlockIO
 import Glibc
 
 struct ThreadStates {
-    private static let threadsMax = 64
+    /// Of more only the number is told.
+    private static let linesMax = 64
 
     struct Thread {
         let id: String
@@ -22,7 +23,7 @@ struct ThreadStates {
     init(of pid: Int32) {
         self.pid = pid
         guard let ids = try? Directory.list("/proc/\(pid)/task") else { return }
-        for id in ids.prefix(Self.threadsMax) {
+        for id in ids {
             // `PID (NAME) STATE …`; the name may hold anything.
             guard let text = Self.text("/proc/\(pid)/task/\(id)/stat"), let open = text.firstIndex(of: "("), let close = text.lastIndex(of: ")"),
                 let state = text[text.index(after: close)...].first(where: { $0 != " " })
@@ -46,11 +47,12 @@ struct ThreadStates {
 
     /// One line a thread: where it is in the kernel, and in which system call.
     var lines: [String] {
-        threads.map { thread in
+        let rest = threads.count - min(threads.count, Self.linesMax)
+        return threads.prefix(Self.linesMax).map { thread in
             let place = Self.text("/proc/\(pid)/task/\(thread.id)/wchan") ?? "?"
             let call = Self.text("/proc/\(pid)/task/\(thread.id)/syscall")?.split(separator: "\n").first.map(String.init) ?? "?"
             return "thread \(thread.id) (\(thread.name)) state \(thread.state), in \(place), system call \(call)"
-        }
+        } + (rest > 0 ? ["and \(rest) threads more"] : [])
     }
 
     /// Bytes written by any call so far; 0 where the kernel does not count.

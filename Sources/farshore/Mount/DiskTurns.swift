@@ -1,6 +1,7 @@
 // One thread at a time opens, freezes or releases a disk. Those of other disks do not wait for it: its storage may hang.
 
 import BlockIO
+import Glibc
 import Synchronization
 
 final class DiskTurns: @unchecked Sendable {
@@ -27,6 +28,7 @@ final class DiskTurns: @unchecked Sendable {
 /// Attempts that may hang, each on a thread of its own: never two of one disk, and at most `attemptsMax` at a time.
 final class DiskAttempts: Sendable {
     private static let attemptsMax = 8
+    private static let waitSecondsMax: UInt64 = 10
 
     private final class Attempt: Sendable {
         let isOver = Atomic<Bool>(false)
@@ -52,12 +54,18 @@ final class DiskAttempts: Sendable {
         }
     }
 
-    /// Returns when none is under way.
+    /// Returns when none is under way, or those that are have been waited for long enough: an opening whose storage hangs must
+    /// not keep the disks that are open from being closed. It leaves what a kill leaves.
     func wait() {
         let all = running.withLock { running in
             defer { running = [:] }
             return Array(running.values)
         }
-        for attempt in all { attempt.thread.withLock { $0.take() }?.join() }
+        let deadline = Clock.monotonicNanoseconds() + Self.waitSecondsMax * 1_000_000_000
+        for attempt in all {
+            while !attempt.isOver.load(ordering: .acquiring), Clock.monotonicNanoseconds() < deadline { usleep(10_000) }
+            guard attempt.isOver.load(ordering: .acquiring) else { continue }
+            attempt.thread.withLock { $0.take() }?.join()
+        }
     }
 }
