@@ -72,6 +72,11 @@ static inline void *farshore_map_shared(int fd, size_t length) {
     void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
     return memory == MAP_FAILED ? NULL : memory;
 }
+// The same of a part of the file, whose pages come when they are touched.
+static inline void *farshore_map_shared_later(int fd, size_t offset, size_t length) {
+    void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)offset);
+    return memory == MAP_FAILED ? NULL : memory;
+}
 // Close-on-exec, and the reading end never waits.
 static inline int farshore_pipe(int pair[2]) {
     if (pipe2(pair, O_CLOEXEC) != 0) return -1;

@@ -188,6 +188,8 @@ extension ChangeLog {
     func segmentWithRoom(pages: Int, keepFree: Bool) throws(SystemError) -> Segment {
         let slotsKept = keepFree ? SegmentGeometry.reservedSlots : 0
         let pagesKept = keepFree ? SegmentGeometry.reservedPages : 0
+        var isWaiting = false
+        defer { if isWaiting { options.roomWait?(false) } }
         while true {
             if let failure { throw SystemError(errno: EIO, operation: "append: \(failure)", path: folder.path) }
             if isStopping { throw SystemError(errno: ESHUTDOWN, operation: "append", path: folder.path) }
@@ -207,6 +209,10 @@ extension ChangeLog {
             }
             chores.wakeAll()
             roomWaiterCount += 1
+            if !isWaiting {
+                isWaiting = true
+                options.roomWait?(true)
+            }
             sleep()
             roomWaiterCount -= 1
         }

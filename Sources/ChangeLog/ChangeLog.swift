@@ -22,6 +22,8 @@ package final class ChangeLog: @unchecked Sendable {
         package var catchingUpSeconds: UInt64
         /// A log that got no record for so long is sealed, so that destage makes the image current.
         package var idleSealNanoseconds: UInt64 = 30_000_000_000
+        /// Told when an append begins (true) and ends to wait for room. Called under the log's lock: it must not wait.
+        package var roomWait: (@Sendable (Bool) -> Void)?
 
         package init(bootID: String, didSync: (@Sendable (String) -> Void)? = nil, catchingUpSeconds: UInt64 = 30) {
             self.bootID = bootID

@@ -37,6 +37,8 @@ package struct LogStatus: Equatable, Sendable {
     package var starvation: Starvation?
     /// Writes refused for want of room since the log was opened.
     package var refusedAppends: UInt64
+    /// Writes wait for room that is coming.
+    package var isAwaitingRoom: Bool
 }
 
 extension ChangeLog {
@@ -51,7 +53,8 @@ extension ChangeLog {
             unreplicatedBytes: UInt64(live.count { $0.lastSequence > replicatedThrough }) * UInt64(geometry.segmentBytes), lastSequence: lastReserved, durableSequence: durableThrough,
             destagedSequence: state.destagedSequence, replicatedSequence: state.targets.isEmpty ? nil : replicatedThrough, failure: failure,
             appendFailure: appendFailure,
-            starvation: isStarved && !isRoomComing ? starvation : nil, refusedAppends: refusedAppends)
+            starvation: isStarved && !isRoomComing ? starvation : nil, refusedAppends: refusedAppends,
+            isAwaitingRoom: roomWaiterCount > 0 && isRoomComing)
     }
 
     /// The files of segments with records, oldest first: removed in this order they leave a log that can be opened.

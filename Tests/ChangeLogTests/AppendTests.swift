@@ -60,7 +60,8 @@ import Testing
     @Test func objectsThatAreVerifiedMakeWritesWait() throws {
         let test = try TestLog(targets: ["vault"], segments: 4)
         defer { test.remove() }
-        let (log, _, _) = try test.open(catchingUpSeconds: 2)
+        let waits = Atomic<Int>(0), ended = Atomic<Int>(0)
+        let (log, _, _) = try test.open(catchingUpSeconds: 2, roomWait: { ($0 ? waits : ended).add(1, ordering: .sequentiallyConsistent) })
         defer { log.abandon() }
         log.setDestageObstacle(nil)
         #expect(throws: SystemError.self) { while true { try log.appendBlock(1, at: 1) } }
@@ -78,6 +79,7 @@ import Testing
         for step in 2...6 {
             usleep(700_000)
             #expect(refused.load(ordering: .sequentiallyConsistent) == 0)
+            #expect(log.status.isAwaitingRoom && waits.load(ordering: .sequentiallyConsistent) == ended.load(ordering: .sequentiallyConsistent) + 1)
             try test.folder.noteSending(ReplicatedMark(sequence: UInt64(step), lineage: log.lineage), target: "vault")
         }
         // What was sent before is sent again: no progress.
@@ -86,6 +88,7 @@ import Testing
             try test.folder.noteSending(ReplicatedMark(sequence: 3, lineage: log.lineage), target: "vault")
         }
         writer.join()
+        #expect(waits.load(ordering: .sequentiallyConsistent) == ended.load(ordering: .sequentiallyConsistent))
         #expect(refused.load(ordering: .sequentiallyConsistent) == ENOSPC)
         #expect(Clock.monotonicNanoseconds() - began > 4_000_000_000)
     }

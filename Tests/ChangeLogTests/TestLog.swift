@@ -43,10 +43,12 @@ final class TestLog {
     }
 
     /// What was replayed must be what the tables hold, wherever recovery read it.
-    func open(boot: String = bootA, catchingUpSeconds: UInt64 = 10) throws -> (log: ChangeLog, lastStop: LastStop, replayed: [Replayed]) {
+    func open(boot: String = bootA, catchingUpSeconds: UInt64 = 10, roomWait: (@Sendable (Bool) -> Void)? = nil) throws -> (log: ChangeLog, lastStop: LastStop, replayed: [Replayed]) {
         let replay = Replay()
+        var options = ChangeLog.Options(bootID: boot, catchingUpSeconds: catchingUpSeconds)
+        options.roomWait = roomWait
         let lock = try OwnerLock.acquire(folder)
-        let (log, lastStop) = try ChangeLog.open(folder, lock: lock, sequencer: sequencer, options: .init(bootID: boot, catchingUpSeconds: catchingUpSeconds)) { blocks, _ in
+        let (log, lastStop) = try ChangeLog.open(folder, lock: lock, sequencer: sequencer, options: options) { blocks, _ in
             replay.blocks.append(blocks)
         }
         var held: [RecordHeader] = []

@@ -30,6 +30,29 @@ struct DataTests {
         #expect(try [UInt8](Data(contentsOf: URL(fileURLWithPath: mount.image))) == model, "seed \(seed)")
     }
 
+    // Promise F1: When the log's budget is used up, writes wait while the target is catching up, else fail with ENOSPC;
+    // reads go on, and nothing acknowledged is dropped.
+    @Test("reads go on while more writes wait for room than the mount has threads", .timeLimit(.minutes(1)))
+    func readsBesideWaitingWrites() throws {
+        let mount = try RawMount(sizeBytes: 8 << 20)
+        let file = try OpenFile(mount.raw, O_RDWR)
+        for round in 1...3 {
+            try Data().write(to: URL(fileURLWithPath: mount.image + ".hold"))
+            let descriptor = file.descriptor
+            let writers = (0..<60).map { number in
+                let thread = Thread { _ = pwrite(descriptor, [UInt8](repeating: UInt8(round), count: 4096), 4096, number * 8192) }
+                thread.start()
+                return thread
+            }
+            usleep(300_000)
+            for number in 0..<200 { #expect(file.read(4096, at: number * 8192 + 4096) == [UInt8](repeating: 0, count: 4096)) }
+            #expect(!writers.contains { $0.isFinished })
+            try FileManager.default.removeItem(atPath: mount.image + ".hold")
+            while writers.contains(where: { !$0.isFinished }) { usleep(10_000) }
+            for number in 0..<60 { #expect(file.read(4096, at: number * 8192) == [UInt8](repeating: UInt8(round), count: 4096)) }
+        }
+    }
+
     @Test("reads stop and writes are cut short at the disk's end")
     func ends() throws {
         let mount = try RawMount(sizeBytes: 1 << 20)

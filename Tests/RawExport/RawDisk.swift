@@ -2,6 +2,7 @@
 // that reached the file is its own record, so `holdsRecord` is true for every sequence it handed out.
 
 package import BlockIO
+package import FuseExport
 import Glibc
 import VirtualDisk
 
@@ -10,8 +11,13 @@ package final class RawDisk: ServedDisk {
     package let sizeBytes: UInt64
     package let isWritable: Bool
     private let file: Descriptor
+    /// Told of writes that wait: while a file beside the image, with `.hold` at its name's end, is there.
+    private let spareReaders: SpareReaders
+    private let hold: String
 
-    package init(path: String, name: String, isWritable: Bool) throws(SystemError) {
+    package init(path: String, name: String, isWritable: Bool, spareReaders: SpareReaders) throws(SystemError) {
+        self.spareReaders = spareReaders
+        hold = path + ".hold"
         file = try Descriptor.open(path, isWritable ? O_RDWR : O_RDONLY)
         sizeBytes = try file.status().sizeBytes
         self.name = name
@@ -23,6 +29,11 @@ package final class RawDisk: ServedDisk {
     }
 
     package func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64, sequenceSlot: UnsafeMutablePointer<UInt64>?) throws(SystemError) {
+        if access(hold, F_OK) == 0 {
+            spareReaders.note(waits: true)
+            while access(hold, F_OK) == 0 { usleep(10_000) }
+            spareReaders.note(waits: false)
+        }
         try file.write(buffer, at: offset)
         sequenceSlot?.pointee = 1
     }

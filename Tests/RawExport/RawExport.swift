@@ -66,7 +66,7 @@ struct RawExport {
             let name = String(path.split(separator: "/").last!.split(separator: ".")[0])
             let disk: RawDisk
             do throws(SystemError) {
-                disk = try RawDisk(path: path, name: name, isWritable: isWritable)
+                disk = try RawDisk(path: path, name: name, isWritable: isWritable, spareReaders: process.spareReaders)
             } catch {
                 process.refuse(WorkerRefusal(status: 11, message: "\(error)", remedy: "name a raw image"))
                 exit(11)

@@ -27,6 +27,7 @@ package final class FuseSession: @unchecked Sendable {
     let slots: SlotMemory
     let tree: ExportTree
     private let gate: ReaderGate
+    private let spares: SpareReaders
     private let end = Mutex<End?>(nil)
     private var threads: [OwnThread] = []
     /// Reader threads that have not ended.
@@ -37,7 +38,8 @@ package final class FuseSession: @unchecked Sendable {
     let log: @Sendable (String) -> Void
 
     /// `device` stays the caller's and must outlive the session.
-    package init(device: Int32, slots: SlotMemory, tree: ExportTree, log: @escaping @Sendable (String) -> Void) {
+    package init(device: Int32, slots: SlotMemory, tree: ExportTree, spares: SpareReaders, log: @escaping @Sendable (String) -> Void) {
+        self.spares = spares
         self.device = device
         self.slots = slots
         self.tree = tree
@@ -47,10 +49,10 @@ package final class FuseSession: @unchecked Sendable {
 
     package func start() throws(SystemError) {
         FuseSession.installWakeSignal()
-        for index in 0..<slots.slotCount {
+        for index in 0..<slots.slotCount + slots.spareCount {
             running.add(1, ordering: .relaxed)
             threads.append(try OwnThread(name: "fuse-\(index)") { [self] in
-                readRequests(slots.slot(index))
+                if index < slots.slotCount { readRequests(slots.slot(index)) } else { readInPlaceOfWaiting(index) }
                 if running.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 { wakeWaiter() }
             })
         }
@@ -81,7 +83,7 @@ package final class FuseSession: @unchecked Sendable {
         // A reader looks at the file's mark after the kernel filled its slot. The pause lets a mark or a slot that is on
         // its way through another core's store buffer arrive before the second look.
         for _ in 0..<2 {
-            for index in 0..<slots.slotCount {
+            for index in 0..<slots.slotCount + slots.spareCount {
                 let seen = slots.slot(index).header
                 guard seen.len != 0, files.ids.contains(seen.nodeid) else { continue }
                 while case let header = slots.slot(index).header, header.len != 0, header.unique == seen.unique { usleep(200) }
@@ -93,6 +95,7 @@ package final class FuseSession: @unchecked Sendable {
     private func finish(_ reason: End) {
         end.withLock { if $0 == nil { $0 = reason } }
         gate.stop()
+        spares.stop(threads: slots.spareCount)
         wakeWaiter()
     }
 
@@ -109,12 +112,43 @@ package final class FuseSession: @unchecked Sendable {
         sigaction(wakeSignal, &action, nil)
     }
 
-    private func readRequests(_ slot: Slot) {
+    /// A spare slot has memory only while it is used.
+    private func readInPlaceOfWaiting(_ index: Int) {
+        let slot = slots.slot(index)
         if !slot.isFree {
-            RequestExecution(session: self, slot: slot, isRecovered: true).run()
-            slot.release()
+            lockSpare(index)
+            finishRecovered(slot)
+            slots.releaseSpare(index)
         }
-        while gate.enter() {
+        while spares.enter() {
+            // Others do without it: then requests wait behind the writes that wait for room.
+            guard lockSpare(index) else {
+                spares.leave()
+                continue
+            }
+            readRequests(slot, asOneOf: spares)
+            slots.releaseSpare(index)
+        }
+    }
+
+    @discardableResult
+    private func lockSpare(_ index: Int) -> Bool {
+        do throws(SystemError) { try slots.lockSpare(index) } catch {
+            log("\(error)")
+            return false
+        }
+        return true
+    }
+
+    private func finishRecovered(_ slot: Slot) {
+        guard !slot.isFree else { return }
+        RequestExecution(session: self, slot: slot, isRecovered: true).run()
+        slot.release()
+    }
+
+    private func readRequests(_ slot: Slot, asOneOf spares: SpareReaders? = nil) {
+        finishRecovered(slot)
+        while gate.enter(asOneOf: spares) {
             slot.release()
             let count = read(device, slot.head, Slot.headBytes + slot.payloadBytes)
             let code = errno

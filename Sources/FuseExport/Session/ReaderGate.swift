@@ -27,9 +27,15 @@ final class ReaderGate: @unchecked Sendable {
 
     var isStopping: Bool { stopping.load(ordering: .acquiring) }
 
-    /// Returns when the caller is to read the next request; false when the session stops.
-    func enter() -> Bool {
+    /// Returns when the caller is to read the next request; false when the session stops, or when the caller is one of
+    /// `spares` and is needed no more.
+    func enter(asOneOf spares: SpareReaders? = nil) -> Bool {
         while !isStopping {
+            if let spares, spares.retire() {
+                // It may have been woken to read.
+                if reading.load(ordering: .sequentiallyConsistent) == 0, takeParked() { sem_post(seat) }
+                return false
+            }
             if reading.add(1, ordering: .sequentiallyConsistent).oldValue < hotReaders { return true }
             reading.subtract(1, ordering: .sequentiallyConsistent)
             parked.add(1, ordering: .sequentiallyConsistent)

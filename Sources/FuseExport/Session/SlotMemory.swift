@@ -2,7 +2,8 @@
 // was negotiated with the kernel and one slot a reader thread. A slot keeps a request from the moment the kernel hands
 // it over until its answer was accepted, so a successor finds what a dead worker had in hand.
 //
-// Layout: page 0 is the session page; then, for each slot, one control page and the payload pages.
+// Layout: page 0 is the session page; then, for each slot, one control page and the payload pages; then the same for spare
+// slots, whose pages exist only while they are used.
 // Control page: 0 sequence (8 B) · 64 counters · 1024 reply area (2 KiB) · 4016 request head (80 B). The head ends where
 // the payload begins, so one read(2) fills both: a WRITE's data lands page-aligned, and a long name runs on into it.
 //
@@ -62,22 +63,32 @@ package final class SlotMemory: @unchecked Sendable {
     private static let magic: UInt64 = 0x3153_544f_4c53_4641  // "AFSLOTS1", little-endian; the last byte is the version
 
     let base: UnsafeMutableRawPointer
+    private let spareBase: UnsafeMutableRawPointer?
     package let slotCount: Int
+    /// Slots with the numbers behind, for `SpareReaders`.
+    package let spareCount: Int
     package let payloadBytes: Int
-    private let mappedBytes: Int
+    private let plan: Plan
 
     /// How many slots of what size: 16 of 1 MiB, or what the locked-memory limit of an ordinary user allows.
     package struct Plan: Equatable, Sendable {
         package var slotCount: Int
         package var payloadBytes: Int
+        /// None for an ordinary user. 64: so many requests of asynchronous I/O the kernel sends at a time, and all may be writes
+        /// that wait.
+        package var spareCount = 0
 
-        package static let full = Plan(slotCount: 16, payloadBytes: 1 << 20)
+        package static let full = Plan(slotCount: 16, payloadBytes: 1 << 20, spareCount: 64)
 
-        var memoryBytes: Int { Slot.pageBytes + slotCount * (Slot.pageBytes + payloadBytes) }
+        /// What is locked all the time.
+        var memoryBytes: Int { Slot.pageBytes + slotCount * slotBytes }
+        var spareBytes: Int { spareCount * slotBytes }
+        private var slotBytes: Int { Slot.pageBytes + payloadBytes }
 
         /// The largest plan whose memory stays under three quarters of `lockedBytesMax`.
         package static func within(lockedBytesMax: UInt64) -> Plan {
             var plan = Plan.full
+            plan.spareCount = 0
             while UInt64(plan.memoryBytes) > lockedBytesMax / 4 * 3, plan.payloadBytes > 128 << 10 { plan.payloadBytes /= 2 }
             while UInt64(plan.memoryBytes) > lockedBytesMax / 4 * 3, plan.slotCount > 2 { plan.slotCount /= 2 }
             return plan
@@ -94,12 +105,13 @@ package final class SlotMemory: @unchecked Sendable {
         let raw = farshore_memfd("farshore-slots")
         guard raw >= 0 else { throw SystemError(errno: errno, operation: "make the request slots", path: "memfd") }
         let file = Descriptor(owning: raw, path: "memfd:farshore-slots")
-        try file.truncate(to: UInt64(plan.memoryBytes))
+        try file.truncate(to: UInt64(plan.memoryBytes + plan.spareBytes))
         var page = [UInt8](repeating: 0, count: Slot.pageBytes)
         page.withUnsafeMutableBytes { bytes in
             bytes.putLE(magic, at: 0)
             bytes.putLE(UInt64(plan.slotCount), at: 8)
             bytes.putLE(UInt64(plan.payloadBytes), at: 16)
+            bytes.putLE(UInt64(plan.spareCount), at: 24)
             kernel.encode(into: bytes, at: 64)
         }
         try file.write(page, at: 0)
@@ -110,32 +122,57 @@ package final class SlotMemory: @unchecked Sendable {
     package init(descriptor: Int32) throws(SystemError) {
         var page = [UInt8](repeating: 0, count: Slot.pageBytes)
         let count = page.withUnsafeMutableBytes { pread(descriptor, $0.baseAddress, $0.count, 0) }
-        let fields = page.withUnsafeBytes { ($0.getLE(UInt64.self, at: 0), $0.getLE(UInt64.self, at: 8), $0.getLE(UInt64.self, at: 16)) }
+        let fields = page.withUnsafeBytes {
+            ($0.getLE(UInt64.self, at: 0), $0.getLE(UInt64.self, at: 8), $0.getLE(UInt64.self, at: 16), $0.getLE(UInt64.self, at: 24))
+        }
         // A worker of another version must not take requests for something else.
         guard count != Slot.pageBytes || fields.0 == SlotMemory.magic || fields.0 << 8 != SlotMemory.magic << 8 else {
             throw SystemError(errno: EPROTO, operation: "use request slots of another version than this program's", path: "memfd")
         }
-        guard count == Slot.pageBytes, fields.0 == SlotMemory.magic, (1...1024).contains(fields.1), (4096...(16 << 20)).contains(fields.2) else {
+        guard count == Slot.pageBytes, fields.0 == SlotMemory.magic, (1...1024).contains(fields.1), (4096...(16 << 20)).contains(fields.2), fields.3 <= 1024
+        else {
             throw SystemError(errno: EINVAL, operation: "use the inherited request slots", path: "descriptor \(descriptor)")
         }
-        let plan = Plan(slotCount: Int(fields.1), payloadBytes: Int(fields.2))
+        plan = Plan(slotCount: Int(fields.1), payloadBytes: Int(fields.2), spareCount: Int(fields.3))
         guard let memory = farshore_map_shared(descriptor, plan.memoryBytes) else {
             throw SystemError(errno: errno, operation: "map \(plan.memoryBytes) bytes of request slots", path: "memfd")
         }
         base = memory
         slotCount = plan.slotCount
+        spareCount = plan.spareCount
         payloadBytes = plan.payloadBytes
-        mappedBytes = plan.memoryBytes
+        spareBase = plan.spareCount == 0 ? nil : farshore_map_shared_later(descriptor, plan.memoryBytes, plan.spareBytes)
+        guard plan.spareCount == 0 || spareBase != nil else {
+            throw SystemError(errno: errno, operation: "map \(plan.spareBytes) bytes of spare request slots", path: "memfd")
+        }
         // A kill while the kernel copies into a page that is not there would end the request with EIO.
         guard mlock(memory, plan.memoryBytes) == 0 else {
             throw SystemError(errno: errno, operation: "lock \(plan.memoryBytes) bytes of request slots in memory", path: "memfd")
         }
     }
 
-    deinit { munmap(base, mappedBytes) }
+    deinit {
+        munmap(base, plan.memoryBytes)
+        if let spareBase { munmap(spareBase, plan.spareBytes) }
+    }
 
     func slot(_ index: Int) -> Slot {
-        Slot(control: base + Slot.pageBytes + index * (Slot.pageBytes + payloadBytes), payloadBytes: payloadBytes)
+        let slotBytes = Slot.pageBytes + payloadBytes
+        if index >= slotCount, let spareBase { return Slot(control: spareBase + (index - slotCount) * slotBytes, payloadBytes: payloadBytes) }
+        return Slot(control: base + Slot.pageBytes + index * slotBytes, payloadBytes: payloadBytes)
+    }
+
+    /// Gives the spare slot its memory, as `init` does for the others.
+    func lockSpare(_ index: Int) throws(SystemError) {
+        guard mlock(slot(index).control, Slot.pageBytes + payloadBytes) == 0 else {
+            throw SystemError(errno: errno, operation: "lock a spare request slot in memory", path: "memfd")
+        }
+    }
+
+    /// The payload's memory goes back; the counters stay. Where it cannot be given back it is kept for the next use.
+    func releaseSpare(_ index: Int) {
+        munlock(slot(index).control, Slot.pageBytes + payloadBytes)
+        madvise(slot(index).payload, payloadBytes, MADV_REMOVE)
     }
 
     package var kernel: KernelFeatures {
@@ -146,8 +183,10 @@ package final class SlotMemory: @unchecked Sendable {
     /// supervisor, which does not map the slots.
     static func requestsInHand(_ slots: borrowing Descriptor, plan: Plan) throws(SystemError) -> (count: Int, mark: UInt64) {
         var count = 0
-        var mark: UInt64 = 0
-        for index in 0..<plan.slotCount {
+        // A worker that says that its writes wait for room does not stand still.
+        var mark = try slots.read(count: 8, at: waitMarkOffset).withUnsafeBytes { $0.getLE(UInt64.self, at: 0) }
+        // The spare slots follow at the same distance.
+        for index in 0..<plan.slotCount + plan.spareCount {
             let page = try slots.read(count: Slot.pageBytes, at: UInt64(Slot.pageBytes + index * (Slot.pageBytes + plan.payloadBytes)))
             page.withUnsafeBytes { bytes in
                 let head = UnsafeRawBufferPointer(rebasing: bytes[(Slot.pageBytes - Slot.headBytes)...])
@@ -160,10 +199,18 @@ package final class SlotMemory: @unchecked Sendable {
         return (count, mark)
     }
 
+    private static let waitMarkOffset: UInt64 = 32
+
+    /// Call now and then while writes wait for room that is coming: the supervisor would take the worker for hung. One thread only.
+    package func noteWaiting() {
+        let mark = base + Int(Self.waitMarkOffset)
+        mark.storeBytes(of: mark.load(as: UInt64.self) &+ 1, as: UInt64.self)
+    }
+
     /// What was served since the mount appeared, all workers together.
     package func traffic() -> Traffic {
         var sum = Traffic()
-        for index in 0..<slotCount {
+        for index in 0..<slotCount + spareCount {
             let counters = slot(index).counters.pointee
             sum.requests &+= counters.requests
             sum.bytesRead &+= counters.bytesRead

@@ -28,6 +28,8 @@ package final class WorkerProcess: @unchecked Sendable {
     private var onOrphaned: (@Sendable () -> Void)?
     /// The supervisor's answers to `hold` and `release` that nobody has taken yet.
     private var answerCount = 0
+    /// To be told of writes that wait for room.
+    package let spareReaders = SpareReaders()
 
     /// Takes over descriptors 3, 4 and 5 and those of `locks`; throws when a person ran the command by hand. Call before
     /// other threads exist: it blocks signals.
@@ -88,7 +90,7 @@ package final class WorkerProcess: @unchecked Sendable {
 
     /// From here on requests are answered, those that a dead worker had in hand first.
     package func start(_ tree: ExportTree) throws(SystemError) {
-        let session = FuseSession(device: WorkerProcess.deviceDescriptor, slots: slots, tree: tree, log: log)
+        let session = FuseSession(device: WorkerProcess.deviceDescriptor, slots: slots, tree: tree, spares: spareReaders, log: log)
         try session.start()
         monitor.lock()
         self.session = session

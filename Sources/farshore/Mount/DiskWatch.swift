@@ -50,6 +50,7 @@ final class DiskWatch: @unchecked Sendable {
             looks += 1
             let statuses = disks.all().map(\.disk.status)
             for status in statuses { look(at: status) }
+            if statuses.contains(where: \.log.isAwaitingRoom) { disks.noteWaiting() }
             let names = Set(statuses.map(\.name))
             seen = seen.filter { names.contains($0.key) }
             if looks % Self.retryLooks == 0 { disks.openRefused() }

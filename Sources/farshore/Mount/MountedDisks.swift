@@ -43,7 +43,9 @@ final class MountedDisks: Sendable {
         self.directory = directory
         self.honoursImageOwner = honoursImageOwner
         points = PointGroups(catalogue: catalogue)
-        options = ChangeLog.Options(bootID: try Clock.bootID())
+        var options = ChangeLog.Options(bootID: try Clock.bootID())
+        options.roomWait = { [spares = process.spareReaders] in spares.note(waits: $0) }
+        self.options = options
         sequencer = try Sequencer(path: catalogue.site.sequencePath, handingOnIn: options.bootID)
         var permissions = FilePermissions.ownerOnly()
         if honoursImageOwner { permissions.bits = 0o644 }
@@ -171,6 +173,9 @@ final class MountedDisks: Sendable {
             all().map { ServedDiskStatus($0.disk.status, points: points.problem(ofDisk: $0.disk.name), hasSupervisor: hasSupervisor) },
             refused: refused, mount: MountStatus(process.slots, hasSupervisor: hasSupervisor))
     }
+
+    /// To be called now and then while writes wait for room that is coming.
+    func noteWaiting() { process.slots.noteWaiting() }
 
     func all() -> [Entry] { entries.withLock { $0.values.sorted { $0.disk.name < $1.disk.name } } }
 
