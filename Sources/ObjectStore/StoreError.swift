@@ -33,11 +33,14 @@ package struct StoreError: Error, Equatable, Sendable, CustomStringConvertible {
     package let code: Code
     package let message: String
     package let remedy: String
+    /// How long a throttling target asks to be left alone.
+    package let retryAfterSeconds: Int?
 
-    package init(_ code: Code, _ message: String, try remedy: String) {
+    package init(_ code: Code, _ message: String, try remedy: String, retryAfterSeconds: Int? = nil) {
         self.code = code
         self.message = message
         self.remedy = remedy
+        self.retryAfterSeconds = retryAfterSeconds
     }
 
     /// True when the same request may succeed later without anyone doing something about it, or once space was made.

@@ -24,6 +24,26 @@ package enum StoreLocation: Equatable, Sendable {
         return path
     }
 
+    /// Ends with `/` unless it is empty.
+    static func prefix(_ text: Substring, of url: String) throws(StoreError) -> String {
+        guard var folder = percentDecoded(text) else { throw refusal(url, "it has a wrong %-sequence") }
+        while folder.last == "/" { folder.removeLast() }
+        if !folder.isEmpty { try ObjectKey.check(folder) }
+        return folder.isEmpty ? "" : folder + "/"
+    }
+
+    static func options(_ query: Substring, known: Set<String>, of url: String) throws(StoreError) -> [String: String] {
+        var options: [String: String] = [:]
+        for item in query.split(separator: "&") {
+            let pair = item.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            guard pair.count == 2, let value = percentDecoded(pair[1]), !value.isEmpty else { throw refusal(url, "\(item) is no option") }
+            let name = String(pair[0])
+            guard known.contains(name) else { throw refusal(url, "the option \(name) is not known") }
+            guard options.updateValue(value, forKey: name) == nil else { throw refusal(url, "the option \(name) is there twice") }
+        }
+        return options
+    }
+
     static func refusal(_ url: String, _ reason: String) -> StoreError {
         StoreError(.badLocation, "the vault URL \(url) is refused: \(reason)", try: "write file:///dir or s3://bucket/prefix?endpoint=http://host:port&region=r")
     }
@@ -33,7 +53,7 @@ package struct S3Location: Equatable, Sendable {
     package let bucket: String
     /// Ends with `/` unless it is empty.
     package let prefix: String
-    package let endpoint: S3Endpoint
+    package let endpoint: TargetEndpoint
     package let region: String
     /// A PEM file with the authorities to trust instead of the system's.
     package let authoritiesFile: String?
@@ -46,31 +66,16 @@ package struct S3Location: Equatable, Sendable {
         guard !place[0].contains("@") else { throw Self.secretRefusal() }
         bucket = String(place[0])
         guard Self.isBucketName(bucket) else { throw StoreLocation.refusal(url, "\(bucket.debugDescription) is no bucket name") }
-        guard var folder = percentDecoded(place.count > 1 ? place[1] : "") else { throw StoreLocation.refusal(url, "it has a wrong %-sequence") }
-        while folder.last == "/" { folder.removeLast() }
-        if !folder.isEmpty { try ObjectKey.check(folder) }
-        prefix = folder.isEmpty ? "" : folder + "/"
+        prefix = try StoreLocation.prefix(place.count > 1 ? place[1] : "", of: url)
 
-        let options = try Self.options(parts.count > 1 ? parts[1] : "", of: url)
+        let options = try StoreLocation.options(parts.count > 1 ? parts[1] : "", known: ["endpoint", "region", "ca", "profile"], of: url)
         region = options["region"] ?? "us-east-1"
         guard !region.isEmpty, region.allSatisfy({ $0.isASCII && ($0.isLetter || $0.isNumber || $0 == "-") }) else {
             throw StoreLocation.refusal(url, "the region is wrong")
         }
-        endpoint = try S3Endpoint(options["endpoint"] ?? "https://s3.\(region).amazonaws.com", of: url)
+        endpoint = try TargetEndpoint(options["endpoint"] ?? "https://s3.\(region).amazonaws.com", of: url)
         authoritiesFile = options["ca"]
         profile = options["profile"]
-    }
-
-    private static func options(_ query: Substring, of url: String) throws(StoreError) -> [String: String] {
-        var options: [String: String] = [:]
-        for item in query.split(separator: "&") {
-            let pair = item.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
-            guard pair.count == 2, let value = percentDecoded(pair[1]), !value.isEmpty else { throw StoreLocation.refusal(url, "\(item) is no option") }
-            let name = String(pair[0])
-            guard ["endpoint", "region", "ca", "profile"].contains(name) else { throw StoreLocation.refusal(url, "the option \(name) is not known") }
-            guard options.updateValue(value, forKey: name) == nil else { throw StoreLocation.refusal(url, "the option \(name) is there twice") }
-        }
-        return options
     }
 
     /// What Amazon allows and what older servers allow beyond it.
@@ -83,34 +88,4 @@ package struct S3Location: Equatable, Sendable {
     private static func secretRefusal() -> StoreError {
         StoreError(.badLocation, "the vault URL holds credentials", try: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write ~/.aws/credentials")
     }
-}
-
-package struct S3Endpoint: Equatable, Sendable, CustomStringConvertible {
-    package let usesTLS: Bool
-    /// A name, an IPv4 address, or an IPv6 address in brackets.
-    package let host: String
-    package let port: Int?
-
-    init(_ text: String, of url: String) throws(StoreError) {
-        let rest: Substring
-        if text.hasPrefix("https://") {
-            (usesTLS, rest) = (true, text.dropFirst(8))
-        } else if text.hasPrefix("http://") {
-            (usesTLS, rest) = (false, text.dropFirst(7))
-        } else {
-            throw StoreLocation.refusal(url, "the endpoint must start with http:// or https://")
-        }
-        let authority = rest.last == "/" ? rest.dropLast() : rest
-        let colon = authority.lastIndex(of: ":").flatMap { authority[$0...].contains("]") ? nil : $0 }
-        host = String(authority[..<(colon ?? authority.endIndex)])
-        port = colon.flatMap { Int(authority[authority.index(after: $0)...]) }
-        let isPortRight = colon == nil || port.map((1...65535).contains) == true
-        let isHostRight = !host.isEmpty && host.allSatisfy { $0.isASCII && ($0.isLetter || $0.isNumber || "-._:[]".contains($0)) }
-        guard isPortRight, isHostRight else { throw StoreLocation.refusal(url, "the endpoint must be http(s)://host:port") }
-    }
-
-    /// As the `Host` header has it.
-    package var authority: String { port.map { "\(host):\($0)" } ?? host }
-
-    package var description: String { (usesTLS ? "https://" : "http://") + authority }
 }

@@ -52,6 +52,16 @@ import Testing
         #expect(policy.waitMilliseconds(beforeTry: 4, random: 0.5) == 2400)
     }
 
+    @Test func aThrottlingTargetIsLeftAloneAsLongAsItAsks() throws {
+        let flaky = FlakyStore(failures: 1, .throttled, doneAnyway: false, retryAfterSeconds: 1)
+        let start = ContinuousClock.now
+        try RetryingStore(flaky, policy: Self.quick(4)).put("k", [1], ifAbsent: false)
+        #expect(ContinuousClock.now - start >= .seconds(1))
+        let patient = RetryingStore(FlakyStore(failures: 1, .throttled, doneAnyway: false, retryAfterSeconds: 31), policy: Self.quick(4))
+        expectCode(.throttled) { _ = try patient.get("k") }
+        #expect(patient.retryCount == 0)
+    }
+
     @Test func countsRequestsAndBytes() throws {
         let store = CountingStore(FlakyStore(failures: 0, .timedOut, doneAnyway: false))
         try store.put("a", [1, 2, 3], ifAbsent: true)
@@ -72,10 +82,11 @@ private final class FlakyStore: ObjectStore {
     private let state: Mutex<(objects: [String: [UInt8]], failures: Int)>
     private let code: StoreError.Code
     private let doneAnyway: Bool
+    private let retryAfterSeconds: Int?
 
-    init(failures: Int, _ code: StoreError.Code, doneAnyway: Bool) {
+    init(failures: Int, _ code: StoreError.Code, doneAnyway: Bool, retryAfterSeconds: Int? = nil) {
         state = Mutex((objects: [:], failures: failures))
-        (self.code, self.doneAnyway) = (code, doneAnyway)
+        (self.code, self.doneAnyway, self.retryAfterSeconds) = (code, doneAnyway, retryAfterSeconds)
     }
 
     func failNext(_ count: Int) { state.withLock { $0.failures = count } }
@@ -91,7 +102,7 @@ private final class FlakyStore: ObjectStore {
         }
     }
 
-    private func failure(_ code: StoreError.Code) -> StoreError { StoreError(code, "told to fail", try: "nothing") }
+    private func failure(_ code: StoreError.Code) -> StoreError { StoreError(code, "told to fail", try: "nothing", retryAfterSeconds: retryAfterSeconds) }
 
     func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
         let fails = fails

@@ -15,7 +15,7 @@ import Testing
         let server = try ScriptedServer(answer)
         defer { server.end() }
         guard case .s3(let place) = try StoreLocation("s3://bucket/p?endpoint=\(server.endpoint)") else { return }
-        var deadlines = S3Deadlines()
+        var deadlines = TargetDeadlines()
         (deadlines.connectSeconds, deadlines.idleSeconds, deadlines.requestSeconds) = (2, 1, 3)
         deadlines.slowestBytesPerSecond = 10 << 20
         let credentials = try CredentialsSource(environment: Self.environment, profile: nil)

@@ -77,14 +77,18 @@ package final class RetryingStore: ObjectStore {
         let start = ContinuousClock.now
         var tries = 1
         while true {
+            let wished: Int
             do throws(StoreError) {
                 return try request()
             } catch {
-                guard Self.isWorthRetrying(error.code), tries < policy.triesMax, ContinuousClock.now - start < .seconds(policy.secondsMax) else { throw error }
+                // Sooner than the target asks for is in vain, and a longer wait is not a request's business.
+                wished = max(0, error.retryAfterSeconds ?? 0)
+                let rest = Duration.seconds(policy.secondsMax) - (ContinuousClock.now - start)
+                guard Self.isWorthRetrying(error.code), tries < policy.triesMax, rest > Duration.seconds(wished) else { throw error }
             }
             tries += 1
             retries.add(1, ordering: .relaxed)
-            sleepMilliseconds(policy.waitMilliseconds(beforeTry: tries, random: .random(in: 0..<1)))
+            sleepMilliseconds(max(wished * 1000, policy.waitMilliseconds(beforeTry: tries, random: .random(in: 0..<1))))
         }
     }
 

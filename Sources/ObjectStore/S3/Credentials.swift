@@ -1,8 +1,6 @@
-// Where S3 credentials come from: the environment, or a section of the shared credentials file. The file is read again
-// when the target refuses what is in use, so a renewed key or token is taken up without a restart.
+// Where S3 credentials come from: the environment, or a section of the shared credentials file.
 
 import BlockIO
-import Synchronization
 
 package struct Credentials: Equatable, Sendable {
     package let accessKeyID: String
@@ -17,29 +15,16 @@ package struct Credentials: Equatable, Sendable {
     }
 }
 
-package final class CredentialsSource: Sendable {
-    private let read: @Sendable () throws(StoreError) -> Credentials
-    private let inUse: Mutex<Credentials>
-
+extension CredentialsSource where Keys == Credentials {
     /// A profile named in the URL wins over the keys of the environment; without one those win over the file.
-    package init(environment: [String: String], profile: String?) throws(StoreError) {
+    package convenience init(environment: [String: String], profile: String?) throws(StoreError) {
         if profile == nil, let keys = try Self.environmentKeys(environment) {
-            read = { () throws(StoreError) in keys }
+            try self.init { () throws(StoreError) in keys }
         } else {
             let file = try Self.filePath(environment)
             let section = profile ?? environment["AWS_PROFILE"] ?? "default"
-            read = { () throws(StoreError) in try CredentialsFile.read(file, section: section) }
+            try self.init { () throws(StoreError) in try CredentialsFile.read(file, section: section) }
         }
-        inUse = Mutex(try read())
-    }
-
-    var current: Credentials { inUse.withLock { $0 } }
-
-    /// Reads the source again; true when it now holds other credentials than `refused`.
-    func renew(after refused: Credentials) throws(StoreError) -> Bool {
-        let fresh = try read()
-        inUse.withLock { $0 = fresh }
-        return fresh != refused
     }
 
     private static func environmentKeys(_ environment: [String: String]) throws(StoreError) -> Credentials? {
@@ -66,18 +51,12 @@ package final class CredentialsSource: Sendable {
 /// The INI file that AWS tools share: `[profile]` sections with `name = value` lines.
 enum CredentialsFile {
     static func read(_ path: String, section: String) throws(StoreError) -> Credentials {
-        let bytes: [UInt8]?
-        do throws(SystemError) {
-            bytes = try DurableFile.read(path, limitBytes: 1 << 20)
-        } catch {
-            throw StoreError(.credentialsRefused, error.description, try: "make the credentials file readable for this user")
-        }
-        guard let bytes else {
+        guard let text = try credentialsText(path) else {
             throw StoreError(
                 .credentialsRefused, "there are no S3 credentials: AWS_ACCESS_KEY_ID is not set and \(path) does not exist",
                 try: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write that file")
         }
-        let values = values(of: section, in: String(decoding: bytes, as: UTF8.self))
+        let values = values(of: section, in: text)
         guard let key = values["aws_access_key_id"], let secret = values["aws_secret_access_key"] else {
             throw StoreError(
                 .credentialsRefused, "\(path) has no aws_access_key_id and aws_secret_access_key in its section [\(section)]",
@@ -110,11 +89,8 @@ enum CredentialsFile {
 }
 
 extension Credentials {
-    /// They go into headers, so a stray line feed or byte beyond ASCII must not.
     fileprivate func checked(from source: String) throws(StoreError) -> Credentials {
-        for value in [accessKeyID, secretAccessKey, sessionToken ?? ""] where value.utf8.contains(where: { $0 <= 0x20 || $0 >= 0x7F }) {
-            throw StoreError(.credentialsRefused, "the credentials from \(source) hold a space or a special character", try: "write them again")
-        }
+        for value in [accessKeyID, secretAccessKey, sessionToken ?? ""] { try checkCredential(value, from: source) }
         return self
     }
 }

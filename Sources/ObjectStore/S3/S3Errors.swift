@@ -9,20 +9,20 @@ struct S3Errors {
     let region: String
 
     /// `isTemporary`: the credentials in use have a session token. Some targets (Ceph 16) answer AccessDenied when it expired.
-    func error(_ answer: S3Answer, for what: String, ourClock: Int, isTemporary: Bool) -> StoreError {
+    func error(_ answer: TargetAnswer, for what: String, ourClock: Int, isTemporary: Bool) -> StoreError {
         let body = S3ErrorBody(answer.body)
         let name = body?.Code ?? ""
-        let code = Self.codes[name] ?? Self.code(status: answer.status)
-        let told = name.isEmpty ? "HTTP status \(answer.status)" : name + (body?.Message.map { ": \(Self.printable($0))" } ?? "")
+        let code = Self.codes[name] ?? StoreError.Code(status: answer.status)
+        let told = name.isEmpty ? "HTTP status \(answer.status)" : name + (body?.Message.map { ": \(TargetAnswer.printable($0))" } ?? "")
         let message = "\(location): \(what) was answered with \(told)"
         switch code {
-        case .clockSkew: return clockSkew(answer, ourClock: ourClock)
+        case .clockSkew: return answer.clockSkew(at: location, ourClock: ourClock)
         case .redirected: return redirected(answer, body)
         case .credentialsRefused where name == "AuthorizationHeaderMalformed" && body?.Region.map { $0 != region } == true:
-            return StoreError(code, message, try: "write region=\(Self.printable(body?.Region ?? "")) in the vault URL")
+            return StoreError(code, message, try: "write region=\(TargetAnswer.printable(body?.Region ?? "")) in the vault URL")
         case .accessDenied where isTemporary:
             return StoreError(code, message, try: "get new temporary credentials if these have expired; else " + remedy(code, name))
-        default: return StoreError(code, message, try: remedy(code, name))
+        default: return StoreError(code, message, try: remedy(code, name), retryAfterSeconds: answer.retryAfterSeconds)
         }
     }
 
@@ -46,23 +46,6 @@ struct S3Errors {
         "NotImplemented": .unsupported, "EntityTooLarge": .unsupported, "KeyTooLongError": .unsupported,
     ]
 
-    private static func code(status: Int) -> StoreError.Code {
-        switch status {
-        case 300..<400: .redirected
-        case 401: .credentialsRefused
-        case 403: .accessDenied
-        case 404: .notFound
-        case 408: .timedOut
-        case 412: .alreadyExists
-        case 416: .outOfRange
-        case 429, 503: .throttled
-        case 501: .unsupported
-        case 507: .notEnoughSpace
-        case 500...: .serverFault
-        default: .unsupported
-        }
-    }
-
     private func remedy(_ code: StoreError.Code, _ name: String) -> String {
         switch code {
         case .notFound, .outOfRange: "run `farshore vault check` to see what depends on it"
@@ -82,24 +65,11 @@ struct S3Errors {
         }
     }
 
-    private func clockSkew(_ answer: S3Answer, ourClock: Int) -> StoreError {
-        let ours = HTTPDate(secondsSince1970: ourClock).readable
-        let theirs = answer.headers["date"].flatMap(HTTPDate.init(header:))?.readable ?? "unknown"
-        return StoreError(
-            .clockSkew, "\(location): the target refuses this host's clock: ours says \(ours), the target's \(theirs)",
-            try: "set the clock right (timedatectl set-ntp true)")
-    }
-
-    private func redirected(_ answer: S3Answer, _ body: S3ErrorBody?) -> StoreError {
+    private func redirected(_ answer: TargetAnswer, _ body: S3ErrorBody?) -> StoreError {
         let elsewhere = [answer.headers["x-amz-bucket-region"].map { "region \($0)" }, (body?.Endpoint ?? answer.headers["location"]).map { "endpoint \($0)" }]
-            .compactMap { $0 }.map(Self.printable).joined(separator: ", ")
+            .compactMap { $0 }.map(TargetAnswer.printable).joined(separator: ", ")
         return StoreError(
             .redirected, "\(location): the bucket \(bucket) is not at \(endpoint)" + (elsewhere.isEmpty ? "" : " but at \(elsewhere)"),
             try: "write the endpoint= and region= of the bucket in the vault URL")
-    }
-
-    /// A hostile target must not reach the terminal with escape sequences or floods.
-    private static func printable(_ text: String) -> String {
-        String(String.UnicodeScalarView(text.unicodeScalars.prefix(300).filter { $0.value >= 0x20 && $0.value != 0x7F && !(0x80..<0xA0).contains($0.value) }))
     }
 }

@@ -5,8 +5,8 @@ extension S3Store {
     static let partBytes = 16 << 20
 
     func putInParts(_ key: String, _ bytes: [UInt8]) throws(StoreError) {
-        let started = try succeed(S3Request(.post, path: path(key), query: [("uploads", "")]), "start of the upload of \(key)")
-        guard let upload = S3Documents.read(S3UploadBody.self, started.body)?.UploadId else { throw damaged("start of an upload") }
+        let started = try succeed(TargetRequest(.post, path: path(key), query: [("uploads", "")]), "start of the upload of \(key)")
+        guard let upload = XMLDocument.read(S3UploadBody.self, started.body)?.UploadId else { throw damaged("start of an upload") }
         do throws(StoreError) {
             var tags: [String] = []
             for offset in stride(from: 0, to: bytes.count, by: Self.partBytes) {
@@ -21,22 +21,22 @@ extension S3Store {
 
     private func putPart(_ key: String, upload: String, number: Int, _ bytes: [UInt8]) throws(StoreError) -> String {
         let query = [(name: "partNumber", value: "\(number)"), (name: "uploadId", value: upload)]
-        let answer = try succeed(S3Request(.put, path: path(key), query: query, body: bytes), "PUT of part \(number) of \(key)")
+        let answer = try succeed(TargetRequest(.put, path: path(key), query: query, body: bytes), "PUT of part \(number) of \(key)")
         guard let tag = answer.headers["etag"] else { throw damaged("part") }
         return tag
     }
 
     private func complete(_ key: String, upload: String, _ tags: [String]) throws(StoreError) {
-        let request = S3Request(
+        let request = TargetRequest(
             .post, path: path(key), query: [("uploadId", upload)], headers: [("content-type", "application/xml")], body: S3Documents.completion(partTags: tags))
         let answer = try succeed(request, "end of the upload of \(key)")
         // The status is sent before the work is done, so a failure can follow a 200.
-        if S3ErrorBody(answer.body) != nil { throw failure(S3Answer(status: 500, headers: answer.headers, body: answer.body), "end of the upload of \(key)") }
+        if S3ErrorBody(answer.body) != nil { throw failure(TargetAnswer(status: 500, headers: answer.headers, body: answer.body), "end of the upload of \(key)") }
     }
 
     private func end(_ key: String, upload: String, after cause: StoreError) throws(StoreError) -> Never {
         do throws(StoreError) {
-            try succeed(S3Request(.delete, path: path(key), query: [("uploadId", upload)]), "abort of the upload of \(key)")
+            try succeed(TargetRequest(.delete, path: path(key), query: [("uploadId", upload)]), "abort of the upload of \(key)")
         } catch {
             throw StoreError(cause.code, "\(cause.message); its parts could not be removed: \(error.message)", try: cause.remedy)
         }

@@ -14,8 +14,8 @@ package final class S3Store: ObjectStore {
 
     let place: S3Location
     let errors: S3Errors
-    private let connection: S3Connection
-    private let credentials: CredentialsSource
+    private let connection: TargetConnection
+    private let credentials: CredentialsSource<Credentials>
     private let clock: @Sendable () -> Int
     private let learned = Mutex(Learned())
 
@@ -29,13 +29,13 @@ package final class S3Store: ObjectStore {
 
     /// `clock` gives seconds since 1970; only tests pass another.
     package init(
-        _ place: S3Location, credentials: CredentialsSource, parallelism: Int, deadlines: S3Deadlines = S3Deadlines(),
+        _ place: S3Location, credentials: CredentialsSource<Credentials>, parallelism: Int, deadlines: TargetDeadlines = TargetDeadlines(),
         clock: @escaping @Sendable () -> Int = { Int(Clock.wallNanoseconds() / 1_000_000_000) }
     ) throws(StoreError) {
         self.place = place
         self.credentials = credentials
         self.clock = clock
-        connection = try S3Connection(endpoint: place.endpoint, authoritiesFile: place.authoritiesFile, parallelism: parallelism, deadlines: deadlines)
+        connection = try TargetConnection(endpoint: place.endpoint, authoritiesFile: place.authoritiesFile, parallelism: parallelism, deadlines: deadlines)
         errors = S3Errors(location: "s3://\(place.bucket)/\(place.prefix)", bucket: place.bucket, endpoint: place.endpoint.description, region: place.region)
     }
 
@@ -64,7 +64,7 @@ package final class S3Store: ObjectStore {
 
     private func putWhole(_ key: String, _ bytes: [UInt8], headers: [(name: String, value: String)]) throws(StoreError) {
         let type = [(name: "content-type", value: "application/octet-stream")]
-        try succeed(S3Request(.put, path: path(key), headers: headers + type, body: bytes), "PUT of \(key)")
+        try succeed(TargetRequest(.put, path: path(key), headers: headers + type, body: bytes), "PUT of \(key)")
     }
 
     private func conditionsUnsupported() -> StoreError {
@@ -74,34 +74,20 @@ package final class S3Store: ObjectStore {
     package func get(_ key: String, range: Range<UInt64>?) throws(StoreError) -> [UInt8] {
         try ObjectKey.check(key)
         guard let range else {
-            return try succeed(S3Request(.get, path: path(key), answerBytesMax: ObjectLimits.objectBytesMax), "GET of \(key)").body
+            return try succeed(TargetRequest(.get, path: path(key), answerBytesMax: ObjectLimits.objectBytesMax), "GET of \(key)").body
         }
         if range.isEmpty { return [] }
         guard range.count <= ObjectLimits.objectBytesMax else {
             throw StoreError(.unsupported, "\(errors.location): \(range.count) bytes of \(key) at once are too many", try: "report this")
         }
         let header = (name: "range", value: "bytes=\(range.lowerBound)-\(range.upperBound - 1)")
-        let request = S3Request(.get, path: path(key), headers: [header], answerBytesMax: range.count)
-        return try checkedRange(range, of: key, try succeed(request, "GET of \(range) of \(key)"))
-    }
-
-    /// The target must have sent this very range: `Content-Range` states what it sent and the object's size.
-    private func checkedRange(_ range: Range<UInt64>, of key: String, _ answer: S3Answer) throws(StoreError) -> [UInt8] {
-        let stated = answer.headers["content-range"] ?? ""
-        if answer.status == 206, stated.hasPrefix("bytes \(range.lowerBound)-\(range.upperBound - 1)/"), answer.body.count == range.count { return answer.body }
-        let size = stated.split(separator: "/").last.flatMap { UInt64($0) }
-        if answer.status == 206, let size, size < range.upperBound {
-            throw StoreError(
-                .outOfRange, "\(errors.location): \(key) has \(size) bytes, asked for were \(range)", try: "run `farshore vault check` to see what depends on it")
-        }
-        throw StoreError(
-            .corruptResponse, "\(errors.location): GET of \(range) of \(key) was answered with status \(answer.status), \(answer.body.count) bytes",
-            try: "check that the target supports ranges")
+        let request = TargetRequest(.get, path: path(key), headers: [header], answerBytesMax: range.count)
+        return try succeed(request, "GET of \(range) of \(key)").bytes(of: range, of: key, at: errors.location)
     }
 
     package func head(_ key: String) throws(StoreError) -> ObjectInfo? {
         try ObjectKey.check(key)
-        let answer = try exchange(S3Request(.head, path: path(key)))
+        let answer = try exchange(TargetRequest(.head, path: path(key)))
         switch answer.status {
         case 200:
             guard let size = answer.headers["content-length"].flatMap({ UInt64($0) }) else {
@@ -114,13 +100,13 @@ package final class S3Store: ObjectStore {
         case 500...:
             throw failure(answer, "HEAD of \(key)")
         default:
-            let asked = try exchange(S3Request(.get, path: path(key), headers: [("range", "bytes=0-0")]))
+            let asked = try exchange(TargetRequest(.get, path: path(key), headers: [("range", "bytes=0-0")]))
             throw failure(asked.status >= 300 ? asked : answer, "HEAD of \(key)")
         }
     }
 
     /// An ETag is the content's MD5 unless the object went up in parts or the target encrypts it with a key of its own.
-    private static func contentMD5(_ answer: S3Answer) -> [UInt8]? {
+    private static func contentMD5(_ answer: TargetAnswer) -> [UInt8]? {
         let isEncrypted = answer.headers["x-amz-server-side-encryption"]?.hasPrefix("aws:kms") == true
             || answer.headers["x-amz-server-side-encryption-customer-algorithm"] != nil
         let digits = (answer.headers["etag"] ?? "").utf8.filter { $0 != UInt8(ascii: "\"") }
@@ -140,14 +126,14 @@ package final class S3Store: ObjectStore {
 
     private func deleteBatch(_ keys: [String]) throws(StoreError) {
         let body = S3Documents.deletion(of: keys.map { place.prefix + $0 })
-        let request = S3Request(
+        let request = TargetRequest(
             .post, path: bucketPath, query: [("delete", "")], headers: [("content-type", "application/xml")], body: body, answerBytesMax: 4 << 20)
         let answer = try succeed(request, "deletion of \(keys.count) objects")
-        guard let result = S3Documents.read(S3DeleteBody.self, answer.body) else { throw damaged("deletion") }
+        guard let result = XMLDocument.read(S3DeleteBody.self, answer.body) else { throw damaged("deletion") }
         let failures = (result.Error ?? []).filter { $0.Code != "NoSuchKey" }
         guard let first = failures.first else { return }
         let xml = "<Error><Code>\(first.Code ?? "InternalError")</Code></Error>"
-        throw failure(S3Answer(status: 500, headers: [:], body: Array(xml.utf8)), "deletion of \(failures.count) of \(keys.count) objects, \(first.Key ?? "?") first,")
+        throw failure(TargetAnswer(status: 500, headers: [:], body: Array(xml.utf8)), "deletion of \(failures.count) of \(keys.count) objects, \(first.Key ?? "?") first,")
     }
 
     package func list(prefix: String, startAfter: String?) throws(StoreError) -> ListPage {
@@ -157,8 +143,8 @@ package final class S3Store: ObjectStore {
             (name: "encoding-type", value: "url"),
         ]
         if let startAfter { query.append((name: "start-after", value: place.prefix + startAfter)) }
-        let answer = try succeed(S3Request(.get, path: bucketPath, query: query, answerBytesMax: 8 << 20), "list of \(prefix)")
-        guard let page = S3Documents.read(S3ListBody.self, answer.body) else { throw damaged("list") }
+        let answer = try succeed(TargetRequest(.get, path: bucketPath, query: query, answerBytesMax: 8 << 20), "list of \(prefix)")
+        guard let page = XMLDocument.read(S3ListBody.self, answer.body) else { throw damaged("list") }
         var objects: [ListedObject] = []
         for object in page.Contents ?? [] {
             guard let key = page.EncodingType == "url" ? formDecoded(object.Key) : object.Key, key.utf8.starts(with: (place.prefix + prefix).utf8) else {
@@ -196,9 +182,9 @@ package final class S3Store: ObjectStore {
         // After that one: other threads write theirs meanwhile.
         let now = Clock.monotonicNanoseconds()
         if let seen, now - seen < UInt64(Self.bucketSeenSecondsMax) * 1_000_000_000 { return }
-        let answer = try exchange(S3Request(.head, path: bucketPath))
+        let answer = try exchange(TargetRequest(.head, path: bucketPath))
         switch answer.status {
-        case 404: throw failure(S3Answer(status: 404, headers: [:], body: Array("<Error><Code>NoSuchBucket</Code></Error>".utf8)), "HEAD of the bucket")
+        case 404: throw failure(TargetAnswer(status: 404, headers: [:], body: Array("<Error><Code>NoSuchBucket</Code></Error>".utf8)), "HEAD of the bucket")
         // 403: who may only read objects may not ask for the bucket, but it is there.
         case 200..<300, 403: learned.withLock { $0.bucketSeenNanoseconds = now }
         default: throw failure(answer, "HEAD of the bucket")
@@ -211,12 +197,12 @@ package final class S3Store: ObjectStore {
 
     func path(_ key: String) -> String { bucketPath + "/" + percentEncodedPath(place.prefix + key) }
 
-    func failure(_ answer: S3Answer, _ what: String) -> StoreError {
+    func failure(_ answer: TargetAnswer, _ what: String) -> StoreError {
         errors.error(answer, for: what, ourClock: clock(), isTemporary: credentials.current.sessionToken != nil)
     }
 
     @discardableResult
-    func succeed(_ request: S3Request, _ what: String) throws(StoreError) -> S3Answer {
+    func succeed(_ request: TargetRequest, _ what: String) throws(StoreError) -> TargetAnswer {
         let answer = try exchange(request)
         guard (200..<300).contains(answer.status) else { throw failure(answer, what) }
         learned.withLock { $0.bucketSeenNanoseconds = Clock.monotonicNanoseconds() }
@@ -224,17 +210,17 @@ package final class S3Store: ObjectStore {
     }
 
     /// Signed with the credentials in use; once more when they are refused and the source has others by now.
-    private func exchange(_ request: S3Request) throws(StoreError) -> S3Answer {
+    private func exchange(_ request: TargetRequest) throws(StoreError) -> TargetAnswer {
         let used = credentials.current
         let answer = try send(request, used)
         guard [400, 401, 403].contains(answer.status), try credentials.renew(after: used) else { return answer }
         return try send(request, credentials.current)
     }
 
-    private func send(_ request: S3Request, _ credentials: Credentials) throws(StoreError) -> S3Answer {
+    private func send(_ request: TargetRequest, _ credentials: Credentials) throws(StoreError) -> TargetAnswer {
         let signature = Signature(credentials: credentials, region: place.region, date: HTTPDate(secondsSince1970: clock()))
         let answer = try connection.exchange(signature.signed(request, host: place.endpoint.authority))
-        if let theirs = answer.headers["date"].flatMap(HTTPDate.init(header:)) {
+        if let theirs = answer.date {
             learned.withLock { $0.clockOffsetSeconds = theirs.secondsSince1970 - clock() }
         }
         return answer

@@ -12,7 +12,7 @@ package struct Signature {
     }
 
     /// The request with `host`, the `x-amz-…` headers and `authorization` added.
-    package func signed(_ request: S3Request, host: String) -> S3Request {
+    package func signed(_ request: TargetRequest, host: String) -> TargetRequest {
         var signed = request
         let payloadHash = hexString(Digests.sha256(request.body))
         signed.headers.append(("host", host))
@@ -31,7 +31,7 @@ package struct Signature {
         return signed
     }
 
-    private func canonicalRequest(_ request: S3Request, names: String, payloadHash: String) -> String {
+    private func canonicalRequest(_ request: TargetRequest, names: String, payloadHash: String) -> String {
         let headers = request.headers.map { "\($0.name):\($0.value)\n" }.joined()
         return "\(request.method.rawValue)\n\(request.path)\n\(request.encodedQuery)\n\(headers)\n\(names)\n\(payloadHash)"
     }

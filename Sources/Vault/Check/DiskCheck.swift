@@ -1,6 +1,7 @@
 // The check of one disk: heads, manifests, maps, then the chunks and segments they name; damage is traced to the points
 // and bytes it affects.
 
+import BlockIO
 import ObjectStore
 import Synchronization
 

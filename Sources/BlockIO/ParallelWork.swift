@@ -1,6 +1,5 @@
 // The same call over many items on a few threads of our own: requests wait for the target, not for this CPU.
 
-import BlockIO
 import Synchronization
 
 /// Calls `body` for each item, `threads` at a time, and returns when all calls are done. `body` reports its own errors.
@@ -20,23 +19,4 @@ package func forEachInParallel<Item: Sendable>(_ items: [Item], threads: Int, _ 
     while others.count + 1 < min(threads, items.count), let thread = try? OwnThread(name: "parallel", work) { others.append(thread) }
     work()
     for thread in others { thread.join() }
-}
-
-/// The results of `body` in the order of `items`; the first error once all calls that began are done.
-func mapInParallel<Item: Sendable, Value: Sendable>(
-    _ items: [Item], threads: Int, _ body: @escaping @Sendable (Item) throws(VaultError) -> Value
-) throws(VaultError) -> [Value] {
-    let outcome = Mutex<(values: [Int: Value], failure: VaultError?)>(([:], nil))
-    forEachInParallel(Array(items.enumerated()), threads: threads) { number, item in
-        guard outcome.withLock({ $0.failure == nil }) else { return }
-        do throws(VaultError) {
-            let value = try body(item)
-            outcome.withLock { $0.values[number] = value }
-        } catch {
-            outcome.withLock { $0.failure = $0.failure ?? error }
-        }
-    }
-    let result = outcome.withLock { $0 }
-    if let failure = result.failure { throw failure }
-    return items.indices.compactMap { result.values[$0] }
 }

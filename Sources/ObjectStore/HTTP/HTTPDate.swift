@@ -1,5 +1,5 @@
-// The two dates of S3: `x-amz-date` (20261121T095701Z) and the `Date` header (Sat, 21 Nov 2026 09:57:01 GMT), as
-// seconds since 1970. The calendar is Howard Hinnant's days-from-civil, good for all years of interest.
+// Dates as targets write them: the `Date` header (Sat, 21 Nov 2026 09:57:01 GMT), S3's `x-amz-date` (20261121T095701Z)
+// and RFC 3339 (2026-11-21T09:57:01Z), as seconds since 1970. The calendar is Howard Hinnant's days-from-civil, good for all years of interest.
 
 package struct HTTPDate {
     let year, month, day, hour, minute, second: Int
@@ -49,6 +49,17 @@ package struct HTTPDate {
     /// `2026-11-21 09:57:01 UTC`, for people.
     package var readable: String { "\(digits(year, 4))-\(digits(month, 2))-\(digits(day, 2)) \(digits(hour, 2)):\(digits(minute, 2)):\(digits(second, 2)) UTC" }
 
+    /// `2026-11-21T09:57:01Z`
+    var rfc3339: String { "\(digits(year, 4))-\(digits(month, 2))-\(digits(day, 2))T\(digits(hour, 2)):\(digits(minute, 2)):\(digits(second, 2))Z" }
+    /// `Sat, 21 Nov 2026 09:57:01 GMT`
+    package var header: String {
+        let time = "\(digits(hour, 2)):\(digits(minute, 2)):\(digits(second, 2))"
+        // 1 January 1970 was a Thursday.
+        let dayName = Self.days[(secondsSince1970 / 86_400 % 7 + 11) % 7]
+        return "\(dayName), \(digits(day, 2)) \(Self.months[month - 1]) \(digits(year, 4)) \(time) GMT"
+    }
+
+    private static let days = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"]
     private static let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
     private static func number(_ text: Substring, _ range: ClosedRange<Int>) -> Int? {

@@ -1,5 +1,5 @@
 // HTTP to one endpoint: connections, deadlines, TLS. Turns every way an exchange can fail into a StoreError; what the
-// target answers is left to S3Errors. Blocks the calling thread; the event loops of async-http-client do the I/O.
+// target answers is left to S3Errors and AzureErrors. Blocks the calling thread; the event loops of async-http-client do the I/O.
 
 import AsyncHTTPClient
 import NIOCore
@@ -8,7 +8,7 @@ import NIOPosix
 import NIOSSL
 
 /// How long a request may take. A hung server ends in `.timedOut`, never in a hang.
-package struct S3Deadlines: Sendable {
+package struct TargetDeadlines: Sendable {
     package var connectSeconds = 10
     /// Without a byte in either direction.
     package var idleSeconds = 30
@@ -21,12 +21,12 @@ package struct S3Deadlines: Sendable {
     func total(bytes: Int) -> Int { requestSeconds + bytes / slowestBytesPerSecond }
 }
 
-final class S3Connection: Sendable {
-    private let endpoint: S3Endpoint
-    private let deadlines: S3Deadlines
+final class TargetConnection: Sendable {
+    private let endpoint: TargetEndpoint
+    private let deadlines: TargetDeadlines
     private let client: HTTPClient
 
-    init(endpoint: S3Endpoint, authoritiesFile: String?, parallelism: Int, deadlines: S3Deadlines) throws(StoreError) {
+    init(endpoint: TargetEndpoint, authoritiesFile: String?, parallelism: Int, deadlines: TargetDeadlines) throws(StoreError) {
         self.endpoint = endpoint
         self.deadlines = deadlines
         var configuration = HTTPClient.Configuration()
@@ -63,7 +63,7 @@ final class S3Connection: Sendable {
         return configuration
     }
 
-    func exchange(_ request: S3Request) throws(StoreError) -> S3Answer {
+    func exchange(_ request: TargetRequest) throws(StoreError) -> TargetAnswer {
         do {
             var headers = HTTPHeaders(request.headers.map { ($0.name, $0.value) })
             headers.add(name: "user-agent", value: "farshore")
@@ -84,14 +84,14 @@ final class S3Connection: Sendable {
     }
 
     /// A connection that ended early must not pass as a short object.
-    private func checked(_ response: HTTPClient.Response, _ request: S3Request) throws(StoreError) -> S3Answer {
+    private func checked(_ response: HTTPClient.Response, _ request: TargetRequest) throws(StoreError) -> TargetAnswer {
         let body = response.body.map { Array($0.readableBytesView) } ?? []
         var headers: [String: String] = [:]
         for (name, value) in response.headers where headers[name.lowercased()] == nil { headers[name.lowercased()] = value }
         if request.method != .head, let stated = headers["content-length"], Int(stated) != body.count {
             throw StoreError(.corruptResponse, "\(endpoint): the answer has \(body.count) bytes but states \(stated)", try: "retry; if it stays, look at proxies on the way")
         }
-        return S3Answer(status: Int(response.status.code), headers: headers, body: body)
+        return TargetAnswer(status: Int(response.status.code), headers: headers, body: body)
     }
 
     private func failure(_ error: any Error) -> StoreError {
@@ -140,6 +140,6 @@ final class S3Connection: Sendable {
         if error is NIOSSLExtraError {
             return StoreError(.untrusted, "\(endpoint): the target's certificate is for another name", try: "use the name in the certificate as endpoint")
         }
-        return StoreError(.corruptResponse, "\(endpoint): the answer is no complete HTTP (\(error))", try: "check that the endpoint is an S3 service, with http or https as it speaks")
+        return StoreError(.corruptResponse, "\(endpoint): the answer is no complete HTTP (\(error))", try: "check that the endpoint in the vault URL is the target's, with http or https as it speaks")
     }
 }
