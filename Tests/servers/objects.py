@@ -1,19 +1,24 @@
-"""Real object servers for the scenarios, started by the scripts beside this file and ended by pid."""
+"""Object servers for the scenarios, started by the scripts beside this file and ended by pid."""
 import os
 import subprocess
 
 from scenario import ROOT, run
 
 
-def start(s, kind):
-    """Starts `ceph-rgw` or `moto`; returns (host, port, bucket, environment with credentials)."""
+def facts(s, kind):
+    """Starts a server; what it says of itself."""
     script = os.path.join(ROOT, "Tests", "servers", kind)
     home = s.path(kind)
     s.at_end(lambda: subprocess.run([script, "stop", home], capture_output=True, timeout=60))
     said = run(script, "start", home, str(os.getpid()), timeout=240).stdout
-    facts = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
-    host, port = facts["ENDPOINT"].removeprefix("http://").rstrip("/").split(":")
-    return host, int(port), facts["BUCKET"], {"AWS_ACCESS_KEY_ID": facts["ACCESS_KEY"], "AWS_SECRET_ACCESS_KEY": facts["SECRET_KEY"]}
+    return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+
+
+def start(s, kind):
+    """Starts `ceph-rgw` or `moto`; returns (host, port, bucket, environment with credentials)."""
+    said = facts(s, kind)
+    host, port = said["ENDPOINT"].removeprefix("http://").rstrip("/").split(":")
+    return host, int(port), said["BUCKET"], {"AWS_ACCESS_KEY_ID": said["ACCESS_KEY"], "AWS_SECRET_ACCESS_KEY": said["SECRET_KEY"]}
 
 
 def location(bucket, port, prefix):
