@@ -1,4 +1,4 @@
-// Keys that every target can hold alike: as a path below a directory and as an S3 key. `/` parts the folders; a key
+// Keys that every target can hold alike: as a path below a directory, as an S3 key and as a blob's name. `/` parts the folders; a key
 // must not be a folder of another key, which a directory cannot hold.
 
 package enum ObjectKey {

@@ -1,4 +1,4 @@
-// The contract between Farshore and a target that keeps objects: a directory or S3-compatible storage. Every target
+// The contract between Farshore and a target that keeps objects: a directory, S3-compatible storage or Azure Blob. Every target
 // passes the one suite in Tests/ObjectStoreTests/Contract; Vault is the caller.
 //
 // All calls block the caller's thread until the answer is there or a deadline passed; any number of threads may call
@@ -87,7 +87,7 @@ package struct ListPage: Equatable, Sendable {
 package enum ObjectLimits {
     /// The largest object stored, and the largest answer read into memory.
     package static let objectBytesMax = 512 << 20
-    /// Beyond this an S3 object goes up in parts, and no condition on those can be relied on.
+    /// Beyond this no target is asked to keep a condition: S3 objects go up in parts then.
     package static let conditionalBytesMax = 64 << 20
     package static let keyBytesMax = 1024
     package static let keyPartBytesMax = 200

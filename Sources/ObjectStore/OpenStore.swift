@@ -2,9 +2,9 @@
 
 import Foundation
 
-/// Opens the target that `url` names; an S3 target comes with its quick retries. `createDirectory` makes a missing
-/// directory (only `vault create` asks for it); a missing bucket is never made. Credentials come from `environment` or
-/// the credentials file, never from the URL. `parallelism` is the number of threads that will use the store at once.
+/// Opens the target that `url` names; one that is reached by HTTP comes with its quick retries. `createDirectory` makes a missing
+/// directory (only `vault create` asks for it); a missing bucket or container is never made. Credentials come from `environment`
+/// or a file, never from the URL. `parallelism` is the number of threads that will use the store at once.
 package func openStore(
     url: String, environment: [String: String] = ProcessInfo.processInfo.environment, createDirectory: Bool = false, parallelism: Int = 16
 ) throws(StoreError) -> any ObjectStore {
@@ -14,5 +14,8 @@ package func openStore(
     case .s3(let location):
         let credentials = try CredentialsSource(environment: environment, profile: location.profile)
         return RetryingStore(try S3Store(location, credentials: credentials, parallelism: parallelism))
+    case .azure(let location):
+        let credentials = try CredentialsSource(environment: environment, location)
+        return RetryingStore(try AzureBlobStore(location, credentials: credentials, parallelism: parallelism))
     }
 }

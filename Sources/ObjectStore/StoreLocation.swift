@@ -1,8 +1,10 @@
-// The URLs a vault can have: file:///dir and s3://bucket/prefix?endpoint=…&region=…&ca=FILE&profile=NAME.
+// The URLs a vault can have: file:///dir, s3://bucket/prefix?endpoint=…&region=…&ca=FILE&profile=NAME, and
+// azblob://account/container/prefix?endpoint=…&ca=FILE&credentials=FILE.
 
 package enum StoreLocation: Equatable, Sendable {
     case directory(path: String)
     case s3(S3Location)
+    case azure(AzureLocation)
 
     package init(_ url: String) throws(StoreError) {
         guard let scheme = url.firstRange(of: "://") else { throw Self.refusal(url, "it has no scheme") }
@@ -10,8 +12,7 @@ package enum StoreLocation: Equatable, Sendable {
         switch url[..<scheme.lowerBound] {
         case "file": self = .directory(path: try Self.directoryPath(rest, of: url))
         case "s3": self = .s3(try S3Location(rest, of: url))
-        case "azblob":
-            throw StoreError(.unsupported, "azblob:// is not supported in this version", try: "use file:///dir or s3://bucket/prefix?endpoint=…")
+        case "azblob": self = .azure(try AzureLocation(rest, of: url))
         default: throw Self.refusal(url, "its scheme is not known")
         }
     }
@@ -45,7 +46,7 @@ package enum StoreLocation: Equatable, Sendable {
     }
 
     static func refusal(_ url: String, _ reason: String) -> StoreError {
-        StoreError(.badLocation, "the vault URL \(url) is refused: \(reason)", try: "write file:///dir or s3://bucket/prefix?endpoint=http://host:port&region=r")
+        StoreError(.badLocation, "the vault URL \(url) is refused: \(reason)", try: "write file:///dir, s3://bucket/prefix?endpoint=http://host:port&region=r or azblob://account/container/prefix")
     }
 }
 

@@ -10,6 +10,7 @@ struct LiveServer: Sendable {
 
     static let rgw = Result { try LiveServer(script: "ceph-rgw") }
     static let moto = Result { try LiveServer(script: "moto") }
+    static let azure = Result { try LiveServer(script: "azure-blob") }
 
     /// A missing tool skips a suite here, but fails it where CI=true promises that all tools are there.
     static func isInstalled(_ tool: String) -> Bool {
@@ -24,7 +25,16 @@ struct LiveServer: Sendable {
     }
 
     /// Runs a script of Tests/servers and returns the KEY=value lines it prints.
-    private static func run(_ script: String, _ arguments: [String]) throws -> [String: String] {
+    static func run(_ script: String, _ arguments: [String]) throws -> [String: String] {
+        let lines = try output(script, arguments)
+        return Dictionary(uniqueKeysWithValues: lines.map { line in
+            let equals = line.firstIndex(of: "=") ?? line.endIndex
+            return (String(line[..<equals]), String(line[equals...].dropFirst()))
+        })
+    }
+
+    /// The lines that it prints.
+    static func output(_ script: String, _ arguments: [String]) throws -> [String] {
         let servers = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().appendingPathComponent("servers")
         let process = Process()
         process.executableURL = servers.appendingPathComponent(script)
@@ -32,13 +42,10 @@ struct LiveServer: Sendable {
         let output = Pipe()
         process.standardOutput = output
         try process.run()
-        let lines = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self).split(separator: "\n")
+        let lines = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self).split(separator: "\n").map(String.init)
         process.waitUntilExit()
         guard process.terminationStatus == 0 else { throw DidNotStart(script: script, status: process.terminationStatus) }
-        return Dictionary(uniqueKeysWithValues: lines.map { line in
-            let equals = line.firstIndex(of: "=") ?? line.endIndex
-            return (String(line[..<equals]), String(line[equals...].dropFirst()))
-        })
+        return lines
     }
 
     /// Credentials of a role of Ceph's, refused after `seconds`.

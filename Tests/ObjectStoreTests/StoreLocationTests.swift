@@ -43,8 +43,30 @@ import Testing
         #expect(error.map { !$0.message.contains("topsecret") } == true)
     }
 
-    @Test func azureIsRefusedForNow() {
-        expectCode(.unsupported) { _ = try StoreLocation("azblob://account/container/prefix") }
+    @Test func containers() throws {
+        guard case .azure(let plain) = try StoreLocation("azblob://account7/my-container") else { throw Mismatch() }
+        #expect((plain.account, plain.container, plain.prefix, plain.accountPath) == ("account7", "my-container", "", ""))
+        #expect(plain.endpoint.description == "https://account7.blob.core.windows.net")
+
+        let url = "azblob://account7/disks/site-a/b%20c/?endpoint=http://127.0.0.1:10000/account7&ca=/etc/ca.pem&credentials=/etc/farshore/azure"
+        guard case .azure(let location) = try StoreLocation(url) else { throw Mismatch() }
+        #expect((location.container, location.prefix, location.accountPath) == ("disks", "site-a/b c/", "/account7"))
+        #expect(location.endpoint.description == "http://127.0.0.1:10000")
+        #expect((location.authoritiesFile, location.credentialsFile) == ("/etc/ca.pem", "/etc/farshore/azure"))
+
+        guard case .azure(let named) = try StoreLocation("azblob://vaults/disks?endpoint=https://vaults") else { throw Mismatch() }
+        #expect(named.endpoint.description == "https://vaults" && named.accountPath.isEmpty)
+    }
+
+    @Test(arguments: [
+        "azblob://", "azblob://account", "azblob://Account/container", "azblob://ac/container", "azblob://account/Container", "azblob://account/c",
+        "azblob://account/-container", "azblob://account/con--tainer", "azblob://account/container/a/../b", "azblob://account/container/ends./x",
+        "azblob://account/container/back%5Cslash", "azblob://account/container?endpoint=http://h/other", "azblob://account/container?region=r",
+        "azblob://account:key@account/container", "azblob://account/container?sv=2022-11-02&sig=topsecret",
+    ])
+    func refusedOfAzure(_ url: String) {
+        let error = expectCode(.badLocation) { _ = try StoreLocation(url) }
+        #expect(error.map { !$0.message.contains("topsecret") } == true)
     }
 
     private struct Mismatch: Error {}

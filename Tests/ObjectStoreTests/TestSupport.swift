@@ -69,3 +69,27 @@ private final class ThreadResults: Sendable {
     let values: Mutex<[Int]>
     init(_ count: Int) { values = Mutex([Int](repeating: 0, count: count)) }
 }
+
+/// Every kind of request meets the same refusal, HEAD too, whose answers say nothing.
+func expectRefusal(_ code: StoreError.Code, _ store: any ObjectStore, secret: String, remedy: String, sourceLocation: SourceLocation = #_sourceLocation) {
+    let requests: [() throws -> Void] = [
+        { _ = try store.get("k") }, { _ = try store.get("k", range: 0..<1) }, { _ = try store.head("k") }, { try store.put("k", [1], ifAbsent: false) },
+        { try store.put("k", [1], ifAbsent: true) }, { try store.delete(["k"]) }, { _ = try store.list(prefix: "", startAfter: nil) },
+    ]
+    for request in requests {
+        guard let error = expectCode(code, sourceLocation: sourceLocation, { try answered(request) }) else { continue }
+        #expect(error.remedy.contains(remedy), "\(error.remedy)", sourceLocation: sourceLocation)
+        #expect(!error.isRecoverable, sourceLocation: sourceLocation)
+        #expect(!error.message.contains(secret) && !error.remedy.contains(secret), sourceLocation: sourceLocation)
+    }
+}
+
+/// A server that refuses may close the connection before it has read the body: that attempt tells nothing, and is repeated.
+private func answered(_ request: () throws -> Void) throws {
+    for _ in 0..<3 {
+        do { return try request() } catch let error as StoreError where error.code == .unreachable { continue }
+    }
+    try request()
+}
+
+func sha256(_ bytes: [UInt8]) -> String { Digests.sha256(bytes).map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined() }

@@ -2,8 +2,8 @@
 
 import COpenSSL
 
-enum Digests {
-    static func sha256(_ bytes: [UInt8]) -> [UInt8] { digest("SHA256", bytes, count: 32) }
+package enum Digests {
+    package static func sha256(_ bytes: [UInt8]) -> [UInt8] { digest("SHA256", bytes, count: 32) }
 
     /// Only ever a transport checksum.
     static func md5(_ bytes: [UInt8]) -> [UInt8] { digest("MD5", bytes, count: 16) }

@@ -22,7 +22,7 @@ struct KeyOptions: ParsableArguments {
 }
 
 struct VaultOptions: ParsableArguments {
-    @Option(name: .customLong("vault"), help: ArgumentHelp("The vault: file:///dir or s3://bucket/prefix?endpoint=…&region=…", valueName: "url"))
+    @Option(name: .customLong("vault"), help: ArgumentHelp("The vault: file:///dir, s3://bucket/prefix?endpoint=…&region=… or azblob://account/container/prefix", valueName: "url"))
     var url: String
 
     @OptionGroup var key: KeyOptions

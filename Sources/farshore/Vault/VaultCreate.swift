@@ -8,7 +8,7 @@ import Vault
 struct VaultCreate: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "create",
-        abstract: "Make a vault in an empty directory or bucket prefix, and print its recovery kit.",
+        abstract: "Make a vault in an empty directory, or an empty prefix of a bucket or container, and print its recovery kit.",
         discussion: """
             With --key-file a file that does not exist is made (mode 0600). Keep the recovery kit where the vault is not: it opens
             the vault when key file and passphrase are lost.
@@ -25,7 +25,7 @@ struct VaultCreate: ParsableCommand {
         let recoveryKit: String?
     }
 
-    @Argument(help: ArgumentHelp("file:///dir or s3://bucket/prefix?endpoint=…&region=…", valueName: "url"))
+    @Argument(help: ArgumentHelp("file:///dir, s3://bucket/prefix?endpoint=…&region=… or azblob://account/container/prefix", valueName: "url"))
     var url: String
 
     @OptionGroup var key: KeyOptions
