@@ -23,27 +23,32 @@ package final class Vault: Sendable {
     private let marker: [UInt8]
     /// What the person gave, read again when an object needs a key made since.
     private let source: KeyReader
-    private let opened: Mutex<Opened>
-
-    package typealias KeyReader = @Sendable () throws(VaultError) -> KeySource
-
-    private struct Opened {
-        var keys: VaultKeys
-        /// The generation for new objects, by the newest catalog read; nil before one was.
-        var sealingGeneration: UInt32?
-    }
-
+    /// Shared with the vaults made by `through`.
+    private let opened: OpenedKeys
+    /// zstd's level for segments and chunks; nil compresses nothing.
+    let compressionLevel: @Sendable () -> Int?
     /// Whether the target was asked what it can do; guards nothing else, so two threads may both ask.
     private let isProbed = Mutex(false)
 
-    private init(store: any ObjectStore, keys: VaultKeys, source: @escaping KeyReader, marker: [UInt8], memory: HeadMemory, settings: VaultSettings) {
-        id = keys.vault
+    package typealias KeyReader = @Sendable () throws(VaultError) -> KeySource
+
+    private init(
+        store: any ObjectStore, keys: OpenedKeys, source: @escaping KeyReader, marker: [UInt8], memory: HeadMemory, settings: VaultSettings,
+        compressionLevel: @escaping @Sendable () -> Int? = { Compressor.usualLevel }
+    ) {
+        id = keys.all.vault
         self.store = store
         self.source = source
-        opened = Mutex(Opened(keys: keys))
+        opened = keys
         self.marker = marker
         self.memory = memory
         self.settings = settings
+        self.compressionLevel = compressionLevel
+    }
+
+    /// The same vault, its requests going through `store`, which is over the same target.
+    package func through(_ store: any ObjectStore, compressionLevel: @escaping @Sendable () -> Int?) -> Vault {
+        Vault(store: store, keys: opened, source: source, marker: marker, memory: memory, settings: settings, compressionLevel: compressionLevel)
     }
 
     // MARK: Creating and opening
@@ -64,7 +69,7 @@ package final class Vault: Sendable {
         case .kit: throw .refused("a recovery kit belongs to a vault that is there; give a passphrase or a key file")
         }
         let marker = try VaultMarker(vault: id, cipher: keys.cipher.name, key: protection.hint, createdMicros: now).encoded()
-        let vault = Vault(store: store, keys: keys, source: { () throws(VaultError) in protection }, marker: marker, memory: memory, settings: settings)
+        let vault = Vault(store: store, keys: OpenedKeys(keys), source: { () throws(VaultError) in protection }, marker: marker, memory: memory, settings: settings)
         try vault.writeFirstObjects(protection, createdMicros: now)
         return (vault, RecoveryKit(location: store.location, keys: keys))
     }
@@ -100,7 +105,7 @@ package final class Vault: Sendable {
         let (marker, cipher) = try VaultMarker.decode(bytes)
         let keys = try unlock(store, marker, cipher, key)
         let source = rereading ?? { () throws(VaultError) in key }
-        return Vault(store: store, keys: keys, source: source, marker: bytes, memory: memory, settings: settings)
+        return Vault(store: store, keys: OpenedKeys(keys), source: source, marker: bytes, memory: memory, settings: settings)
     }
 
     private static func unlock(_ store: any ObjectStore, _ marker: VaultMarker, _ cipher: VaultCipher, _ key: KeySource) throws(VaultError) -> VaultKeys {
@@ -124,17 +129,17 @@ package final class Vault: Sendable {
     // MARK: Keys
 
     /// All that are known now.
-    package var keys: VaultKeys { opened.withLock { $0.keys } }
+    package var keys: VaultKeys { opened.all }
 
     /// New objects are sealed with `generation` from now on.
-    func use(sealing generation: UInt32) { opened.withLock { $0.sealingGeneration = generation } }
+    func use(sealing generation: UInt32) { opened.seal(with: generation) }
 
     /// These keys are known from now on.
-    func learn(_ found: VaultKeys) { opened.withLock { $0.keys = $0.keys.merged(found) } }
+    func learn(_ found: VaultKeys) { opened.learn(found) }
 
     /// The generation for new objects, as the newest catalog read names it.
     func sealingGeneration() throws(VaultError) -> UInt32 {
-        if let known = opened.withLock({ $0.sealingGeneration }) { return known }
+        if let known = opened.sealingGeneration { return known }
         return try catalog().document.keyGeneration
     }
 
@@ -165,10 +170,14 @@ package final class Vault: Sendable {
     static func nowMicros() -> UInt64 { Clock.wallNanoseconds() / 1_000 }
 
     func seal(_ plaintext: [UInt8], place: ObjectPlace, generation: UInt32? = nil) throws(VaultError) -> [UInt8] {
+        try plaintext.withBytes { buffer throws(VaultError) in try seal(buffer, place: place, generation: generation) }
+    }
+
+    func seal(_ plaintext: UnsafeRawBufferPointer, place: ObjectPlace, generation: UInt32? = nil) throws(VaultError) -> [UInt8] {
         let named = if let generation { generation } else { try sealingGeneration() }
-        return try plaintext.withBytes { buffer throws(VaultError) in
-            try SealedObject.seal(buffer, place: place, keys: keys, generation: named)
-        }
+        let isData = place.kind == .chunk || place.kind == .segment
+        return try SealedObject.seal(
+            plaintext, place: place, keys: keys, generation: named, level: isData ? compressionLevel() : Compressor.usualLevel)
     }
 
     package func fetch(_ place: ObjectPlace) throws(VaultError) -> [UInt8] {

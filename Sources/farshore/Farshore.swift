@@ -24,6 +24,7 @@ struct Farshore: ParsableCommand {
             UploadCommand.self,
             MachineCommand.self,
             GroupCommand.self,
+            PolicyCommand.self,
             PointCommand.self,
             RestoreCommand.self,
             StatusCommand.self,

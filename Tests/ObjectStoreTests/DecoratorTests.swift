@@ -62,6 +62,28 @@ import Testing
         #expect(patient.retryCount == 0)
     }
 
+    /// Over any time, what was let go is at most the rate's share and the one object that is still to be paid for.
+    @Test func aTokenBucketKeepsItsRate() {
+        let (rate, second): (UInt64, UInt64) = (1 << 20, 1_000_000_000)
+        var bucket = TokenBucket(nowNanoseconds: 5)
+        var (now, sent): (UInt64, UInt64) = (5, 0)
+        var numbers = SystemRandomNumberGenerator()
+        while now < 60 * second {
+            let bytes = Int.random(in: 1...(2 << 20), using: &numbers)
+            guard let wait = bucket.take(bytes, bytesPerSecond: rate, nowNanoseconds: now) else {
+                sent += UInt64(bytes)
+                #expect(Double(sent) <= Double(rate) * Double(now) / 1e9 + Double(2 << 20))
+                continue
+            }
+            now += wait
+        }
+        #expect(sent >= 59 * rate)
+        // A limit that is lifted forgives what was owed, one that is lowered does not; a clock that stands still lets nothing go.
+        #expect(bucket.take(1 << 20, bytesPerSecond: nil, nowNanoseconds: now) == nil && bucket.take(1 << 20, bytesPerSecond: rate, nowNanoseconds: now) == nil)
+        #expect(bucket.take(1, bytesPerSecond: rate / 4, nowNanoseconds: now) == 4 * second)
+        #expect(bucket.take(1, bytesPerSecond: rate / 4, nowNanoseconds: now - second) == 4 * second)
+    }
+
     @Test func countsRequestsAndBytes() throws {
         let store = CountingStore(FlakyStore(failures: 0, .timedOut, doneAnyway: false))
         try store.put("a", [1, 2, 3], ifAbsent: true)

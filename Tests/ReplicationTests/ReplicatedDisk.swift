@@ -56,7 +56,7 @@ final class ReplicatedDisk: @unchecked Sendable {
         _ = try vault.register(disk: VaultID(id.description)!, name: Self.name, sizeBytes: UInt64(content.count))
         try Catalogue(site: site).add(ProtectedDisk(
             name: Self.name, id: id.description, imagePath: folder + "/image", format: "raw", sizeBytes: UInt64(content.count),
-            logFolder: folder + "/log", logBudgetBytes: 256 << 20, intervalSeconds: 1, vaultURL: vault.store.location,
+            logFolder: folder + "/log", logBudgetBytes: 256 << 20, vaultURL: vault.store.location,
             vaultID: vault.id.description, keyFile: nil, passphraseFile: nil))
         opened = try Self.open(folder, site, bootID)
     }
@@ -113,7 +113,7 @@ final class ReplicatedDisk: @unchecked Sendable {
     func entry(vault: Vault) -> ProtectedDisk {
         ProtectedDisk(
             name: Self.name, id: id.description, imagePath: folder + "/image", format: "raw", sizeBytes: UInt64(sizeBytes), logFolder: folder + "/log",
-            logBudgetBytes: 256 << 20, intervalSeconds: 1, vaultURL: vault.store.location, vaultID: vault.id.description, keyFile: nil, passphraseFile: nil)
+            logBudgetBytes: 256 << 20, vaultURL: vault.store.location, vaultID: vault.id.description, keyFile: nil, passphraseFile: nil)
     }
 
     /// One run of the uploader, as `upload --once` does it.

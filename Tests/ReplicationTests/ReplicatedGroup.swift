@@ -49,7 +49,7 @@ final class ReplicatedGroup: @unchecked Sendable {
         _ = try vault.register(disk: VaultID(id.description)!, name: name, sizeBytes: UInt64(content.count))
         try Catalogue(site: site).add(ProtectedDisk(
             name: name, id: id.description, imagePath: image, format: "raw", sizeBytes: UInt64(content.count), logFolder: log.path,
-            logBudgetBytes: 256 << 20, intervalSeconds: 1, vaultURL: vault.store.location, vaultID: vault.id.description, keyFile: nil, passphraseFile: nil))
+            logBudgetBytes: 256 << 20, vaultURL: vault.store.location, vaultID: vault.id.description, keyFile: nil, passphraseFile: nil))
         models[name] = content
         disks[name] = try VirtualDisk.open(
             name: name, image: try openImage(image, access: .readWrite, format: .raw), folder: log, lock: try OwnerLock.acquire(log),

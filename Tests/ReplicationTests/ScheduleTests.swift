@@ -10,6 +10,16 @@ import Testing
 import Vault
 
 @Suite struct ScheduleTests {
+    @Test func aChangedIntervalCountsFromTheLastAttempt() {
+        var cycle = UploadCycle(intervalSeconds: 3_600, now: 0)
+        let began = cycle.begin(now: 5)
+        cycle.ended(.succeeded, now: 6)
+        cycle.setInterval(seconds: 2)
+        #expect(began && cycle.state == .due(at: 5 + 2_000_000_000))
+        cycle.setInterval(seconds: 10)
+        #expect(cycle.state == .due(at: 5 + 10_000_000_000))
+    }
+
     private let second: UInt64 = 1_000_000_000
 
     /// Outside of the macro, which takes its values as constants.

@@ -20,6 +20,6 @@ final class TemporarySite {
 func makeDisk(_ name: String) -> ProtectedDisk {
     ProtectedDisk(
         name: name, id: String(repeating: "0", count: 32 - name.utf8.count) + name, imagePath: "/images/\(name)", format: "raw",
-        sizeBytes: 1 << 30, logFolder: "/logs/\(name)", logBudgetBytes: 1 << 28, intervalSeconds: 30,
+        sizeBytes: 1 << 30, logFolder: "/logs/\(name)", logBudgetBytes: 1 << 28,
         vaultURL: "file:///vault", vaultID: "v", keyFile: "/keys/k", passphraseFile: nil)
 }

@@ -80,7 +80,7 @@ with Scenario() as s:
     url, disk = s.make_vault(), s.path("disk.img")
     with open(disk, "wb") as file:
         file.truncate(128 * MIB)
-    s.farshore("protect", disk, "--name", "d", "--vault", url, "--key-file", s.key(), "--interval", 2)
+    s.farshore("protect", disk, "--name", "d", "--vault", url, "--key-file", s.key(), "--policy", s.policy(2))
     vault = ("--vault", url, "--key-file", s.key())
     mounted, mnt = s.mount(served="d")
     raw = os.path.join(mnt, "d", "disk.raw")

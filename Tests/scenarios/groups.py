@@ -72,7 +72,7 @@ def protect(s, url, names, *options, directory="disks"):
         image = s.path(directory, name + ".img")
         with open(image, "wb") as file:
             file.truncate(4 * MIB)
-        s.farshore("protect", image, "--name", name, "--vault", url, "--key-file", s.key(), "--interval", "1", "--log-budget", 2 * GIB, *options)
+        s.farshore("protect", image, "--name", name, "--vault", url, "--key-file", s.key(), "--policy", s.policy(1), "--log-budget", 2 * GIB, *options)
 
 
 def listed(s, url, disk):

@@ -35,7 +35,7 @@ with Scenario() as s:
         image = s.path(name + ".img")
         with open(image, "wb") as file:
             file.truncate(128 * MIB)
-        s.farshore("protect", image, "--name", name, "--vault", url, "--key-file", s.key(), "--interval", "1",
+        s.farshore("protect", image, "--name", name, "--vault", url, "--key-file", s.key(), "--policy", s.policy(1),
                    "--log-budget", LOG_BYTES)
     process, mnt = s.mount(served="files")
     stop, kills = threading.Event(), []

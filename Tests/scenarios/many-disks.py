@@ -40,7 +40,7 @@ with Scenario() as s:
             with open(image, "wb") as file:
                 file.write(name.encode() * 512)
                 file.truncate(64 * MIB)
-            s.farshore("protect", image, "--name", name, "--vault", url, "--key-file", s.key(), "--log-budget", 16 * MIB, "--interval", 1)
+            s.farshore("protect", image, "--name", name, "--vault", url, "--key-file", s.key(), "--log-budget", 16 * MIB, "--policy", s.policy(1))
 
     def worker():
         return int(subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()[0])

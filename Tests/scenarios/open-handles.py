@@ -48,7 +48,7 @@ with Scenario() as s:
     for name in ("busy", "slow"):
         with open(s.path(name + ".img"), "wb") as file:
             file.truncate(256 * MIB)
-        s.farshore("protect", s.path(name + ".img"), "--name", name, "--vault", url, "--key-file", s.key(), "--log-budget", 96 * MIB, "--interval", 1)
+        s.farshore("protect", s.path(name + ".img"), "--name", name, "--vault", url, "--key-file", s.key(), "--log-budget", 96 * MIB, "--policy", s.policy(1))
     mnt = s.path("mnt")
     os.makedirs(mnt)
     s.at_end(lambda: os.system(f"umount -l {mnt} 2>/dev/null"))

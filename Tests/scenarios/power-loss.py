@@ -133,7 +133,7 @@ class Campaign:
         run(sys.executable, os.path.join(ROOT, "Tests", "tools", "vhd.py"), "make", self.image("vhd"), self.s.path("empty.raw"),
             "--size", DISK_BYTES, "--block", 512 * KIB, "--filled", "0")
         for disk in self.disks:
-            self.s.farshore("protect", self.image(disk.name), "--name", disk.name, "--vault", self.url, "--key-file", self.s.key(), "--interval", "1")
+            self.s.farshore("protect", self.image(disk.name), "--name", disk.name, "--vault", self.url, "--key-file", self.s.key(), "--policy", self.s.policy(1))
             logstate.edit(self.image(disk.name) + ".log", {"segment-bytes": SEGMENT_BYTES, "budget-bytes": BUDGET_BYTES})
         self.device.detach()
 

@@ -22,7 +22,7 @@ with Scenario(seed=7) as s:
     for kind, make in {"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q", "-f"]}.items():
         image = os.path.join(source, kind + ".vhd")
         run("qemu-img", "create", "-q", "-f", "vpc", "-o", "subformat=dynamic,force_size=on", image, str(400 * MIB))
-        s.farshore("protect", image, "--name", kind, "--vault", url, "--key-file", s.key(), "--interval", "2")
+        s.farshore("protect", image, "--name", kind, "--vault", url, "--key-file", s.key(), "--policy", s.policy(2))
     process, mnt = s.mount(s.path("mnt"))
     for kind, make in {"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q", "-f"]}.items():
         device = s.loop(os.path.join(mnt, kind, "disk.raw"))

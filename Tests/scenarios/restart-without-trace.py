@@ -287,7 +287,7 @@ with Scenario() as s:
     for name in DISKS:
         with open(s.path(name + ".img"), "wb") as file:
             file.truncate(DISK)
-        s.farshore("protect", s.path(name + ".img"), "--name", name, "--vault", url, "--key-file", s.key(), "--interval", "3600",
+        s.farshore("protect", s.path(name + ".img"), "--name", name, "--vault", url, "--key-file", s.key(), "--policy", s.policy(3600),
                    "--log-budget", BUDGET)
     process, mnt = s.mount(None, "--hang-seconds", HANG_SECONDS, served="d", program=program)
     for name in DISKS:

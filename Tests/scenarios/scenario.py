@@ -140,6 +140,13 @@ class Scenario:
         self.farshore("vault", "create", url, *(options or ("--key-file", self.key())))
         return url
 
+    def policy(self, seconds, site=None):
+        """The name of a policy with that interval, made on first use."""
+        name = f"every-{seconds}s"
+        if not any(policy["policy"] == name for policy in self.farshore_json("policy", "list", site=site)):
+            self.farshore("policy", "create", name, "--interval", f"{seconds}s", site=site)
+        return name
+
     # --- real block devices
 
     def loop(self, file, read_only=False):

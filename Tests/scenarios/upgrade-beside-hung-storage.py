@@ -47,7 +47,7 @@ with Scenario() as s:
     for name, image in (("moving", s.path("moving.img")), ("still", s.path("storage", "still.img"))):
         with open(image, "wb") as file:
             file.truncate(32 * MIB)
-        s.farshore("protect", image, "--name", name, "--vault", url, "--key-file", s.key(), "--interval", "3600", "--log-budget", 64 * MIB)
+        s.farshore("protect", image, "--name", name, "--vault", url, "--key-file", s.key(), "--policy", s.policy(3600), "--log-budget", 64 * MIB)
     process, mnt = s.mount(served="still")
     moving, still = (os.path.join(mnt, name, "disk.raw") for name in ("moving", "still"))
     worker = worker_of(process)

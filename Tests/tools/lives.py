@@ -32,7 +32,7 @@ class World:
         run(sys.executable, os.path.join(ROOT, "Tests", "tools", "vhd.py"), "make", self.image("vhd"), s.path("empty.raw"),
             "--size", DISK_BYTES, "--block", 512 * KIB, "--filled", "0")
         for name in ("raw", "vhd"):
-            s.farshore("protect", self.image(name), "--name", name, "--machine", "guest", "--vault", self.url, "--key-file", s.key(), "--interval", "1")
+            s.farshore("protect", self.image(name), "--name", name, "--machine", "guest", "--vault", self.url, "--key-file", s.key(), "--policy", s.policy(1))
             logstate.edit(self.image(name) + ".log", {"segment-bytes": SEGMENT_BYTES, "budget-bytes": BUDGET_BYTES})
         run("cp", "-a", self.home, s.path("template"))
         self.begin()

@@ -8,6 +8,8 @@ package final class UploadPace {
     package static let payloadBytesMin = 256 << 10
 
     package private(set) var segmentPayloadBytesMax: Int
+    /// What one sender at a time got through with the newest object; nil before the first.
+    package private(set) var bytesPerSecond: UInt64?
 
     /// Small at first: nothing is known of the target.
     package init() { segmentPayloadBytesMax = 1 << 20 }
@@ -20,6 +22,7 @@ package final class UploadPace {
         let (product, overflow) = payloadBytes.multipliedReportingOverflow(by: Self.secondsWanted * 1_000_000_000)
         let fitting = overflow ? UInt64.max : product / max(nanoseconds, 1)
         let most = min(UInt64(segmentPayloadBytesMax) * 2, UInt64(FormatLimits.segmentPayloadBytesDefault))
+        bytesPerSecond = fitting / Self.secondsWanted
         segmentPayloadBytesMax = Int(min(max(fitting, UInt64(Self.payloadBytesMin)), most))
     }
 }

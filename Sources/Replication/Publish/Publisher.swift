@@ -17,15 +17,17 @@ package final class Publisher {
 
     package let disk: VaultID
     package let heads: GroupHeads
+    let vault: Vault
     private let history: HistoryWriter
 
-    init(disk: VaultID, heads: GroupHeads) {
+    /// `vault` is that of the heads, as the disk's data goes into it.
+    init(disk: VaultID, heads: GroupHeads, vault: Vault) {
         self.disk = disk
         self.heads = heads
-        history = HistoryWriter(vault: heads.vault, disk: disk)
+        self.vault = vault
+        history = HistoryWriter(vault: vault, disk: disk)
     }
 
-    var vault: Vault { heads.vault }
     /// The newest head as it was last read from the vault.
     package var head: Published<Head>? { heads.head }
     package var state: DiskState? { head?.document.state(of: disk) }

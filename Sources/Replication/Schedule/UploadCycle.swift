@@ -20,6 +20,8 @@ package struct UploadCycle: Equatable, Sendable {
     package private(set) var state: State
     package private(set) var retry = RetrySchedule()
     private var intervalNanoseconds: UInt64
+    /// When the attempt began that the next one is an interval after.
+    private var lastBegan: UInt64?
 
     package init(intervalSeconds: Int, now: UInt64) {
         intervalNanoseconds = UInt64(max(intervalSeconds, 1)) * 1_000_000_000
@@ -46,6 +48,7 @@ package struct UploadCycle: Equatable, Sendable {
     package mutating func begin(now: UInt64) -> Bool {
         guard let time = wakeAt, now >= time else { return false }
         state = .attempting(since: now)
+        lastBegan = now
         return true
     }
 
@@ -81,6 +84,11 @@ package struct UploadCycle: Equatable, Sendable {
         if case .due(let time) = state, time > now { state = .due(at: now) }
     }
 
-    /// The policy's interval changed.
-    package mutating func setInterval(seconds: Int) { intervalNanoseconds = UInt64(max(seconds, 1)) * 1_000_000_000 }
+    /// The policy's interval; where it changed, the next attempt is an interval of the new length after the last one began.
+    package mutating func setInterval(seconds: Int) {
+        let interval = UInt64(max(seconds, 1)) * 1_000_000_000
+        guard interval != intervalNanoseconds else { return }
+        intervalNanoseconds = interval
+        if case .due = state, let lastBegan { state = .due(at: lastBegan + interval) }
+    }
 }

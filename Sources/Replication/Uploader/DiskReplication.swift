@@ -12,6 +12,7 @@ final class DiskReplication {
     private let replicator: Replicator
     private let pace = UploadPace()
     private var publisher: Publisher?
+    private var lane: UploadLane?
     /// The machine that the vault says it is a disk of.
     private var machine = ""
 
@@ -61,16 +62,17 @@ final class DiskReplication {
     private func currentPublisher(_ disk: ProtectedDisk, _ connection: VaultConnection) throws -> Publisher {
         let group = try replicator.catalogue.consistencyGroup(ofDisk: disk.name)
         // A disk protected anew under the same name is another disk, maybe of another vault; and its group may be another.
-        if let publisher, publisher.disk.description == disk.id, publisher.vault === connection.vault {
+        if let publisher, publisher.disk.description == disk.id, publisher.heads.vault === connection.vault {
             try publisher.heads.refreshIfNeeded()
             if publisher.heads.group.description == group.id, machine == disk.machine { return publisher }
         }
         guard let id = VaultID(disk.id) else {
             throw SiteError(.catalogueDamaged, "the disk \(disk.name) has the impossible id \(disk.id)", remedy: "protect the disk again")
         }
-        let made = Publisher(disk: id, heads: try placement(connection).heads(of: disk, in: group))
+        let lane = UploadLane(disk, replicator.limits)
+        let made = Publisher(disk: id, heads: try placement(connection).heads(of: disk, in: group), vault: lane.vault(connection.vault))
         try made.heads.refreshIfNeeded()
-        (publisher, machine) = (made, disk.machine)
+        (publisher, self.lane, machine) = (made, lane, disk.machine)
         return made
     }
 
@@ -114,7 +116,7 @@ final class DiskReplication {
             sizeBytes = image.sizeBytes
             let before = try ImageIdentity(of: image.files)
             root = try InitialReplication(
-                vault: connection.vault, ledger: connection.ledger, image: image, epoch: epoch,
+                vault: publisher.vault, ledger: connection.ledger, image: image, epoch: epoch,
                 threads: ReplicationLimits.chunkThreads, stop: replicator.stop, progress: throttledProgress(job, disk)
             ).run()
             // Frozen means that nobody writes: what changed the image is not us, and what was read may be a mixture.
@@ -182,9 +184,10 @@ final class DiskReplication {
         while after < through {
             if replicator.stop.isOver { throw Stopped() }
             let delta = DeltaUpload(
-                vault: connection.vault, disk: publisher.disk, lineage: current.id, reader: try LogReader(folder), pace: pace,
+                vault: publisher.vault, disk: publisher.disk, lineage: current.id, reader: try LogReader(folder), pace: pace,
                 stop: replicator.stop, sent: { self.noteSent($0, current.id, disk, folder) })
             guard let addition = try delta.send(after: after, through: through) else { return }
+            if let rate = pace.bytesPerSecond { lane?.note(bytesPerSecond: rate) }
             try publisher.publish(addition)
             try noteProven(disk, publisher, folder)
             after = addition.sequence

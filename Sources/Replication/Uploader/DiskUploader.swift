@@ -37,7 +37,7 @@ final class DiskUploader: Sendable {
         while !stop.isStopping {
             do throws(SiteError) {
                 guard let disk = try catalogue.disks().first(where: { $0.name == name }), disk.state == .protected else { return }
-                cycle.setInterval(seconds: disk.intervalSeconds)
+                cycle.setInterval(seconds: disk.policy.intervalSeconds)
                 // The catalogue may have failed with the attempt: health and `resume` go by what is noted there.
                 if let failure = unrecorded { announced = try recordFailure(failure, nextAttemptIn: Self.wait(cycle)) }
                 unrecorded = nil

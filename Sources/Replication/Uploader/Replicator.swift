@@ -13,6 +13,7 @@ package struct Replicator: Sendable {
     /// Named in the vault's heads.
     let host: String
     let stop: StopFlag
+    let limits: SendingLimits
     let progress: Progress
 
     package init(
@@ -24,6 +25,7 @@ package struct Replicator: Sendable {
         self.stop = stop
         self.owner = owner
         self.progress = progress
+        limits = SendingLimits(catalogue: catalogue, stop: stop)
         connections = VaultConnections(catalogue: catalogue, open: openVault)
     }
 }

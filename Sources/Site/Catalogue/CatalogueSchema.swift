@@ -9,6 +9,7 @@ extension Catalogue {
         migrator.registerMigration("1 disks, jobs, events, presence") { try createFirstTables($0) }
         migrator.registerMigration("2 machines and groups") { try createMachines($0) }
         migrator.registerMigration("3 folders of parents") { try $0.execute(sql: "ALTER TABLE disk ADD COLUMN parent_folders TEXT NOT NULL DEFAULT ''") }
+        migrator.registerMigration("4 policies") { try createPolicies($0) }
         return migrator
     }
 
@@ -66,6 +67,36 @@ extension Catalogue {
             ALTER TABLE disk ADD COLUMN machine TEXT REFERENCES machine(name);
             INSERT INTO machine (name, id, created) SELECT name, lower(hex(randomblob(16))), created FROM disk;
             UPDATE disk SET machine = name;
+            """)
+    }
+
+    /// The interval of each disk becomes a policy.
+    private static func createPolicies(_ database: Database) throws {
+        try database.execute(sql: """
+            CREATE TABLE policy (
+                name TEXT PRIMARY KEY NOT NULL,
+                parent TEXT REFERENCES policy(name) ON DELETE CASCADE,
+                interval_seconds INTEGER NOT NULL,
+                point_seconds INTEGER NOT NULL,
+                retention TEXT NOT NULL,
+                rpo_seconds INTEGER,
+                bandwidth TEXT NOT NULL,
+                compression TEXT NOT NULL,
+                created INTEGER NOT NULL
+            ) STRICT;
+            """)
+        let intervals = try Int.fetchAll(database, sql: "SELECT DISTINCT interval_seconds FROM disk WHERE interval_seconds <> ?", arguments: [Policy.standard.intervalSeconds])
+        for policy in [Policy.standard] + intervals.map({ Policy(name: "every-\($0)s", intervalSeconds: $0) }) {
+            // What was kept for ever before goes on to be, until somebody decides otherwise.
+            var kept = policy
+            if try Bool.fetchOne(database, sql: "SELECT EXISTS (SELECT 1 FROM disk)") == true { kept.retention = .everything }
+            try insert(kept, database)
+            try insert(Policy(name: kept.failbackName, parent: kept.name, intervalSeconds: kept.intervalSeconds, retention: kept.retention), database)
+        }
+        try database.execute(sql: """
+            ALTER TABLE disk ADD COLUMN policy TEXT REFERENCES policy(name);
+            UPDATE disk SET policy = CASE interval_seconds WHEN \(Policy.standard.intervalSeconds) THEN '\(Policy.defaultName)' ELSE 'every-' || interval_seconds || 's' END;
+            ALTER TABLE disk DROP COLUMN interval_seconds;
             """)
     }
 

@@ -32,8 +32,8 @@ package struct ConsistencyGroup: Equatable, Sendable {
     package let id: String
     package let disks: [ProtectedDisk]
 
-    /// A point of all is due at the shortest interval of any.
-    package var intervalSeconds: Int { disks.map(\.intervalSeconds).min() ?? 0 }
+    /// A point of all is due as often as the policy of any of them says.
+    package var pointSeconds: Int { disks.map(\.policy.pointSeconds).min() ?? 0 }
     package var diskNames: [String] { disks.map(\.name) }
 
     init(machine: Machine) {
@@ -87,7 +87,7 @@ extension Catalogue {
     /// `condition` with the one parameter `value`, or all.
     private static func machines(_ database: Database, where condition: String = "1 OR ? IS NULL", _ value: String? = nil) throws -> [Machine] {
         let rows = try Row.fetchAll(
-            database, sql: "SELECT * FROM disk WHERE machine IN (SELECT name FROM machine WHERE \(condition)) ORDER BY name", arguments: [value])
+            database, sql: diskQuery + " WHERE disk.machine IN (SELECT name FROM machine WHERE \(condition)) ORDER BY disk.name", arguments: [value])
         let disks = Dictionary(grouping: try rows.map(ProtectedDisk.init(row:)), by: \.machine)
         return try Row.fetchAll(database, sql: "SELECT * FROM machine WHERE \(condition) ORDER BY name", arguments: [value]).map { row in
             let name: String = row["name"]

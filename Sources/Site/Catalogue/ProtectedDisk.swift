@@ -20,7 +20,8 @@ package struct ProtectedDisk: Equatable, Sendable {
     package var sizeBytes: UInt64
     package var logFolder: String
     package var logBudgetBytes: UInt64
-    package var intervalSeconds: Int
+    /// As it is now; a change of it is seen when the disk is looked up again.
+    package var policy: Policy
     package var vaultURL: String
     package var vaultID: String
     package var keyFile: String?
@@ -35,7 +36,7 @@ package struct ProtectedDisk: Equatable, Sendable {
 
     package init(
         name: String, id: String, imagePath: String, format: String, sizeBytes: UInt64, logFolder: String,
-        logBudgetBytes: UInt64, intervalSeconds: Int, vaultURL: String, vaultID: String, keyFile: String?,
+        logBudgetBytes: UInt64, policy: Policy = .standard, vaultURL: String, vaultID: String, keyFile: String?,
         passphraseFile: String?, machine: String? = nil, parentFolders: [String] = []
     ) {
         self.parentFolders = parentFolders
@@ -47,7 +48,7 @@ package struct ProtectedDisk: Equatable, Sendable {
         self.sizeBytes = sizeBytes
         self.logFolder = logFolder
         self.logBudgetBytes = logBudgetBytes
-        self.intervalSeconds = intervalSeconds
+        self.policy = policy
         self.vaultURL = vaultURL
         self.vaultID = vaultID
         self.keyFile = keyFile
@@ -65,7 +66,7 @@ package struct ProtectedDisk: Equatable, Sendable {
         sizeBytes = UInt64(bitPattern: row["size_bytes"])
         logFolder = row["log_folder"]
         logBudgetBytes = UInt64(bitPattern: row["log_budget_bytes"])
-        intervalSeconds = row["interval_seconds"]
+        policy = try Policy(row: row, name: row["policy"])
         vaultURL = row["vault_url"]
         vaultID = row["vault_id"]
         keyFile = row["key_file"]
@@ -88,13 +89,19 @@ func storedName<Name: RawRepresentable<String>>(_ word: String) throws(SiteError
 }
 
 extension Catalogue {
+    /// Each disk with the settings of its policy.
+    static let diskQuery = """
+        SELECT disk.*, policy.parent, policy.interval_seconds, policy.point_seconds, policy.retention, policy.rpo_seconds, policy.bandwidth, policy.compression
+        FROM disk JOIN policy ON policy.name = disk.policy
+        """
+
     /// All disks of the site, by name.
     package func disks() throws(SiteError) -> [ProtectedDisk] {
-        try read { try Row.fetchAll($0, sql: "SELECT * FROM disk ORDER BY name").map(ProtectedDisk.init(row:)) }
+        try read { try Row.fetchAll($0, sql: Self.diskQuery + " ORDER BY disk.name").map(ProtectedDisk.init(row:)) }
     }
 
     package func disk(named name: String) throws(SiteError) -> ProtectedDisk {
-        let found = try read { try Row.fetchOne($0, sql: "SELECT * FROM disk WHERE name = ?", arguments: [name]).map(ProtectedDisk.init(row:)) }
+        let found = try read { try Row.fetchOne($0, sql: Self.diskQuery + " WHERE disk.name = ?", arguments: [name]).map(ProtectedDisk.init(row:)) }
         guard let found else {
             throw SiteError(.diskNotFound, "no disk named \(name) is protected on this site (\(site.path))", remedy: "farshore status")
         }
@@ -111,16 +118,17 @@ extension Catalogue {
             if let taken {
                 throw SiteError(.diskExists, "the disk \(taken) of this site already has that name, image or log folder", remedy: "farshore status \(taken)")
             }
+            try Self.refuseUnusable(disk.policy.name, database)
             try Self.makeMachine(of: disk, group: group, database)
             try database.execute(
                 sql: """
-                    INSERT INTO disk (name, id, image_path, format, size_bytes, log_folder, log_budget_bytes, interval_seconds,
+                    INSERT INTO disk (name, id, image_path, format, size_bytes, log_folder, log_budget_bytes, policy,
                         vault_url, vault_id, key_file, passphrase_file, state, is_paused, created, machine, parent_folders)
                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                     """,
                 arguments: [
                     disk.name, disk.id, disk.imagePath, disk.format, Int64(bitPattern: disk.sizeBytes), disk.logFolder,
-                    Int64(bitPattern: disk.logBudgetBytes), disk.intervalSeconds, disk.vaultURL, disk.vaultID, disk.keyFile,
+                    Int64(bitPattern: disk.logBudgetBytes), disk.policy.name, disk.vaultURL, disk.vaultID, disk.keyFile,
                     disk.passphraseFile, disk.state.rawValue, disk.isPaused, Int64(bitPattern: disk.createdNanoseconds), disk.machine,
                     disk.parentFolders.joined(separator: "\n"),
                 ])

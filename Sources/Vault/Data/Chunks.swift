@@ -12,7 +12,7 @@ extension Vault {
     package func putChunk(_ plaintext: UnsafeRawBufferPointer, as ref: ChunkRef) throws(VaultError) -> Int {
         guard plaintext.count > 0, plaintext.count <= FormatLimits.chunkBytes else { throw .refused("a chunk has 1 byte to 1 MiB, not \(plaintext.count)") }
         let place = ObjectPlace.chunk(ref)
-        let bytes = try SealedObject.seal(plaintext, place: place, keys: keys, generation: sealingGeneration())
+        let bytes = try seal(plaintext, place: place)
         let stored = try putVerified(place, bytes) { stored throws(VaultError) in
             try withKeys { keys throws(VaultError) in try SealedObject.open(stored, place: place, keys: keys) }.elementsEqual(plaintext)
         }

@@ -1,5 +1,7 @@
 // The secrets of an open vault: its cipher, the id key and the data keys by generation. Never printed, never stored.
 
+import Synchronization
+
 package struct VaultKeys: Sendable {
     package let vault: VaultID
     package let cipher: VaultCipher
@@ -45,4 +47,23 @@ package struct VaultKeys: Sendable {
     func associatedData(_ head: some Sequence<UInt8>, place: ObjectPlace) -> [UInt8] {
         Array(head) + Array("\(vault)/\(place.boundTo)".utf8)
     }
+}
+
+/// What an open vault knows of its keys now; a rotation adds to it.
+final class OpenedKeys: Sendable {
+    private struct State {
+        var keys: VaultKeys
+        /// The generation for new objects, by the newest catalog read; nil before one was.
+        var sealingGeneration: UInt32?
+    }
+
+    private let state: Mutex<State>
+
+    init(_ keys: VaultKeys) { state = Mutex(State(keys: keys)) }
+
+    var all: VaultKeys { state.withLock { $0.keys } }
+    var sealingGeneration: UInt32? { state.withLock { $0.sealingGeneration } }
+
+    func learn(_ found: VaultKeys) { state.withLock { $0.keys = $0.keys.merged(found) } }
+    func seal(with generation: UInt32) { state.withLock { $0.sealingGeneration = generation } }
 }

@@ -5,15 +5,15 @@ import CZstd
 
 struct Compressor: ~Copyable {
     /// Level 1: zstd is the uploader's whole CPU budget.
-    private static let level: Int32 = 1
+    static let usualLevel = 1
     private let context = ZSTD_createCCtx()
 
     deinit { ZSTD_freeCCtx(context) }
 
     /// Compresses into `output` and returns the count, or nil when that is not shorter than `input`.
-    func compress(_ input: UnsafeRawBufferPointer, into output: UnsafeMutableRawBufferPointer) -> Int? {
+    func compress(_ input: UnsafeRawBufferPointer, level: Int, into output: UnsafeMutableRawBufferPointer) -> Int? {
         guard input.count > 0, let context, !Self.looksRandom(input) else { return nil }
-        let count = ZSTD_compressCCtx(context, output.baseAddress, min(output.count, input.count - 1), input.baseAddress, input.count, Self.level)
+        let count = ZSTD_compressCCtx(context, output.baseAddress, min(output.count, input.count - 1), input.baseAddress, input.count, Int32(level))
         return ZSTD_isError(count) == 0 ? count : nil
     }
 

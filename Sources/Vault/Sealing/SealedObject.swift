@@ -70,8 +70,10 @@ package struct SealedObject: Sendable {
         return (object, plaintext)
     }
 
-    /// Seals `plaintext` for `place` with the newest generation of `keys`, or the one given.
-    package static func seal(_ plaintext: UnsafeRawBufferPointer, place: ObjectPlace, keys: VaultKeys, generation: UInt32) throws(VaultError) -> [UInt8] {
+    /// Seals `plaintext` for `place` with the newest generation of `keys`, or the one given. `level` is zstd's; nil compresses nothing.
+    package static func seal(
+        _ plaintext: UnsafeRawBufferPointer, place: ObjectPlace, keys: VaultKeys, generation: UInt32, level: Int? = Compressor.usualLevel
+    ) throws(VaultError) -> [UInt8] {
         guard plaintext.count <= place.kind.plaintextBytesMax else {
             throw .refused("\(place.key) would hold \(plaintext.count) bytes, the limit is \(place.kind.plaintextBytesMax)")
         }
@@ -80,15 +82,17 @@ package struct SealedObject: Sendable {
             kind: place.kind, cipher: keys.cipher, keyGeneration: encrypted ? generation : 0,
             salt: encrypted ? Randomness.bytes(32) : [UInt8](repeating: 0, count: 32), plaintextBytes: plaintext.count)
         let key = try keys.objectKey(header, object: place.key)
-        return assemble(plaintext, header, place, keys, key)
+        return assemble(plaintext, header, place, keys, key, level)
     }
 
-    private static func assemble(_ plaintext: UnsafeRawBufferPointer, _ header: ObjectHeader, _ place: ObjectPlace, _ keys: VaultKeys, _ key: [UInt8]) -> [UInt8] {
+    private static func assemble(
+        _ plaintext: UnsafeRawBufferPointer, _ header: ObjectHeader, _ place: ObjectPlace, _ keys: VaultKeys, _ key: [UInt8], _ level: Int?
+    ) -> [UInt8] {
         let bytesMax = header.tableEnd + plaintext.count + header.frameCount * header.cipher.tagBytes
         return [UInt8](unsafeUninitializedCapacity: bytesMax) { buffer, count in
             let output = UnsafeMutableRawBufferPointer(buffer)
             output.copyBytes(from: header.encoded())
-            let lengths = compressFrames(plaintext, header, into: output)
+            let lengths = compressFrames(plaintext, header, level, into: output)
             // The tags bind the table, so sealing waits for all lengths; each body is sealed where it lies.
             let associated = keys.associatedData(UnsafeRawBufferPointer(rebasing: output[..<header.tableEnd]), place: place)
             let cipher = FrameCipher(header.cipher, key: key, associated: associated, sealing: true)
@@ -102,7 +106,9 @@ package struct SealedObject: Sendable {
     }
 
     /// Puts the table and behind it the bodies into `output`, each with room for its tag; returns the bodies' lengths.
-    private static func compressFrames(_ plaintext: UnsafeRawBufferPointer, _ header: ObjectHeader, into output: UnsafeMutableRawBufferPointer) -> [Int] {
+    private static func compressFrames(
+        _ plaintext: UnsafeRawBufferPointer, _ header: ObjectHeader, _ level: Int?, into output: UnsafeMutableRawBufferPointer
+    ) -> [Int] {
         let compressor = Compressor()
         var lengths: [Int] = []
         var end = header.tableEnd
@@ -110,7 +116,7 @@ package struct SealedObject: Sendable {
             let start = index * header.frameBytes
             let plain = UnsafeRawBufferPointer(rebasing: plaintext[start..<start + header.plaintextBytes(ofFrame: index)])
             let body = UnsafeMutableRawBufferPointer(rebasing: output[end..<end + plain.count])
-            let compressed = compressor.compress(plain, into: body)
+            let compressed = if let level { compressor.compress(plain, level: level, into: body) } else { Int?.none }
             if compressed == nil { body.copyMemory(from: plain) }
             let stored = (compressed ?? plain.count) + header.cipher.tagBytes
             output.putLE(ObjectHeader.tableEntry(storedBytes: stored, compressed: compressed != nil), at: ObjectHeader.byteCount + 4 * index)

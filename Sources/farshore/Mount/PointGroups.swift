@@ -9,7 +9,7 @@ final class PointGroups: Sendable {
     struct Group: Sendable {
         let id: String
         let name: String
-        let intervalSeconds: Int
+        let pointSeconds: Int
         /// Those that are served, by name.
         let disks: [VirtualDisk]
         /// Those that are not.
@@ -46,7 +46,7 @@ final class PointGroups: Sendable {
             let disks = group.diskNames.compactMap { known[$0] }
             guard !disks.isEmpty else { return nil }
             let missing = group.disks.filter { known[$0.name] == nil && $0.state == .protected && !released.contains($0.name) }.map(\.name)
-            return Group(id: group.id, name: group.name, intervalSeconds: group.intervalSeconds, disks: disks, missing: missing)
+            return Group(id: group.id, name: group.name, pointSeconds: group.pointSeconds, disks: disks, missing: missing)
         }
     }
 

@@ -12,6 +12,7 @@ final class PointInterval: @unchecked Sendable {
     // Sendable: every `var` is guarded by `monitor`, but for `planner`, which belongs to the owner.
     private struct Schedule {
         var due: UInt64
+        var interval: UInt64
         /// The sequence of the last point; 0 before the first, so that what a predecessor left gets a point soon.
         var lastPoint: UInt64
         /// It waits for a thread, or one is cutting it.
@@ -66,7 +67,7 @@ final class PointInterval: @unchecked Sendable {
             let now = Clock.monotonicNanoseconds()
             monitor.lock()
             schedules = schedules.filter { id, schedule in schedule.isUnderWay || groups.contains { $0.id == id } }
-            for group in groups where group.intervalSeconds > 0 { plan(group, now) }
+            for group in groups where group.pointSeconds > 0 { plan(group, now) }
             startCutter()
             work.wakeAll()
             let next = schedules.values.map(\.due).min() ?? .max
@@ -89,8 +90,13 @@ final class PointInterval: @unchecked Sendable {
 
     /// The monitor is held.
     private func plan(_ group: PointGroups.Group, _ now: UInt64) {
-        let interval = UInt64(group.intervalSeconds) * 1_000_000_000
-        var schedule = schedules[group.id] ?? Schedule(due: now + interval, lastPoint: 0)
+        let interval = UInt64(group.pointSeconds) * 1_000_000_000
+        var schedule = schedules[group.id] ?? Schedule(due: now + interval, interval: interval, lastPoint: 0)
+        if schedule.interval != interval {
+            // The policy changed.
+            schedule.due = max(schedule.due - min(schedule.due, schedule.interval), now - min(now, interval)) + interval
+            schedule.interval = interval
+        }
         if now >= schedule.due {
             if !schedule.isUnderWay { queue.append(group) }
             schedule.isUnderWay = true

@@ -29,9 +29,10 @@ extension Failure {
     init(_ error: SiteError) {
         let status: ExitStatus =
             switch error.code {
-            case .diskNotFound, .jobNotFound, .machineNotFound, .groupNotFound, .mountAway: .notFound
+            case .diskNotFound, .jobNotFound, .machineNotFound, .groupNotFound, .policyNotFound, .mountAway: .notFound
             case .noSpace: .notEnoughSpace
-            case .lockHeld, .diskBusy, .diskExists, .groupExists: .inUse
+            case .lockHeld, .diskBusy, .diskExists, .groupExists, .policyExists: .inUse
+            case .policyWrong: .usage
             default: .failed
             }
         self.init(status, error.message, try: error.remedy)

@@ -41,8 +41,8 @@ struct ProtectCommand: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Where the change log goes (default: IMAGE.log beside the image).", valueName: "dir"))
     var logDir: String?
 
-    @Option(name: .long, help: ArgumentHelp("Seconds between recovery points and uploads.", valueName: "seconds"))
-    var interval = 30
+    @Option(name: .long, help: "The replication policy: interval, retention, limits (see farshore policy list).")
+    var policy = Policy.defaultName
 
     @Option(name: .long, help: ArgumentHelp("How large the log may grow; writes are refused beyond (default: half of the disk, from 2 GiB to 64 GiB).", valueName: "bytes"))
     var logBudget: UInt64?
@@ -60,6 +60,7 @@ struct ProtectCommand: ParsableCommand {
         let sizeBytes: UInt64
         let logFolder: String
         let logBudgetBytes: UInt64
+        let policy: String
         let intervalSeconds: Int
         let vault: String
         let job: Int64
@@ -73,7 +74,6 @@ struct ProtectCommand: ParsableCommand {
         for name in [machine, group].compactMap({ $0 }) where !Catalog.isValidName(name) {
             throw ValidationError("\(name.debugDescription) cannot name a machine or group: use 1 to 64 of letters, digits, . _ -, not starting with . or -")
         }
-        guard (1...86_400).contains(interval) else { throw ValidationError("--interval must be between 1 and 86400 seconds") }
         if let logBudget, logBudget < ProtectionChecks.logBudgetBytesMin {
             throw ValidationError("--log-budget must be at least \(ProtectionChecks.logBudgetBytesMin)")
         }
@@ -88,7 +88,7 @@ struct ProtectCommand: ParsableCommand {
             try catalogue.record(.information, disk: name, "protected: \(disk.imagePath) to \(disk.vaultURL)")
             let document = Document(
                 disk: disk.name, machine: disk.machine, group: try catalogue.machine(named: disk.machine).group, id: disk.id, image: disk.imagePath, format: disk.format, sizeBytes: disk.sizeBytes, logFolder: disk.logFolder,
-                logBudgetBytes: disk.logBudgetBytes, intervalSeconds: disk.intervalSeconds, vault: disk.vaultURL, job: job.id,
+                logBudgetBytes: disk.logBudgetBytes, policy: disk.policy.name, intervalSeconds: disk.policy.intervalSeconds, vault: disk.vaultURL, job: job.id,
                 warnings: warnings, next: try serve(disk))
             try output.print(document, text: Self.text)
         } catch {
@@ -105,7 +105,7 @@ struct ProtectCommand: ParsableCommand {
         }
         lines.append("  image  \(document.image)")
         lines.append("  log    \(document.logFolder), at most \(bytesText(document.logBudgetBytes))")
-        lines.append("  vault  \(document.vault), every \(document.intervalSeconds) s")
+        lines.append("  vault  \(document.vault), every \(document.intervalSeconds) s (policy \(document.policy))")
         lines += document.warnings.map { "  warning: \($0)" }
         return (lines + [document.next]).joined(separator: "\n")
     }
@@ -143,7 +143,7 @@ struct ProtectCommand: ParsableCommand {
         try job.step("register") {
             let made = ProtectedDisk(
                 name: name, id: (leftover?.diskID ?? .random()).description, imagePath: image.path, format: image.format.rawValue,
-                sizeBytes: image.sizeBytes, logFolder: folder, logBudgetBytes: budget, intervalSeconds: interval, vaultURL: vault.url,
+                sizeBytes: image.sizeBytes, logFolder: folder, logBudgetBytes: budget, policy: try catalogue.policy(named: policy), vaultURL: vault.url,
                 vaultID: opened.id.description, keyFile: vault.key.keyFile.map(absolutePath),
                 passphraseFile: vault.key.passphraseFile.map(absolutePath), machine: machine, parentFolders: image.parentFolders)
             try register(made, opened, catalogue, makeLog: leftover == nil)

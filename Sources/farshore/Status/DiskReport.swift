@@ -26,6 +26,7 @@ struct DiskReport: Encodable {
     let image: String
     let sizeBytes: UInt64
     let vault: String
+    let policy: String
     let isServed: Bool
     let isPaused: Bool
     let phase: String
@@ -59,6 +60,7 @@ struct DiskReport: Encodable {
         image = disk.imagePath
         sizeBytes = disk.sizeBytes
         vault = disk.vaultURL
+        policy = disk.policy.name
         isServed = served != nil
         isPaused = disk.isPaused
         phase = replication.phase.rawValue
@@ -89,10 +91,10 @@ struct DiskReport: Encodable {
         let isComplete = replication.provenSequence != nil && log.lag?.records == 0
         guard disk.state == .protected, !isComplete else { return nil }
         if disk.isPaused { return ("upload is paused; the vault does not have everything", "farshore resume \(disk.name)") }
-        let isLate = log.lag.map { $0.seconds > Double(3 * disk.intervalSeconds + 60) } ?? true
+        let isLate = log.lag.map { $0.seconds > Double(disk.policy.lateSeconds) } ?? true
         guard isLate else { return nil }
         if !isUploading { return ("no uploader is running; the vault does not have everything", "farshore upload") }
-        return log.lag.map { ("the vault is \(durationText(seconds: $0.seconds)) behind", "farshore events") }
+        return log.lag.map { ("the vault is \(durationText(seconds: $0.seconds)) behind, more than \(Quantity.spanText(seconds: UInt64(disk.policy.lateSeconds)))", "farshore events") }
     }
 
     /// A disk of its group that the vault gets nothing of, so that the points they share are not listed there.
@@ -124,7 +126,7 @@ struct DiskReport: Encodable {
         if let remedy, health != "normal" { add("try", remedy) }
         if machine != disk || group != nil { add("machine", machine + (group.map { ", group \($0)" } ?? "")) }
         add("image", "\(image), \(bytesText(sizeBytes))" + (isServed ? ", mounted" : ""))
-        add("vault", vault)
+        add("vault", "\(vault), policy \(policy)")
         add("replication", replicationText)
         if let lagSeconds, let lagBytes { add("lag", lagBytes == 0 && lagSeconds == 0 ? "none" : "\(durationText(seconds: lagSeconds)), \(bytesText(lagBytes))") }
         let waiting = undestagedBytes.map { ", \(bytesText($0)) not merged yet" } ?? ""

@@ -1,0 +1,116 @@
+// Policies in the catalogue. Each one a person makes comes with its failback policy NAME-failback, which is changed with
+// it, or by itself, and goes with it. Of disks that share points each has its own: points come as often, and are kept as long,
+// as any of them says.
+
+import BlockIO
+import GRDB
+
+extension Catalogue {
+    package func policies() throws(SiteError) -> [Policy] {
+        try read { try Row.fetchAll($0, sql: "SELECT * FROM policy ORDER BY name").map { try Policy(row: $0, name: $0["name"]) } }
+    }
+
+    package func policy(named name: String) throws(SiteError) -> Policy {
+        guard let found = try read({ try Self.policy(name, $0) }) else { throw Self.noPolicy(name) }
+        return found
+    }
+
+    /// Names of the disks that have it.
+    package func disks(ofPolicy name: String) throws(SiteError) -> [String] {
+        try read { try String.fetchAll($0, sql: "SELECT name FROM disk WHERE policy = ? ORDER BY name", arguments: [name]) }
+    }
+
+    /// Makes a policy that is like the default one but for `change`, and its failback policy.
+    package func addPolicy(named name: String, _ change: PolicyChange) throws(SiteError) -> Policy {
+        try write { database in
+            let made = try change.applied(to: Policy(name: name))
+            for name in [name, made.failbackName] where try Self.policy(name, database) != nil {
+                throw SiteError(.policyExists, "there is a policy named \(name) already", remedy: "farshore policy edit \(name)")
+            }
+            try Self.insert(made, database)
+            try Self.insert(try change.applied(to: Policy(name: made.failbackName, parent: name)), database)
+            return made
+        }
+    }
+
+    /// Changes the policy and, with it, its failback policy.
+    package func changePolicy(named name: String, _ change: PolicyChange) throws(SiteError) -> Policy {
+        try write { database in
+            guard let policy = try Self.policy(name, database) else { throw Self.noPolicy(name) }
+            let changed = try change.applied(to: policy)
+            try Self.store(changed, database)
+            if policy.parent == nil, let failback = try Self.policy(policy.failbackName, database) { try Self.store(try change.applied(to: failback), database) }
+            return changed
+        }
+    }
+
+    /// Removes the policy and its failback policy; refused while a disk has it.
+    package func removePolicy(named name: String) throws(SiteError) {
+        try write { database in
+            guard let policy = try Self.policy(name, database) else { throw Self.noPolicy(name) }
+            if let parent = policy.parent {
+                throw SiteError(.refused, "\(name) is the failback policy of \(parent) and goes with it", remedy: "farshore policy delete \(parent)")
+            }
+            guard name != Policy.defaultName else { throw SiteError(.refused, "the policy \(name) stays", remedy: "farshore policy edit \(name)") }
+            if let disk = try String.fetchOne(database, sql: "SELECT name FROM disk WHERE policy = ?", arguments: [name]) {
+                throw SiteError(.refused, "the disk \(disk) has the policy \(name)", remedy: "farshore policy assign \(Policy.defaultName) \(disk)")
+            }
+            try database.execute(sql: "DELETE FROM policy WHERE name = ?", arguments: [name])
+        }
+    }
+
+    /// Gives the policy to the disks; all of them or none.
+    package func assignPolicy(named name: String, disks: [String]) throws(SiteError) {
+        try write { database in
+            try Self.refuseUnusable(name, database)
+            for disk in disks {
+                try database.execute(sql: "UPDATE disk SET policy = ? WHERE name = ?", arguments: [name, disk])
+                guard database.changesCount == 1 else { throw SiteError(.diskNotFound, "no disk named \(disk) is protected on this site", remedy: "farshore status") }
+            }
+        }
+    }
+
+    static func refuseUnusable(_ name: String, _ database: Database) throws {
+        guard let policy = try policy(name, database) else { throw noPolicy(name) }
+        guard let parent = policy.parent else { return }
+        throw SiteError(.refused, "\(name) is the failback policy of \(parent): it waits for a failback", remedy: "farshore policy list")
+    }
+
+    private static func policy(_ name: String, _ database: Database) throws -> Policy? {
+        try Row.fetchOne(database, sql: "SELECT * FROM policy WHERE name = ?", arguments: [name]).map { try Policy(row: $0, name: name) }
+    }
+
+    static func insert(_ policy: Policy, _ database: Database) throws {
+        try database.execute(
+            sql: """
+                INSERT INTO policy (name, parent, created, interval_seconds, point_seconds, retention, rpo_seconds, bandwidth, compression)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+                """,
+            arguments: [policy.name, policy.parent, Int64(bitPattern: Clock.wallNanoseconds())] + policy.settings)
+    }
+
+    private static func store(_ policy: Policy, _ database: Database) throws {
+        try database.execute(
+            sql: """
+                UPDATE policy SET interval_seconds = ?, point_seconds = ?, retention = ?, rpo_seconds = ?, bandwidth = ?, compression = ? WHERE name = ?
+                """,
+            arguments: policy.settings + [policy.name])
+    }
+
+    private static func noPolicy(_ name: String) -> SiteError {
+        SiteError(.policyNotFound, "there is no policy named \(name) on this site", remedy: "farshore policy list")
+    }
+}
+
+extension Policy {
+    init(row: Row, name: String) throws {
+        self.init(
+            name: name, parent: row["parent"], intervalSeconds: row["interval_seconds"], pointSeconds: row["point_seconds"],
+            retention: try RetentionRules(row["retention"] as String), rpoSeconds: row["rpo_seconds"], bandwidth: try BandwidthCalendar(row["bandwidth"] as String),
+            compression: try Compression(row["compression"] as String))
+    }
+
+    fileprivate var settings: StatementArguments {
+        [intervalSeconds, pointSeconds, retention.text, rpoSeconds, bandwidth.text, compression.text]
+    }
+}

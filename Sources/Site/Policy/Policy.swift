@@ -1,0 +1,111 @@
+// How disks are replicated: the one place for intervals, retention, limits and compression. Kept in the catalogue
+// (Sources/Site/Catalogue/Policies.swift); the mount and the uploader read it anew each second.
+
+package struct Policy: Equatable, Sendable {
+    package enum Compression: Equatable, Sendable {
+        case off
+        /// zstd, 1 to 19.
+        case level(Int)
+        /// Level 1, and more where the target takes less than the processor could compress.
+        case automatic
+
+        package init(_ text: String) throws(SiteError) {
+            switch text {
+            case "off": self = .off
+            case "auto": self = .automatic
+            case "on": self = .level(3)
+            default:
+                guard let level = Int(text), (1...19).contains(level) else {
+                    throw SiteError(.policyWrong, "\(text.debugDescription) is no compression", remedy: "off, on, auto, or a level from 1 to 19")
+                }
+                self = .level(level)
+            }
+        }
+
+        package var text: String {
+            switch self {
+            case .off: "off"
+            case .level(let level): "\(level)"
+            case .automatic: "auto"
+            }
+        }
+    }
+
+    package static let defaultName = "default"
+    package static let intervalSecondsRange = 1...3_600
+
+    package let name: String
+    /// The policy this is the failback policy of. Nothing uses it before a failback does.
+    package let parent: String?
+    /// Between uploads.
+    package var intervalSeconds: Int
+    /// Between points.
+    package var pointSeconds: Int
+    package var retention: RetentionRules
+    /// How far behind the vault may be before health is a warning; nil: three intervals and a minute.
+    package var rpoSeconds: Int?
+    package var bandwidth: BandwidthCalendar
+    package var compression: Compression
+
+    package init(
+        name: String, parent: String? = nil, intervalSeconds: Int = 30, pointSeconds: Int? = nil, retention: RetentionRules = .standard, rpoSeconds: Int? = nil,
+        bandwidth: BandwidthCalendar = .unlimited, compression: Compression = .automatic
+    ) {
+        self.name = name
+        self.parent = parent
+        self.intervalSeconds = intervalSeconds
+        self.pointSeconds = pointSeconds ?? intervalSeconds
+        self.retention = retention
+        self.rpoSeconds = rpoSeconds
+        self.bandwidth = bandwidth
+        self.compression = compression
+    }
+
+    package static let standard = Policy(name: defaultName)
+
+    package var failbackName: String { "\(name)-failback" }
+    /// Seconds of lag from which on the vault counts as late.
+    package var lateSeconds: Int { rpoSeconds ?? 3 * intervalSeconds + 60 }
+}
+
+/// What a person wants changed; what is nil stays.
+package struct PolicyChange: Equatable, Sendable {
+    package var intervalSeconds: Int?
+    package var pointSeconds: Int?
+    package var retention: RetentionRules?
+    /// 0 takes the threshold away.
+    package var rpoSeconds: Int?
+    package var bandwidth: BandwidthCalendar?
+    package var compression: Policy.Compression?
+
+    package init(
+        intervalSeconds: Int? = nil, pointSeconds: Int? = nil, retention: RetentionRules? = nil, rpoSeconds: Int? = nil, bandwidth: BandwidthCalendar? = nil,
+        compression: Policy.Compression? = nil
+    ) {
+        self.intervalSeconds = intervalSeconds
+        self.pointSeconds = pointSeconds
+        self.retention = retention
+        self.rpoSeconds = rpoSeconds
+        self.bandwidth = bandwidth
+        self.compression = compression
+    }
+
+    package func applied(to policy: Policy) throws(SiteError) -> Policy {
+        var changed = policy
+        // Points that were cut at each upload still are.
+        if let intervalSeconds, policy.pointSeconds == policy.intervalSeconds { changed.pointSeconds = intervalSeconds }
+        changed.intervalSeconds = intervalSeconds ?? changed.intervalSeconds
+        changed.pointSeconds = pointSeconds ?? changed.pointSeconds
+        changed.retention = retention ?? changed.retention
+        if let rpoSeconds { changed.rpoSeconds = rpoSeconds == 0 ? nil : rpoSeconds }
+        changed.bandwidth = bandwidth ?? changed.bandwidth
+        changed.compression = compression ?? changed.compression
+        guard Policy.intervalSecondsRange.contains(changed.intervalSeconds) else {
+            throw SiteError(.policyWrong, "an interval of \(changed.intervalSeconds) s is refused", remedy: "1s to 1h")
+        }
+        guard changed.pointSeconds >= 1, changed.pointSeconds <= 86_400 else {
+            throw SiteError(.policyWrong, "points every \(changed.pointSeconds) s are refused", remedy: "1s to 1d")
+        }
+        return changed
+    }
+}
