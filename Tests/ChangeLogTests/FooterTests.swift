@@ -156,7 +156,10 @@ extension TestLog {
     func liveFiles() throws -> [String] {
         var found: [(index: UInt64, path: String)] = []
         for path in try segmentFiles() {
-            let header = try Descriptor.open(path, O_RDONLY).read(count: 512, at: 0)
+            let file = try Descriptor.open(path, O_RDONLY)
+            // One that is being made is empty for a moment.
+            guard try file.status().sizeBytes >= 512 else { continue }
+            let header = try file.read(count: 512, at: 0)
             let index = header.withUnsafeBytes { $0.getLE(UInt64.self, at: 48) }
             if index > 0 { found.append((index, path)) }
         }
