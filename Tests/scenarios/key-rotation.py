@@ -24,6 +24,7 @@ with Scenario(seed=11) as s:
     with open(image, "wb") as file:
         file.write(s.random.randbytes(8 * MIB))
     s.farshore("protect", image, "--name", "disk", "--vault", url, "--key-file", used)
+    s.farshore("upload", "--once")
     _, mnt = s.mount()
     served, contents = os.path.join(mnt, "disk", "disk.raw"), {}
 
