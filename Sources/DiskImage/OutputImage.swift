@@ -73,7 +73,8 @@ package struct OutputImage: ~Copyable, Sendable {
     /// The partial file, new or left by an earlier run. In a folder that others may write to its name may be a link to a file that
     /// is not theirs: that is not followed, and not emptied.
     private static func lockPartial(_ partial: String) throws(ImageError) -> ImageLock {
-        let foreign = ImageError.unsupported(path: partial, what: "is there, and is no file of an earlier run but a link or a device", remedy: "rm \(partial), if it is not needed")
+        let foreign = ImageError.unsupported(
+            path: partial, what: "is there, and is no file of an earlier run but a link or a device", remedy: "rm \(partial), if it is not needed")
         let file: Descriptor
         do throws(SystemError) { file = try openPartial(partial) } catch { throw error.errno == ELOOP ? foreign : .system(error) }
         var info = stat()

@@ -9,7 +9,8 @@ func formatWithoutName(_ container: borrowing ContainerFile) throws(ImageError) 
     let format = try probeFormat(container)
     let name = container.path.lowercased()
     guard format != .vhdDifferencing || name.hasSuffix(".vhd") || name.hasSuffix(".avhd") else {
-        throw .unsupported(path: container.path, what: "it looks like a differencing VHD, and its name does not end in .vhd or .avhd: a guest can write that into a raw disk, so its parent is not opened",
+        let why = "a guest can write that into a raw disk, so its parent is not opened"
+        throw .unsupported(path: container.path, what: "it looks like a differencing VHD, and its name does not end in .vhd or .avhd: \(why)",
             remedy: "--from vhd-differencing if it is one, --from raw if it is a guest's disk")
     }
     return format

@@ -188,7 +188,7 @@ import Testing
     /// What a writer is at is not even read; and the lock is on the file that is read, whatever its name stands for by now.
     @Test func aParentIsLockedBeforeItIsRead() throws {
         let chain = try pair(in: TestFolder())
-        let base = chain.levels[0].path
+        let base = String(cString: realpath(chain.levels[0].path, nil)!)
         let sound = try Descriptor.open(base, 0).read(count: 2048, at: 0)
         func open(_ locks: ParentLocks) throws -> any ImageFile {
             try openImage(locked: ImageLock.take(chain.leaf.path, for: .exclusive), access: .readWrite, format: .vhdDifferencing, parentLocks: locks)

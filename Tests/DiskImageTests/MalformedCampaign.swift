@@ -113,7 +113,7 @@ struct MalformedKind {
 
     private struct Tally {
         var images = 0, refused = 0, equal = 0
-        var memory = 0
+        var memory = 0, peak = 0
         var seconds = 0.0
         var slowest = "", largest = ""
         var problems: [String] = []
@@ -132,7 +132,7 @@ struct MalformedKind {
         }
         let total = ContinuousClock.now - start
         print("malformed images: \(kinds.count) kinds, \(tally.images) images, \(tally.refused) refused, \(tally.equal) read equal, in \(total)")
-        print("  most memory \(tally.memory >> 10) KiB (\(tally.largest)), longest \(Int(tally.seconds * 1000)) ms (\(tally.slowest))")
+        print("  at most \(tally.memory >> 10) KiB more memory for one (\(tally.largest)), \(tally.peak >> 20) MiB for the whole process; longest \(Int(tally.seconds * 1000)) ms (\(tally.slowest))")
         #expect(tally.images >= Self.imagesWanted && tally.refused > tally.images / 2 && tally.equal > tally.images / 50)
         #expect(tally.memory < Self.memoryMax && tally.seconds < Self.secondsMax)
         #expect(tally.problems.isEmpty, "\(tally.problems.count): \(tally.problems.prefix(20).joined(separator: "\n"))")
@@ -150,6 +150,7 @@ struct MalformedKind {
         try kind.specimen.restore(touched)
         tally.images += 1
         if seconds > tally.seconds { (tally.seconds, tally.slowest) = (seconds, kind.name) }
+        tally.peak = max(tally.peak, memory.before + grown)
         if grown > tally.memory { (tally.memory, tally.largest) = (grown, kind.name) }
         var isWanted: Bool
         switch (found, damage.outcome) {
@@ -193,7 +194,7 @@ struct MalformedKind {
 
 /// How far a process' memory goes above where it was.
 private struct PeakMemory {
-    private let before: Int
+    let before: Int
 
     init() throws {
         // Makes the peak what is resident now.

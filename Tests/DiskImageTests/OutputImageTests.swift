@@ -46,7 +46,7 @@ import Testing
     @Test func anExistingFileIsReplacedOnlyOnRequest() throws {
         let folder = try TestFolder()
         let path = try folder.write("out.raw", [1, 2, 3])
-        #expect(throws: SystemError.self) { try begin(path, .raw).finish(replacing: false) }
+        #expect(throws: ImageError.self) { try begin(path, .raw).finish(replacing: false) }
         #expect(try Data(contentsOf: URL(filePath: path)) == Data([1, 2, 3]))
         try begin(path, .raw).finish(replacing: true)
         #expect(try openImage(path, access: .readOnly).sizeBytes == 8 << 20)

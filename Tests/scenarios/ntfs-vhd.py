@@ -31,8 +31,14 @@ class Partition:
     def __init__(self, s, disk, read_only=False):
         words = ["losetup", "--find", "--show", "--offset", START, "--sizelimit", SIZE - START]
         self.device = run(*words, *(["--read-only"] if read_only else []), disk).stdout.strip()
-        s.at_end(lambda: run("losetup", "-d", self.device, ok=False))
-        self.s, self.at, self.read_only = s, s.path("ntfs"), read_only
+        self.s, self.at, self.read_only, self.attached = s, s.path("ntfs"), read_only, True
+        s.at_end(self.detach)
+
+    def detach(self):
+        """Once: the device may be somebody else's afterwards."""
+        if self.attached:
+            self.attached = False
+            run("losetup", "-d", self.device)
 
     def __enter__(self):
         self.s.mount_filesystem(self.device, self.at, "-t", "ntfs-3g", *(["-o", "ro"] if self.read_only else []))
@@ -40,7 +46,7 @@ class Partition:
 
     def __exit__(self, *failure):
         run("umount", self.at)
-        run("losetup", "-d", self.device)
+        self.detach()
 
 
 def change(s, disk, name):
@@ -69,9 +75,9 @@ with Scenario(seed=41) as s:
     with open(source, "wb") as file:
         file.truncate(SIZE)
         file.write(master_boot_record())
-    device = Partition(s, source).device
-    run("mkfs.ntfs", "--quick", "--force", "--quiet", "--label", "Volume", "--partition-start", START // 512, device)
-    run("losetup", "-d", device)
+    made = Partition(s, source)
+    run("mkfs.ntfs", "--quick", "--force", "--quiet", "--label", "Volume", "--partition-start", START // 512, made.device)
+    made.detach()
     change(s, source, "before")
     url = s.make_vault()
     # One that goes by its geometry, as qemu-img makes them, and one that goes by its size, as Hyper-V does.

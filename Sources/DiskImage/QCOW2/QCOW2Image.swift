@@ -210,7 +210,8 @@ package final class QCOW2Image: MappedImage {
     /// A larger file would be refused when it is opened again.
     private func requireRoom(_ end: UInt64, _ clusters: Int, below most: UInt64) throws(SystemError) {
         guard end / header.clusterBytes + UInt64(clusters) <= most else {
-            throw SystemError(errno: EFBIG, operation: "place \(clusters) clusters: a qcow2 file with clusters of \(header.clusterBytes) bytes may have \(most)", path: path)
+            throw SystemError(
+                errno: EFBIG, operation: "place \(clusters) clusters: a qcow2 file with clusters of \(header.clusterBytes) bytes may have \(most)", path: path)
         }
     }
 
