@@ -31,8 +31,8 @@ with Scenario(seed=21) as s:
     farshore("vault", "create", url, "--key-file", s.key(), env=by_key)
     image = s.path("disk.img")
     with open(image, "wb") as file:
-        file.truncate(256 * MIB)
-        for number in range(0, 256, 2):
+        file.truncate(128 * MIB)
+        for number in range(0, 128, 2):
             file.seek(number * MIB)
             file.write(s.random.randbytes(MIB // 2))
     farshore("protect", image, "--name", "d", "--vault", url, "--key-file", s.key(), env=by_key)
@@ -46,7 +46,7 @@ with Scenario(seed=21) as s:
     def change(count):
         with open(served, "r+b") as file:
             for _ in range(count):
-                file.seek(s.random.randrange(256 * MIB // 4096) * 4096)
+                file.seek(s.random.randrange(128 * MIB // 4096) * 4096)
                 file.write(s.random.randbytes(4096))
             os.fsync(file.fileno())
         with open(served, "rb") as file:

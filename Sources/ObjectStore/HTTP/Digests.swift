@@ -1,4 +1,4 @@
-// SHA-256, HMAC-SHA-256 and MD5 by OpenSSL, as S3's signatures and checksums want them.
+// SHA-256, HMAC-SHA-256 and MD5 by OpenSSL, as targets' signatures and checksums want them.
 
 import COpenSSL
 
