@@ -87,6 +87,12 @@ struct AzureTests {
         }
     }
 
+    @Test func namesThatXMLCannotHold() throws {
+        let store = try freshStore()
+        for key in ["n/\u{FFFE}", "n/a b%41\u{FFFF}+"] { try store.put(key, [1], ifAbsent: true) }
+        #expect(try store.listAll(prefix: "n/").map(\.key) == ["n/a b%41\u{FFFF}+", "n/\u{FFFE}"])
+    }
+
     /// Their blocks lie under one key until one of them commits its list.
     @Test func blocksOfTwoWritersAreNotMixed() throws {
         let store = try freshStore()
