@@ -10,6 +10,8 @@ package struct StoreError: Error, Equatable, Sendable, CustomStringConvertible {
         case outOfRange
         case unreachable
         case timedOut
+        /// A limit of this host held the request back until it was told to stop.
+        case heldBack
         case throttled
         /// The target answered that it failed (5xx), or its device did (EIO).
         case serverFault
@@ -46,7 +48,7 @@ package struct StoreError: Error, Equatable, Sendable, CustomStringConvertible {
     /// True when the same request may succeed later without anyone doing something about it, or once space was made.
     package var isRecoverable: Bool {
         switch code {
-        case .unreachable, .timedOut, .throttled, .serverFault, .notEnoughSpace, .corruptResponse: true
+        case .unreachable, .timedOut, .heldBack, .throttled, .serverFault, .notEnoughSpace, .corruptResponse: true
         case .notFound, .alreadyExists, .outOfRange, .credentialsRefused, .credentialsExpired, .accessDenied, .clockSkew, .untrusted,
             .bucketMissing, .redirected, .badLocation, .unsupported:
             false

@@ -1,6 +1,6 @@
 // The uploader's limits, as docs/reference/limits.md states them.
 
-enum ReplicationLimits {
+package enum ReplicationLimits {
     /// Segment payload after which what was sent so far is published, so that a long backlog becomes durable step by step.
     static let publicationPayloadBytesMax: UInt64 = 64 << 20
     /// Records of one publication, for the same reason.
@@ -9,4 +9,6 @@ enum ReplicationLimits {
     static let segmentThreads = 2
     /// Chunks of an initial replication read, sealed and sent at the same time.
     static let chunkThreads = 4
+    /// A collection in the vault is noticed after this at the latest; each look is five requests.
+    package static let catalogAgeSecondsMax: UInt64 = 3_600
 }

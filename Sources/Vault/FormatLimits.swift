@@ -23,6 +23,9 @@ package enum FormatLimits {
     package static let recordsPerFullMax: UInt64 = 262_144
     package static let deltasPerRollupMax = 16
     package static let anchorInterval: UInt64 = 1_024
+    package static let keptPointsMax = 65_536
+    package static let pinsMax = 1_024
+    package static let pinReasonBytesMax = 1_024
     package static let keyObjectsMax = 64
     package static let keyObjectGapMax = 8
     package static let tagBytesMax = 255

@@ -8,10 +8,12 @@ package enum ObjectKind: UInt8, Sendable, CaseIterable {
     case mapPage = 5
     case segment = 6
     case chunk = 7
+    case collectionList = 8
+    case keptPoints = 10
 
     var plaintextBytesMax: Int {
         switch self {
-        case .catalog, .host, .head, .manifest: FormatLimits.metadataBytesMax
+        case .catalog, .host, .head, .manifest, .collectionList, .keptPoints: FormatLimits.metadataBytesMax
         case .mapPage: FormatLimits.pageBytesMax
         case .segment: FormatLimits.segmentPlaintextBytesMax
         case .chunk: FormatLimits.chunkBytes
@@ -26,7 +28,7 @@ package struct ObjectPlace: Hashable, Sendable {
     /// What the seal is bound to, without the vault id: the key, except for chunks.
     let boundTo: String
 
-    private init(_ kind: ObjectKind, _ key: String, boundTo: String? = nil) {
+    init(_ kind: ObjectKind, _ key: String, boundTo: String? = nil) {
         self.kind = kind
         self.key = key
         self.boundTo = boundTo ?? key
@@ -42,6 +44,8 @@ package struct ObjectPlace: Hashable, Sendable {
     package static func segment(disk: VaultID, lineage: VaultID, first: UInt64, last: UInt64) -> ObjectPlace {
         ObjectPlace(.segment, "disks/\(disk)/\(lineage)/segments/\(padded(first))-\(padded(last))")
     }
+
+    package static func keptPoints(disk: VaultID, _ id: Hash256) -> ObjectPlace { ObjectPlace(.keptPoints, "disks/\(disk)/kept/\(id)") }
 
     package static func mapPage(_ id: Hash256) -> ObjectPlace { ObjectPlace(.mapPage, "maps/\(id)") }
 

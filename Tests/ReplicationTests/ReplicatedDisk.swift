@@ -58,6 +58,7 @@ final class ReplicatedDisk: @unchecked Sendable {
             name: Self.name, id: id.description, imagePath: folder + "/image", format: "raw", sizeBytes: UInt64(content.count),
             logFolder: folder + "/log", logBudgetBytes: 256 << 20, vaultURL: vault.store.location,
             vaultID: vault.id.description, keyFile: nil, passphraseFile: nil))
+        _ = try Catalogue(site: site).changePolicy(named: Policy.defaultName, PolicyChange(intervalSeconds: 1))
         opened = try Self.open(folder, site, bootID)
     }
 
@@ -100,9 +101,12 @@ final class ReplicatedDisk: @unchecked Sendable {
 
     func openVault() throws -> Vault { try Vault.open(store: store, key: key, memory: HeadMemory(folder: nil)) }
 
-    func replicator(stop: StopFlag = StopFlag(), site: SiteDirectory? = nil, key: KeySource? = nil, owner: (any DiskOwner)? = nil) throws -> Replicator {
+    func replicator(
+        stop: StopFlag = StopFlag(), site: SiteDirectory? = nil, key: KeySource? = nil, owner: (any DiskOwner)? = nil,
+        catalogAgeSecondsMax: UInt64 = ReplicationLimits.catalogAgeSecondsMax
+    ) throws -> Replicator {
         try Replicator(
-            catalogue: Catalogue(site: site ?? self.site), host: "test", stop: stop,
+            catalogue: Catalogue(site: site ?? self.site), host: "test", stop: stop, catalogAgeSecondsMax: catalogAgeSecondsMax,
             openVault: { [store, own = self.key] _ in try Vault.open(store: store, key: key ?? own, memory: HeadMemory(folder: nil)) },
             owner: { [self] _ in owner ?? TestOwner { self.disk } }, progress: { _, _, _ in })
     }

@@ -10,6 +10,7 @@ final class WatchedStore: ObjectStore {
         /// Keys of PUTs that reached the target, in order.
         var puts: [String] = []
         var all = 0
+        var deletes = 0
 
         var chunkPuts: [String] { puts.filter { $0.hasPrefix("chunks/") } }
     }
@@ -79,6 +80,7 @@ final class WatchedStore: ObjectStore {
 
     func delete(_ keys: [String]) throws(StoreError) {
         count()
+        state.withLock { $0.requests.deletes += keys.count }
         try base.delete(keys)
     }
 

@@ -19,6 +19,9 @@ package final class MeddledStore: ObjectStore {
         /// Runs before a LIST reaches the target.
         package var beforeList: @Sendable (String) -> Void = { _ in }
 
+        /// What a LIST of the prefix says instead of what is there.
+        package var lists: @Sendable (String, ListPage) -> ListPage = { $1 }
+
         init() {}
     }
 
@@ -78,7 +81,7 @@ package final class MeddledStore: ObjectStore {
     package func list(prefix: String, startAfter: String?) throws(StoreError) -> ListPage {
         meddling.withLock { $0.beforeList }(prefix)
         counted.withLock { $0.lists += 1 }
-        return try inner.list(prefix: prefix, startAfter: startAfter)
+        return meddling.withLock { $0.lists }(prefix, try inner.list(prefix: prefix, startAfter: startAfter))
     }
 
     package func delete(_ keys: [String]) throws(StoreError) { try inner.delete(keys) }

@@ -93,7 +93,7 @@ package final class ModelDisk {
     }
 
     /// Writes `count` random records, puts them as segments, adds the manifest and the head.
-    package func step(records count: Int, segmentBytes: Int = 1 << 20, checkpoint: Bool = false, tag: String? = nil) throws {
+    package func step(records count: Int, segmentBytes: Int = 1 << 20, checkpoint: Bool = false, tag: String? = nil, timeMicros: UInt64? = nil) throws {
         let segments = SegmentWriter(vault: vault, disk: id, lineage: lineage, payloadBytesMax: segmentBytes)
         var entries: [SegmentEntry] = []
         var flushing = flushed
@@ -119,12 +119,33 @@ package final class ModelDisk {
         if !segments.isEmpty { entries.append(try segments.finish()) }
         sequence += 1
         sequences.append(sequence)
-        let point = RecoveryPoint(sequence: sequence, timeMicros: 1_000_000 * sequence, kind: .crash, tag: tag)
+        let point = RecoveryPoint(sequence: sequence, timeMicros: timeMicros ?? 1_000_000 * sequence, kind: .crash, tag: tag)
         points.append(point)
         let heads = vault.heads(group: id)
-        let current = try heads.newest()!.document.state(of: id)!
-        let next = try writer.extend(current, through: sequence, segments: entries, points: [point], checkpoint: checkpoint, epoch: 1)
-        try heads.update(epoch: epoch) { $0.set(next) }
+        let head = try heads.newest()!.document
+        let next = try writer.extend(head.state(of: id)!, through: sequence, segments: entries, points: [point], checkpoint: checkpoint, epoch: head.collectionEpoch)
+        try heads.update(epoch: epoch) { head in
+            var state = head.state(of: id)!
+            state.follow(next)
+            head.set(state)
+        }
+    }
+
+    /// As an uploader does between two things it makes.
+    package func acknowledge() throws {
+        let newest = try vault.catalog().document.collectionEpoch
+        try vault.heads(group: id).update(epoch: epoch) { $0.collectionEpoch = newest }
+    }
+
+    /// Lets points go; false when none went.
+    @discardableResult
+    package func thin(_ thinning: Thinning) throws -> Bool {
+        let head = try vault.heads(group: id).newest()!.document
+        let retention = Retention(vault: vault, thinning: thinning, epoch: head.collectionEpoch)
+        guard let pruning = try retention.pruning(of: head, try vault.catalog().document) else { return false }
+        var applied = false
+        try vault.heads(group: id).update(epoch: epoch) { applied = pruning.apply(to: &$0) }
+        return applied
     }
 
     /// Half of it text-like, so that some frames are compressed and some not.

@@ -10,7 +10,7 @@ import VaultFixtures
     private let group = VaultID.random()
 
     private func bump(_ heads: HeadChain, _ epoch: UInt64, _ name: String) throws {
-        try heads.update(epoch: epoch) { $0.pins = [Head.Pin(name: name, disk: group, sequence: 1, reason: "", untilMicros: nil)] }
+        try heads.update(epoch: epoch) { $0.pins = [Head.Pin(name: name, disk: group, sequence: 1, timeMicros: 1, reason: "", untilMicros: nil)] }
     }
 
     @Test func theNewestIsFoundBehindCollectedNumbers() throws {

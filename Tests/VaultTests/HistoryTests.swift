@@ -14,13 +14,17 @@ func readState(_ vault: Vault, disk: VaultID, at sequence: UInt64) throws -> [UI
     let maps = MapReader(vault: vault, pagesMax: 4)
     let blocks = (plan.sizeBytes + 4095) / 4096
     var block: UInt64 = 0
+    var plaintexts: [MapSource: [UInt8]] = [:]
     while block < blocks {
         let extent = try maps.extent(plan.root, at: block, before: blocks)
         if let source = extent.source {
-            let plaintext: [UInt8] = switch source {
-            case .chunk(let chunk): try vault.readChunk(chunk)
-            case .segment(let segment): try vault.read(.segment(disk: disk, lineage: segment.lineage, first: segment.first, last: segment.last))
-            }
+            let plaintext: [UInt8] = try plaintexts[source] ?? {
+                switch source {
+                case .chunk(let chunk): try vault.readChunk(chunk)
+                case .segment(let segment): try vault.read(.segment(disk: disk, lineage: segment.lineage, first: segment.first, last: segment.last))
+                }
+            }()
+            plaintexts[source] = plaintext
             let from = Int(extent.sourceBlock) * 4096
             let target = Int(extent.startBlock) * 4096
             let count = min(Int(extent.blockCount) * 4096, content.count - target)

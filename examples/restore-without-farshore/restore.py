@@ -72,7 +72,7 @@ def hkdf(secret, salt, info, count):
 
 # --- sections 3 and 4: keys and sealed objects ---------------------------------------------------------------------
 
-KINDS = {"catalog": 1, "head": 3, "manifest": 4, "map": 5, "segment": 6, "chunk": 7}
+KINDS = {"catalog": 1, "head": 3, "manifest": 4, "map": 5, "segment": 6, "chunk": 7, "kept": 10}
 
 
 class Vault:
@@ -213,7 +213,10 @@ class Disk:
         self.id = found[0]["id"]
         head = vault.newest(f"heads/{found[0]['group']}", "head") or sys.exit("nothing of the disk is in the vault yet")
         self.state = [state for state in head["disks"] if state["disk"] == self.id][0]
-        self.lineages = self.state["lineages"]
+        self.oldest = self.state["oldestSequence"]
+        self.lineages = [lineage for lineage in self.state["lineages"] if lineage["sequence"] >= self.oldest]
+        # The points below the window, each with a map of its own.
+        self.kept = json.loads(vault.read(f"disks/{self.id}/kept/{self.state['kept']}", "kept"))["points"] if "kept" in self.state else []
 
     def manifest(self, ref, lineage):
         own = ref.get("lineage", lineage)
@@ -230,10 +233,12 @@ class Disk:
         while full:
             yield full
             before = [ref for ref in full.get("fulls", []) if ref["fullNumber"] == full["fullNumber"] - 1]
-            full = self.manifest(before[0], full["lineage"]) if before and before[0]["sequence"] >= self.state["oldestSequence"] else None
+            full = self.manifest(before[0], full["lineage"]) if before and before[0]["sequence"] >= self.oldest else None
 
     def points(self):
-        points = {point["sequence"]: point for lineage in self.lineages for manifest in self.manifests(lineage) for point in manifest["points"]}
+        points = {point["sequence"]: point for lineage in self.lineages for manifest in self.manifests(lineage) for point in manifest["points"]
+                  if point["sequence"] >= self.oldest}
+        points |= {point["sequence"]: point for point in self.kept if point["sequence"] < self.oldest}
         return [points[sequence] for sequence in sorted(points)]
 
     def resolve(self, name):
@@ -253,7 +258,7 @@ class Disk:
             manifests, newest, last = [], None, lineage["sequence"]
             for manifest in self.manifests(lineage):
                 manifests.append(manifest)
-                for point in reversed(manifest["points"]):
+                for point in reversed([point for point in manifest["points"] if point["sequence"] >= self.oldest]):
                     if newest is None and point["timeMicros"] <= micros:
                         newest = point["sequence"]
                     elif newest is None:
@@ -262,7 +267,8 @@ class Disk:
                     break
             if newest is not None:
                 return self.boundary(manifests[::-1], newest, last, micros, lineage["sequence"])
-        return None
+        earlier = [point["sequence"] for point in self.kept if point["timeMicros"] <= micros]
+        return earlier[-1] if earlier else None
 
     def boundary(self, manifests, newest, last, micros, end):
         """The newest flush boundary after `newest`, at most `last`, whose last write is not younger than the time."""
@@ -289,9 +295,12 @@ class Disk:
 
     def plan(self, sequence):
         """The map to start from, and the segments to lay over it."""
+        for point in self.kept:
+            if point["sequence"] == sequence < self.oldest:
+                return point["sizeBytes"], point["root"], []
         reaching = [lineage for lineage in self.lineages if lineage["sequence"] >= sequence]
-        if not reaching or sequence < self.state["oldestSequence"]:
-            sys.exit(f"the vault has sequences {self.state['oldestSequence']} to {self.lineages[-1]['sequence']}")
+        if not reaching or sequence < self.oldest:
+            sys.exit(f"the vault has sequences {self.oldest} to {self.lineages[-1]['sequence']}")
         chain = []
         for manifest in self.manifests(reaching[0]):
             chain.append(manifest)
@@ -299,7 +308,8 @@ class Disk:
                 break
         base, segments = chain[-1], []
         if base["sequence"] > sequence:
-            sys.exit("no map covers this sequence")
+            # The window begins between two full manifests: the later one names the map that its segments go over.
+            return base["sizeBytes"], base["baseRoot"], [(entry.get("lineage", base["lineage"]), entry) for entry in base["segments"] if entry["first"] <= sequence]
         reached = base["sequence"]
         for manifest in reversed(chain[:-1]):
             if manifest["after"] == reached and reached < sequence:

@@ -43,7 +43,7 @@ package final class SendingLimit: Sendable {
             let rate = rate()
             guard let wait = bucket.withLock({ $0.take(bytes, bytesPerSecond: rate, nowNanoseconds: Clock.monotonicNanoseconds()) }) else { return }
             guard !isOver() else {
-                throw StoreError(.timedOut, "the limit of the policy's bandwidth held back what was to be sent until the end", try: "it is sent by the next attempt")
+                throw StoreError(.heldBack, "the limit of the policy's bandwidth held back what was to be sent until the end", try: "it is sent by the next attempt")
             }
             sleepMilliseconds(Int(min(wait / 1_000_000 + 1, Self.waitMillisecondsMax)))
         }

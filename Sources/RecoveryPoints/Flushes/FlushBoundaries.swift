@@ -7,7 +7,7 @@ extension DiskHistory {
     /// The newest boundaries that fit, of all histories of the disk.
     package func flushBoundaries(_ query: FlushQuery) throws(VaultError) -> FlushPage {
         var pages: [FlushPage] = []
-        for lineage in state.lineages {
+        for lineage in state.lineages where lineage.sequence >= state.oldestSequence {
             // Points bound the search by time: without them a far moment would be looked for in every segment.
             var after = before(max(query.fromSequence, state.oldestSequence))
             if query.fromNanoseconds > 0, let point = try bracket(lineage, micros: query.fromNanoseconds / 1000).point {
@@ -31,7 +31,7 @@ extension DiskHistory {
     /// The newest cut point or flush boundary at or before the time. Cut points find the place in the history, as they
     /// are listed; then the boundaries up to the next one count.
     package func newest(atOrBefore micros: UInt64) throws(VaultError) -> UInt64 {
-        for lineage in state.lineages.reversed() {
+        for lineage in state.lineages.reversed() where lineage.sequence >= state.oldestSequence {
             let place = try bracket(lineage, micros: micros)
             guard let point = place.point else { continue }
             var newest = point.sequence
@@ -43,6 +43,7 @@ extension DiskHistory {
             }
             return newest
         }
+        if let kept = try keptPoints().last(where: { $0.timeMicros <= micros }) { return kept.sequence }
         throw .notFound("the disk has no point at or before that time")
     }
 

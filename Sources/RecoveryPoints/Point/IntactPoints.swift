@@ -26,7 +26,13 @@ extension DiskHistory {
                 return nil
             }
         }
-        for lineage in state.lineages {
+        do throws(VaultError) {
+            for kept in try keptPoints() { points[kept.sequence] = kept.point }
+        } catch {
+            guard error.isIntegrityDamage else { throw error }
+            damage.append(error)
+        }
+        for lineage in state.lineages where lineage.sequence >= state.oldestSequence {
             var isWhole = true
             // Full manifests lead to older ones; where one is lost, the one before it names others.
             var next: [(ref: ManifestRef, lineage: VaultID)] = [(lineage.full, lineage.id)]

@@ -3,6 +3,7 @@
 // they are needed. Used by PointDisk (mount) and Restore.
 
 package import Vault
+import Synchronization
 
 /// What is shared by all points that are open at once.
 package final class PointSources: Sendable {
@@ -36,18 +37,30 @@ package final class PointReader: Sendable {
     package let sequence: UInt64
     package let sizeBytes: UInt64
     let sources: PointSources
-    private let root: MapRoot
-    private let overlay: Overlay
+    private let view: Mutex<View>
+
+    /// Through which map and records the state is read.
+    private struct View {
+        let root: MapRoot
+        let segments: [SegmentEntry]
+        let overlay: Overlay
+        var number = 0
+
+        init(_ sources: PointSources, _ disk: VaultID, _ plan: ReadPlan) throws(VaultError) {
+            root = plan.root
+            segments = plan.segments
+            let indexes = try PointReader.indexes(sources.vault, disk, plan)
+            for index in indexes { sources.frames.remember(index.object, of: .segment(disk: disk, index.id)) }
+            overlay = Overlay(indexes, through: plan.sequence)
+        }
+    }
 
     package init(_ sources: PointSources, disk: VaultID, plan: ReadPlan) throws(VaultError) {
         self.sources = sources
         self.disk = disk
         sequence = plan.sequence
         sizeBytes = plan.sizeBytes
-        root = plan.root
-        let indexes = try Self.indexes(sources.vault, disk, plan)
-        for index in indexes { sources.frames.remember(index.object, of: .segment(disk: disk, index.id)) }
-        overlay = Overlay(indexes, through: plan.sequence)
+        view = Mutex(try View(sources, disk, plan))
     }
 
     private static func indexes(_ vault: Vault, _ disk: VaultID, _ plan: ReadPlan) throws(VaultError) -> [SegmentIndex] {
@@ -65,6 +78,7 @@ package final class PointReader: Sendable {
 
     /// What holds the blocks from `block` on, up to `end` at most.
     func extent(at block: UInt64, before end: UInt64) throws(VaultError) -> MapExtent {
+        let (root, overlay) = view.withLock { ($0.root, $0.overlay) }
         guard let over = overlay.extent(from: block), over.startBlock < end else {
             return try sources.maps.extent(root, at: block, before: end)
         }
@@ -106,6 +120,10 @@ package final class PointReader: Sendable {
 
     /// Fills `buffer` from `offset`. Several objects are fetched at the same time.
     package func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(VaultError) {
+        try renewing { () throws(VaultError) in try fill(buffer, at: offset) }
+    }
+
+    private func fill(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(VaultError) {
         let pieces = try pieces(at: offset, count: buffer.count)
         for piece in pieces.dropFirst() { prefetch(piece) }
         for piece in pieces {
@@ -115,6 +133,41 @@ package final class PointReader: Sendable {
                 continue
             }
             try sources.frames.read(source, from: piece.sourceOffset, into: part)
+        }
+    }
+
+    // MARK: While the vault is cleaned
+
+    /// The vault lets go of maps and segments that no point needs as time goes on, also while this one is open: it then has
+    /// another map, or is gone.
+    private func renewing<Value>(_ call: () throws(VaultError) -> Value) throws(VaultError) -> Value {
+        let number = view.withLock { $0.number }
+        do throws(VaultError) {
+            return try call()
+        } catch {
+            guard case .missing = error else { throw error }
+            try renew(after: number, error)
+            return try call()
+        }
+    }
+
+    private func renew(after number: Int, _ error: VaultError) throws(VaultError) {
+        // Another thread may have met it first.
+        guard view.withLock({ $0.number }) == number else { return }
+        guard let history = try DiskHistory.newest(sources.vault, try sources.vault.disk(disk.description)) else { throw error }
+        let plan: ReadPlan
+        do throws(VaultError) {
+            plan = try history.plan(at: sequence)
+        } catch {
+            guard case .notFound = error else { throw error }
+            throw .notFound("retention let the point #\(sequence) go while it was read, and a collection removed its data; a point that is pinned stays")
+        }
+        var renewed = try View(sources, disk, plan)
+        try view.withLock { view throws(VaultError) in
+            guard view.number == number else { return }
+            guard view.root != renewed.root || view.segments != renewed.segments else { throw error }
+            renewed.number = number + 1
+            view = renewed
         }
     }
 
@@ -139,6 +192,10 @@ package final class PointReader: Sendable {
 
     /// The first offset from `offset` on, and before `limit`, that holds data or does not.
     func next(data: Bool, from offset: UInt64, before limit: UInt64 = .max) throws(VaultError) -> UInt64? {
+        try renewing { () throws(VaultError) in try found(data: data, from: offset, before: limit) }
+    }
+
+    private func found(data: Bool, from offset: UInt64, before limit: UInt64) throws(VaultError) -> UInt64? {
         let end = (min(sizeBytes, limit) + Self.blockBytes - 1) / Self.blockBytes
         var block = offset / Self.blockBytes
         while block < end {

@@ -34,19 +34,22 @@ package final class ChunkLedger: Sendable {
         }
     }
 
-    /// Verifies that the vault holds the chunk. `send` is called when it is not known to; it returns verified.
-    /// Content that another thread is sending is waited for, and sent here if that thread failed. A chunk of an earlier
-    /// epoch counts as absent: it may be deleted at any moment.
-    package func place(_ chunk: ChunkRef, send: (ChunkRef) throws -> Void) throws {
+    /// The chunk's content as the vault holds it, verified. `send` is called when it is not known to; it returns verified.
+    /// Content that another thread is sending is waited for, and sent here if that thread failed. What was sent under an
+    /// earlier epoch counts as absent: a collection may delete it at any moment. A later epoch, of another group, is as good.
+    package func place(_ chunk: ChunkRef, send: (ChunkRef) throws -> Void) throws -> ChunkRef {
         begin(chunk.id)
         defer { end(chunk.id) }
         // Looked up after `begin`: a thread that sent the same content settled it before its `end`.
         let id = chunk.id.bytes
         let epoch = UInt64(chunk.epoch)
-        if try catalogue.presentEpoch(ofChunk: id, vault: vaultID) == epoch { return }
+        if let present = try catalogue.presentEpoch(ofChunk: id, vault: vaultID), present >= epoch, let known = UInt32(exactly: present) {
+            return ChunkRef(id: chunk.id, epoch: known)
+        }
         try catalogue.journalChunk(id, epoch: epoch, vault: vaultID)
         try send(chunk)
         try catalogue.settleChunk(id, epoch: epoch, vault: vaultID)
+        return chunk
     }
 
     private func begin(_ id: Hash256) {

@@ -58,8 +58,7 @@ struct InitialReplication {
     private func send(_ bytes: UnsafeRawBufferPointer) throws -> ChunkRef? {
         if isZero(bytes) { return nil }
         let chunk = vault.chunkRef(of: bytes, epoch: epoch)
-        try ledger.place(chunk) { try vault.putChunk(bytes, as: $0) }
-        return chunk
+        return try ledger.place(chunk) { try vault.putChunk(bytes, as: $0) }
     }
 }
 

@@ -2,8 +2,9 @@
 // one writer epoch and what several disks publish at the same time goes into one head. A head is read back before it
 // counts; nothing is replicated before.
 
-package import Vault
+import Glibc
 import Synchronization
+package import Vault
 
 package final class GroupHeads: Sendable {
     typealias Change = @Sendable (inout Head) -> Void
@@ -13,7 +14,15 @@ package final class GroupHeads: Sendable {
     /// Named in the heads; free text.
     let host: String
 
+    /// The catalog's collection epoch as it was last read.
+    private let catalogEpoch: @Sendable () -> UInt32
+    /// A disk of the group is being replicated for the first time, under the epoch acknowledged now.
+    private let keepsEpoch: @Sendable () -> Bool
+
     private struct State {
+        /// How many are making something under the epoch acknowledged now; changed while it is `turn` only, so that no
+        /// head raises it meanwhile.
+        var makers = 0
         /// The newest head as it was last read from the vault.
         var head: Published<Head>?
         /// Set by the first publication.
@@ -35,7 +44,11 @@ package final class GroupHeads: Sendable {
     /// One thread publishes at a time; it takes along what the others wait with.
     private let turn = Mutex<Void>(())
 
-    init(vault: Vault, group: VaultID, host: String) throws(VaultError) {
+    init(
+        vault: Vault, group: VaultID, host: String, catalogEpoch: @escaping @Sendable () -> UInt32, keepsEpoch: @escaping @Sendable () -> Bool
+    ) throws(VaultError) {
+        self.catalogEpoch = catalogEpoch
+        self.keepsEpoch = keepsEpoch
         self.vault = vault
         self.group = group
         self.host = host
@@ -62,17 +75,56 @@ package final class GroupHeads: Sendable {
 
     /// Raises the writer epoch with the first thing this uploader publishes: that fences the uploader before it. Only
     /// then, so that a look at an idle disk writes nothing. Returns the collection epoch it acknowledges.
-    @discardableResult
-    func claim() throws(VaultError) -> UInt32 {
+    func claim() throws(VaultError) {
         try turn.withLock { (_) throws(VaultError) in
-            if let claimed = state.withLock({ $0.claimed }) { return claimed.collectionEpoch }
+            guard state.withLock({ $0.claimed }) == nil else { return }
             let seen = head?.document.disks ?? []
-            let published = try vault.heads(group: group).claim(host: host)
+            let published = try vault.heads(group: group).claim(host: host, keepsEpoch: keepsEpoch())
             state.withLock { $0.head = published }
             // What another uploader changed since it was looked at must be looked at first.
             guard published.document.disks.allSatisfy(seen.contains) else { throw .conflict(chain: "heads/\(group)") }
             state.withLock { $0.claimed = published.document }
-            return published.document.collectionEpoch
+        }
+    }
+
+    // MARK: Collection epochs
+
+    /// How long one who is about to make something waits for the others, so that a newer epoch can be acknowledged.
+    private static let makersWaitMilliseconds = 10_000
+
+    /// Claims the group and runs `body`, which may name in a head what it made under the epoch it is given: that epoch is
+    /// acknowledged until it returns.
+    func making<Value>(_ body: (UInt32) throws(VaultError) -> Value) throws(VaultError) -> Value {
+        try claim()
+        var waited = 0
+        while try !acknowledge(), waited < Self.makersWaitMilliseconds, !keepsEpoch() {
+            usleep(20_000)
+            waited += 20
+        }
+        let epoch = turn.withLock { _ in
+            state.withLock { state in
+                state.makers += 1
+                return state.head?.document.collectionEpoch ?? 1
+            }
+        }
+        defer { turn.withLock { _ in state.withLock { $0.makers -= 1 } } }
+        return try body(epoch)
+    }
+
+    /// Publishes a head that acknowledges the catalog's epoch, unless something is being made under the one before; false
+    /// when it is not acknowledged. Only a group that this uploader, or one of this host before it, writes.
+    @discardableResult
+    func acknowledge() throws(VaultError) -> Bool {
+        let epoch = catalogEpoch()
+        guard let head = head?.document, head.collectionEpoch < epoch else { return true }
+        guard head.writer.host == host || writerEpoch != nil else { return true }
+        try claim()
+        return try turn.withLock { (_) throws(VaultError) in
+            let (acknowledged, makers) = state.withLock { ($0.head?.document.collectionEpoch ?? 0, $0.makers) }
+            if acknowledged >= epoch { return true }
+            guard makers == 0, !keepsEpoch() else { return false }
+            try publish([Ticket { $0.collectionEpoch = max($0.collectionEpoch, epoch) }])
+            return true
         }
     }
 

@@ -41,21 +41,29 @@ package final class Publisher {
             next.lineages.insert(contentsOf: before.lineages, at: 0)
             next.oldestSequence = before.oldestSequence
         }
-        if heads.group != disk { next.since = DiskState.notYet }
-        try publish(next)
+        let since = heads.group == disk ? nil : DiskState.notYet
+        try heads.publish { [disk, next] head in
+            var state = head.state(of: disk) ?? next
+            state.follow(next)
+            state.since = since
+            state.movedTo = nil
+            head.set(state)
+        }
     }
 
     /// Begins `lineage` with the state of the current one at `sequence`.
     package func branch(to lineage: VaultID, at sequence: UInt64) throws(VaultError) {
-        let epoch = try heads.claim()
-        guard let state else { throw .refused("the disk \(disk) has no state in the vault to branch from") }
-        try publish(try history.branch(state, to: lineage, at: sequence, epoch: epoch))
+        try heads.making { epoch throws(VaultError) in
+            guard let state else { throw .refused("the disk \(disk) has no state in the vault to branch from") }
+            try publish(try history.branch(state, to: lineage, at: sequence, epoch: epoch))
+        }
     }
 
     package func publish(_ addition: Addition) throws(VaultError) {
-        let epoch = try heads.claim()
-        guard let state else { throw .refused("the disk \(disk) has no initial state in the vault") }
-        try publish(try history.extend(state, through: addition.sequence, segments: addition.segments, points: addition.points, epoch: epoch))
+        try heads.making { epoch throws(VaultError) in
+            guard let state else { throw .refused("the disk \(disk) has no initial state in the vault") }
+            try publish(try history.extend(state, through: addition.sequence, segments: addition.segments, points: addition.points, epoch: epoch))
+        }
     }
 
     /// The disk has caught up: from now on the points of its group need it.
@@ -65,6 +73,10 @@ package final class Publisher {
     }
 
     private func publish(_ next: DiskState) throws(VaultError) {
-        try heads.publish { $0.set(next) }
+        try heads.publish { head in
+            guard var state = head.state(of: next.disk) else { return }
+            state.follow(next)
+            head.set(state)
+        }
     }
 }

@@ -21,6 +21,7 @@ final class DiskReplication {
     /// Returns when all that was durable in the log at the beginning is verified in the vault.
     func attempt(_ disk: ProtectedDisk) throws {
         let connection = try replicator.connections.connection(for: disk)
+        try connection.refreshIfOld()
         let publisher = try currentPublisher(disk, connection)
         let folder = LogFolder(disk.logFolder)
         switch LineageRelation(local: try folder.readState().lineages, vault: publisher.state?.current) {
@@ -38,6 +39,7 @@ final class DiskReplication {
         try replicateDelta(disk, connection, publisher, folder)
         // It has all that was there when the attempt began.
         try publisher.join()
+        try publisher.heads.acknowledge()
         try placement(connection).releaseStrangers(publisher.heads, group: try replicator.catalogue.consistencyGroup(ofDisk: disk.name))
     }
 
@@ -100,7 +102,9 @@ final class DiskReplication {
     private func carryOutInitial(
         _ job: RunningJob, _ disk: ProtectedDisk, _ connection: VaultConnection, _ publisher: Publisher, _ folder: LogFolder
     ) throws {
-        let epoch = try connection.collectionEpoch(for: publisher.disk, in: publisher.heads.group)
+        try connection.refuseMisplaced(publisher.disk, in: publisher.heads.group)
+        // While the catalogue says that it is replicated for the first time, the epoch stays: what was sent before an interruption counts.
+        let epoch = try publisher.heads.making { epoch throws(VaultError) in epoch }
         var sequence: UInt64 = 0
         var frozenAt: UInt64 = 0
         try job.step("freeze") {
@@ -141,7 +145,7 @@ final class DiskReplication {
         }
         try job.step("publish") {
             guard let root else { return nil }
-            _ = try connection.collectionEpoch(for: publisher.disk, in: publisher.heads.group)
+            try connection.refuseMisplaced(publisher.disk, in: publisher.heads.group)
             // Read while frozen: a power loss before the freeze began a lineage that is the current one now.
             let lineage = try folder.readState().lineage
             try publisher.publishInitial(

@@ -4,7 +4,9 @@
 import BlockIO
 import Logging
 import Site
+import ObjectStore
 import Synchronization
+import Vault
 
 final class DiskUploader: Sendable {
     /// How often a waiting thread looks whether its disk was paused, resumed or removed.
@@ -82,6 +84,9 @@ final class DiskUploader: Sendable {
             cycle.ended(.succeeded, now: Clock.monotonicNanoseconds())
             try recordSuccess()
         } catch is Stopped {
+            cycle.ended(.succeeded, now: Clock.monotonicNanoseconds())
+        } catch VaultError.store(let error) where error.code == .heldBack {
+            // By the bandwidth limit, until the time to drain was over.
             cycle.ended(.succeeded, now: Clock.monotonicNanoseconds())
         } catch {
             let failure = AttemptFailure(error)

@@ -17,7 +17,7 @@ package struct Replicator: Sendable {
     let progress: Progress
 
     package init(
-        catalogue: Catalogue, host: String, stop: StopFlag, openVault: @escaping VaultConnections.Open,
+        catalogue: Catalogue, host: String, stop: StopFlag, catalogAgeSecondsMax: UInt64 = ReplicationLimits.catalogAgeSecondsMax, openVault: @escaping VaultConnections.Open,
         owner: @escaping @Sendable (ProtectedDisk) throws -> any DiskOwner, progress: @escaping Progress
     ) {
         self.catalogue = catalogue
@@ -26,6 +26,6 @@ package struct Replicator: Sendable {
         self.owner = owner
         self.progress = progress
         limits = SendingLimits(catalogue: catalogue, stop: stop)
-        connections = VaultConnections(catalogue: catalogue, open: openVault)
+        connections = VaultConnections(catalogue: catalogue, catalogAgeSecondsMax: catalogAgeSecondsMax, open: openVault)
     }
 }

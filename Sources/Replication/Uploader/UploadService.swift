@@ -18,18 +18,29 @@ package final class UploadService: Sendable {
     /// Disks whose log is half full with what the vault lacks: uploaded before their interval is over, or their guests
     /// would get ENOSPC while nobody sends.
     private let pressedNames = Mutex<Set<String>>([])
+    private let retention: GroupRetention
 
     package init(replicator: Replicator, log: Logger) {
         self.replicator = replicator
         self.log = log
         catalogue = replicator.catalogue
         stop = replicator.stop
+        retention = GroupRetention(replicator, log: log)
     }
 
     /// Uploads until `stop`; returns when all threads have ended.
     package func run() throws {
         var threads: [String: OwnThread] = [:]
-        defer { for thread in threads.values { thread.join() } }
+        let retaining = try OwnThread(name: "retention") { [self] in
+            while !stop.isStopping {
+                retention.round()
+                stop.sleep(milliseconds: Self.pollMilliseconds)
+            }
+        }
+        defer {
+            for thread in threads.values { thread.join() }
+            retaining.join()
+        }
         while !stop.isStopping {
             for name in endedNames.withLock({ names in defer { names = [] }; return names }) {
                 threads.removeValue(forKey: name)?.join()
@@ -77,6 +88,7 @@ package final class UploadService: Sendable {
             replications.append(replication)
             if let failure = try uploader.runOnce(disk, replication) { failures.append((disk.name, failure)) }
         }
+        retention.round()
         return failures
     }
 }

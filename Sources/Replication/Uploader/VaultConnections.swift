@@ -1,6 +1,7 @@
 // The vaults this uploader has open: one connection a vault and key, shared by the threads of all its disks, so that
 // content two disks have in common is sent once.
 
+import BlockIO
 package import Site
 import Synchronization
 package import Vault
@@ -12,6 +13,9 @@ package final class VaultConnection: Sendable {
     private let placing = Mutex<Void>(())
     /// As it was last read.
     private let newestCatalog: Mutex<Catalog>
+    private let readAt = Mutex(Clock.monotonicNanoseconds())
+    private let catalogue: Catalogue
+    private let catalogAgeSecondsMax: UInt64
     /// As long as the thread of one of the group's disks uses them.
     private let groups = Mutex<[VaultID: WeakHeads]>([:])
 
@@ -19,22 +23,25 @@ package final class VaultConnection: Sendable {
         weak var heads: GroupHeads?
     }
 
-    init(vault: Vault, catalogue: Catalogue) throws(VaultError) {
+    init(vault: Vault, catalogue: Catalogue, catalogAgeSecondsMax: UInt64) throws(VaultError) {
         self.vault = vault
+        self.catalogAgeSecondsMax = catalogAgeSecondsMax
         ledger = ChunkLedger(catalogue: catalogue, vault: vault.id)
-        newestCatalog = Mutex(try Self.usable(vault.catalog().document))
+        self.catalogue = catalogue
+        newestCatalog = Mutex(try vault.catalog().document)
     }
 
-    private static func usable(_ catalog: Catalog) throws(VaultError) -> Catalog {
-        guard (catalog.condemned ?? []).isEmpty else {
-            throw .refused("the vault holds condemned objects of a collection, which this version does not know how to leave out")
-        }
-        return catalog
+    private func remember(_ catalog: Catalog) {
+        readAt.withLock { $0 = Clock.monotonicNanoseconds() }
+        // Threads may come here in another order than they read.
+        newestCatalog.withLock { if catalog.number >= $0.number { $0 = catalog } }
     }
 
-    private func remember(_ catalog: Catalog) throws(VaultError) {
-        let usable = try Self.usable(catalog)
-        newestCatalog.withLock { $0 = usable }
+    /// Reads the catalog when it was not for an hour: a collection waits until all uploaders have seen its epoch.
+    func refreshIfOld() throws(VaultError) {
+        let now = Clock.monotonicNanoseconds()
+        guard readAt.withLock({ now - min(now, $0) }) > catalogAgeSecondsMax * 1_000_000_000 else { return }
+        remember(try vault.catalog().document)
     }
 
     /// The catalog as it was last read.
@@ -51,31 +58,46 @@ package final class VaultConnection: Sendable {
 
     /// The same, nil for a disk that was forgotten.
     func find(_ disk: VaultID) throws(VaultError) -> Catalog.Disk? {
-        try remember(try vault.catalog().document)
+        remember(try vault.catalog().document)
         return known(disk)
     }
 
     /// One at a time: the threads of many disks that join a group would else overtake each other again and again.
     func place(_ disk: VaultID, in group: VaultID, named name: String?, machine: String) throws(VaultError) {
-        try placing.withLock { (_) throws(VaultError) in try remember(try vault.place(disk, in: group, named: name, machine: machine).document) }
+        try placing.withLock { (_) throws(VaultError) in remember(try vault.place(disk, in: group, named: name, machine: machine).document) }
     }
 
     /// The one publisher of the group in this process.
     func heads(_ group: VaultID, host: String) throws(VaultError) -> GroupHeads {
         try groups.withLock { groups throws(VaultError) in
             if let known = groups[group]?.heads { return known }
-            let made = try GroupHeads(vault: vault, group: group, host: host)
+            // The heads keep the connection, which keeps them weakly.
+            let made = try GroupHeads(
+                vault: vault, group: group, host: host, catalogEpoch: { self.catalogRead().collectionEpoch }, keepsEpoch: { self.isReplicatingInitially(group) })
             groups[group] = WeakHeads(heads: made)
             return made
         }
     }
 
-    /// The epoch for chunks sent now. Read anew for each initial replication: `vault forget` raises it and deletes the
-    /// chunks of the epochs before. A disk that was forgotten has no place in the vault any more, and one that another
-    /// uploader placed in another group is not ours to publish.
-    func collectionEpoch(for disk: VaultID, in group: VaultID) throws(VaultError) -> UInt32 {
+    /// Those of groups that this process writes.
+    var claimedHeads: [GroupHeads] { groups.withLock { $0.values.compactMap(\.heads) }.filter { $0.writerEpoch != nil } }
+
+    /// As the catalogue has it, so that it holds over a restart. True when that cannot be asked.
+    private func isReplicatingInitially(_ group: VaultID) -> Bool {
+        do throws(SiteError) {
+            for disk in try catalogue.consistencyGroups().first(where: { $0.id == group.description })?.disks ?? [] where disk.vaultID == vault.id.description {
+                if try catalogue.replication(ofDisk: disk.name).phase == .initial { return true }
+            }
+            return false
+        } catch {
+            return true
+        }
+    }
+
+    /// A disk that was forgotten has no place in the vault any more, and one that another uploader placed in another group is
+    /// not ours to publish.
+    func refuseMisplaced(_ disk: VaultID, in group: VaultID) throws(VaultError) {
         guard try entry(of: disk).group == group else { throw .conflict(chain: "heads/\(group)") }
-        return catalogRead().collectionEpoch
     }
 
     /// Before the first chunk is sent: what an earlier process left in doubt. Holds the lock meanwhile, for a chunk that
@@ -101,23 +123,36 @@ package final class VaultConnections: Sendable {
     }
 
     private let catalogue: Catalogue
-    private let open: Open
+    private let catalogAgeSecondsMax: UInt64
+    private let openVault: Open
     private let connections = Mutex<[Key: VaultConnection]>([:])
 
-    package init(catalogue: Catalogue, open: @escaping Open) {
+    package init(catalogue: Catalogue, catalogAgeSecondsMax: UInt64 = ReplicationLimits.catalogAgeSecondsMax, open: @escaping Open) {
         self.catalogue = catalogue
-        self.open = open
+        self.catalogAgeSecondsMax = catalogAgeSecondsMax
+        openVault = open
+    }
+
+    var open: [VaultConnection] { connections.withLock { Array($0.values) } }
+
+    /// For messages.
+    func name(ofGroup id: VaultID) -> String {
+        for connection in open {
+            let catalog = connection.catalogRead()
+            if let name = catalog.group(id)?.name ?? catalog.disks(inGroup: id).first?.name { return name }
+        }
+        return id.description
     }
 
     package func connection(for disk: ProtectedDisk) throws -> VaultConnection {
         let key = Key(url: disk.vaultURL, vaultID: disk.vaultID, keyFile: disk.keyFile, passphraseFile: disk.passphraseFile)
         return try connections.withLock { connections in
             if let known = connections[key] { return known }
-            let vault = try open(disk)
+            let vault = try openVault(disk)
             guard vault.id.description == disk.vaultID else {
                 throw VaultError.refused("\(disk.vaultURL) holds the vault \(vault.id) now, but \(disk.name) is protected to the vault \(disk.vaultID)")
             }
-            let connection = try VaultConnection(vault: vault, catalogue: catalogue)
+            let connection = try VaultConnection(vault: vault, catalogue: catalogue, catalogAgeSecondsMax: catalogAgeSecondsMax)
             connections[key] = connection
             return connection
         }

@@ -1,5 +1,7 @@
 // What a check of a vault found: every damaged or missing object, and which points and bytes of which disk it takes.
 
+import ObjectStore
+
 package struct ByteRange: Codable, Equatable, Sendable {
     package var offset: UInt64
     package var length: UInt64
@@ -60,6 +62,21 @@ package struct CheckReport: Sendable {
     package internal(set) var groups: UInt64 = 0
     package internal(set) var points: UInt64 = 0
     package internal(set) var findings: [CheckFinding] = []
+    /// Nil when they were not looked for.
+    package internal(set) var orphans: Orphans?
+
+    package struct Orphans: Sendable, Equatable {
+        package private(set) var objects: UInt64 = 0
+        package private(set) var bytes: UInt64 = 0
+        /// The first of them.
+        package private(set) var examples: [String] = []
+
+        mutating func add(_ object: ListedObject) {
+            objects += 1
+            bytes += object.sizeBytes
+            if examples.count < 10 { examples.append(object.key) }
+        }
+    }
 
     package var isClean: Bool { findings.isEmpty }
 }

@@ -13,14 +13,14 @@ struct DiskCheck {
 
     private var vault: Vault { check.vault }
 
-    func run(_ report: inout CheckReport) throws(VaultError) {
+    func run(_ report: inout CheckReport, _ live: inout LiveObjects) throws(VaultError) {
         let heads = vault.heads(group: disk.group)
         do {
             guard let newest = try heads.newest() else { return }
             report.objects += 1
             if checksChain { try check.checkChain(heads.chain, below: newest, name: disk.name, &report) }
             guard let state = newest.document.state(of: disk.id), !state.lineages.isEmpty else { return }
-            try run(state, &report)
+            try run(state, &report, &live)
         } catch {
             guard let damage = error.damage else { throw error }
             var finding = CheckFinding(object: damage.object, reason: damage.reason, disk: disk.name)
@@ -29,11 +29,14 @@ struct DiskCheck {
         }
     }
 
-    private func run(_ state: DiskState, _ report: inout CheckReport) throws(VaultError) {
+    private func run(_ state: DiskState, _ report: inout CheckReport, _ live: inout LiveObjects) throws(VaultError) {
         var survey = HistorySurvey(vault: vault, state: state, followPrevious: check.readData)
         try survey.run()
         let objects = try mapObjects(survey)
-        report.objects += UInt64(survey.manifests.count + objects.pages)
+        live.insert(survey)
+        live.insert(Array(objects.sources), of: disk.id)
+        for page in objects.pages { _ = live.insert(page: page) }
+        report.objects += UInt64(survey.manifests.count + survey.unneededCount + objects.pages.count) + (state.kept == nil ? 0 : 1)
         var findings = survey.findings.merging(objects.damagedPages) { first, _ in first }
         let damaged = try verify(objects.sources, survey.segments, &report)
         for (source, reason) in damaged { findings[key(source)] = CheckFinding(object: key(source), reason: reason) }
@@ -52,7 +55,7 @@ struct DiskCheck {
     }
 
     private struct MapObjects {
-        var pages = 0
+        var pages: Set<Hash256> = []
         var sources: Set<MapSource> = []
         var damagedPages: [String: CheckFinding] = [:]
     }
@@ -70,7 +73,7 @@ struct DiskCheck {
                 objects.damagedPages[key] = CheckFinding(object: key, reason: reason)
             })
         for root in survey.roots.map(\.root) { try walk.visit(root) }
-        objects.pages = seen.count
+        objects.pages = seen
         return objects
     }
 

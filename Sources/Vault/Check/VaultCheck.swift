@@ -20,11 +20,13 @@ package struct VaultCheck {
         var report = CheckReport()
         try checkKeys(&report)
         let disks: [Catalog.Disk]
+        var live: LiveObjects
         var checkedGroups: Set<VaultID> = []
         do {
             let newest = try vault.catalog()
             report.objects += 1
             disks = newest.document.disks
+            live = LiveObjects(disks: disks)
             report.groups = UInt64(newest.document.groups?.count ?? 0)
             if let flaw = Self.flaw(inGroupsOf: newest.document) {
                 report.findings.append(CheckFinding(object: ObjectPlace.catalog(newest.document.number).key, reason: flaw))
@@ -38,11 +40,35 @@ package struct VaultCheck {
         for disk in disks {
             // The disks of a group have one chain of heads.
             let isFirst = checkedGroups.insert(disk.group).inserted
-            try DiskCheck(check: self, disk: disk, checksChain: isFirst && readData).run(&report)
+            try DiskCheck(check: self, disk: disk, checksChain: isFirst && readData).run(&report, &live)
             report.disks += 1
             progress(report.objects)
         }
+        if report.isClean { try lookForOrphans(live, &report) }
         return report
+    }
+
+    /// What nothing leads to: no damage, only space, which `vault collect` frees. Only where nothing is damaged, for else
+    /// what is behind the damage would look like it; and not with credentials that may not LIST.
+    private func lookForOrphans(_ live: LiveObjects, _ report: inout CheckReport) throws(VaultError) {
+        var orphans = CheckReport.Orphans()
+        for prefix in ["chunks/", "maps/", "disks/"] {
+            var after: String?
+            while true {
+                let page: ListPage
+                do throws(StoreError) {
+                    page = try vault.store.list(prefix: prefix, startAfter: after)
+                } catch where error.code == .accessDenied || error.code == .unsupported {
+                    return
+                } catch {
+                    throw .store(error)
+                }
+                for object in page.objects where ObjectName(key: object.key).map(live.isGarbage) ?? false { orphans.add(object) }
+                guard page.isTruncated, let last = page.objects.last?.key else { break }
+                after = last
+            }
+        }
+        report.orphans = orphans
     }
 
     /// Each group lists the disks whose state its heads tell.

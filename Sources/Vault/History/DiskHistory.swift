@@ -1,6 +1,8 @@
 // What can be read of a disk: its points, and for a sequence the map and the segments that give the state there
 // (docs/formats/vault.md section 9). Reads few manifests: those since the last full one, or one full one found over
-// references that double their distance.
+// references that double their distance. Below the window there are the kept points only.
+
+import Synchronization
 
 /// What gives the state at `sequence`: a map, and the records up to `sequence` of segments laid over it.
 package struct ReadPlan: Sendable {
@@ -13,8 +15,8 @@ package struct ReadPlan: Sendable {
     package let segments: [SegmentEntry]
     /// The points after `baseSequence` up to `sequence`.
     package let points: [RecoveryPoint]
-    /// The newest full manifest at or before the sequence, its lineage filled in.
-    let full: ManifestRef
+    /// The newest full manifest at or before the sequence, its lineage filled in; nil for a kept point.
+    let full: ManifestRef?
 }
 
 package struct DiskHistory: Sendable {
@@ -22,6 +24,12 @@ package struct DiskHistory: Sendable {
     package let state: DiskState
     /// The other disks of the group, in the same head: a point of the group is there when it is there on all of them.
     private let peers: [DiskState]
+    private let keptRead = KeptRead()
+
+    /// The points below the window, once they were read.
+    private final class KeptRead: Sendable {
+        let points = Mutex<[KeptPoint]?>(nil)
+    }
 
     package init(vault: Vault, state: DiskState, peers: [DiskState] = []) {
         self.vault = vault
@@ -48,11 +56,22 @@ package struct DiskHistory: Sendable {
 
     // MARK: Points
 
+    /// The points below the window, rising.
+    package func keptPoints() throws(VaultError) -> [KeptPoint] {
+        guard let name = state.kept else { return [] }
+        if let known = keptRead.points.withLock({ $0 }) { return known }
+        let points = try vault.keptPoints(name, disk: state.disk).filter { $0.sequence < state.oldestSequence }
+        keptRead.points.withLock { $0 = points }
+        return points
+    }
+
     /// Calls `body` with the manifests from the newest back, until it returns false: of each lineage the tail, then the
     /// full ones. Where a lineage branched off, its parent's full ones follow.
     private func visitManifests(_ body: (Manifest) throws(VaultError) -> Bool) throws(VaultError) {
         var seen: Set<Hash256> = []
-        for lineage in state.lineages.reversed() where try !visit(lineage, &seen, body) { return }
+        for lineage in state.lineages.reversed() where lineage.sequence >= state.oldestSequence {
+            guard try visit(lineage, &seen, body) else { return }
+        }
     }
 
     /// The same for the one history that `lineage` ends: its own manifests, then its parents' up to where it branched off.
@@ -85,6 +104,9 @@ package struct DiskHistory: Sendable {
             for point in manifest.points where point.sequence > after && isListed(point) { points[point.sequence] = point }
             return manifest.after >= after
         }
+        if after < state.oldestSequence {
+            for kept in try keptPoints() where kept.sequence > after { points[kept.sequence] = kept.point }
+        }
         return points.values.sorted { $0.sequence < $1.sequence }
     }
 
@@ -95,15 +117,20 @@ package struct DiskHistory: Sendable {
             found = manifest.points.last { isListed($0) && fits($0) }
             return found == nil
         }
-        return found
+        if let found { return found }
+        return try keptPoints().last { fits($0.point) }?.point
     }
 
     // MARK: Reading a state
 
     package func plan(at sequence: UInt64) throws(VaultError) -> ReadPlan {
+        if sequence < state.oldestSequence, let kept = try keptPoints().first(where: { $0.sequence == sequence }) {
+            return ReadPlan(sequence: sequence, sizeBytes: kept.sizeBytes, root: kept.root, baseSequence: sequence, segments: [], points: [], full: nil)
+        }
         // Sequences are never used twice: the oldest lineage that reaches so far is the one that wrote it.
         guard sequence >= state.oldestSequence, let lineage = state.lineages.first(where: { $0.sequence >= sequence }) else {
-            throw .notFound("the vault has the disk from sequence \(state.oldestSequence) to \(newestSequence), not \(sequence)")
+            let below = try keptPoints().isEmpty ? "" : ", and single points from before"
+            throw .notFound("the vault has the disk from sequence \(state.oldestSequence) to \(newestSequence)\(below), not \(sequence)")
         }
         return sequence >= lineage.full.sequence ? try planInTail(lineage, sequence) : try planBetweenFulls(lineage, sequence)
     }

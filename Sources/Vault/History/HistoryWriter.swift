@@ -44,7 +44,7 @@ package final class HistoryWriter {
         let step = try self.step(lineage)
         var next = state
         if checkpoint || isFullDue(step, adding: segments) {
-            lineage.full = try full(step, lineage, state.sizeBytes, sequence, segments, points, epoch)
+            lineage.full = try full(step, lineage, state, sequence, segments, points, epoch)
             lineage.tail = []
         } else {
             let trailing = step.tail.reversed().prefix { $0.kind == .delta }
@@ -66,7 +66,8 @@ package final class HistoryWriter {
     package func branch(_ state: DiskState, to lineage: VaultID, at branch: UInt64, epoch: UInt32) throws(VaultError) -> DiskState {
         guard let parent = state.current else { throw .refused("the disk \(disk) has no lineage yet") }
         let plan = try DiskHistory(vault: vault, state: state).plan(at: branch)
-        let base = try manifest(plan.full, parent.id)
+        guard let baseRef = plan.full else { throw .notFound("the disk \(disk) cannot go on from the kept point \(branch), which is below its window") }
+        let base = try manifest(baseRef, parent.id)
         let indexes = try SegmentIndex.readAll(vault, disk: disk, plan.segments, manifestLineage: parent.id)
         let root = try MapUpdate(vault: vault, epoch: epoch).apply(indexes, through: branch, to: plan.root, sizeBytes: state.sizeBytes)
         let newest = try step(parent)
@@ -75,7 +76,7 @@ package final class HistoryWriter {
             vault: vault.id, disk: disk, lineage: lineage, kind: .full, after: plan.baseSequence, sequence: branch, number: newest.newest.number + 1,
             previous: ManifestRef(lineage: last.lineage ?? parent.id, sequence: last.sequence, hash: last.hash), sizeBytes: state.sizeBytes,
             segments: plan.segments, points: plan.points, root: root, baseRoot: plan.root, fullNumber: (base.fullNumber ?? 0) + 1,
-            fulls: try fulls(after: base, plan.full))
+            fulls: try fulls(after: base, baseRef, oldest: state.oldestSequence))
         let ref = try put(manifest)
         var next = state
         // A parent that ends where it branched has nothing of its own: the new lineage leads to all of it.
@@ -118,25 +119,26 @@ package final class HistoryWriter {
     }
 
     private func full(
-        _ step: Step, _ lineage: LineageState, _ sizeBytes: UInt64, _ sequence: UInt64, _ added: [SegmentEntry], _ points: [RecoveryPoint], _ epoch: UInt32
+        _ step: Step, _ lineage: LineageState, _ state: DiskState, _ sequence: UInt64, _ added: [SegmentEntry], _ points: [RecoveryPoint], _ epoch: UInt32
     ) throws(VaultError) -> ManifestRef {
+        let sizeBytes = state.sizeBytes
         let segments = step.segments + added
         let indexes = try SegmentIndex.readAll(vault, disk: disk, segments, manifestLineage: lineage.id)
         let root = try MapUpdate(vault: vault, epoch: epoch).apply(indexes, through: sequence, to: step.full.root, sizeBytes: sizeBytes)
         let manifest = Manifest(
             vault: vault.id, disk: disk, lineage: lineage.id, kind: .full, after: step.full.sequence, sequence: sequence, number: step.newest.number + 1,
             previous: lineage.tail.last ?? lineage.full, sizeBytes: sizeBytes, segments: segments, points: step.tail.flatMap(\.points) + points, root: root,
-            baseRoot: step.full.root, fullNumber: (step.full.fullNumber ?? 0) + 1, fulls: try fulls(after: step.full, lineage.full))
+            baseRoot: step.full.root, fullNumber: (step.full.fullNumber ?? 0) + 1, fulls: try fulls(after: step.full, lineage.full, oldest: state.oldestSequence))
         return try put(manifest)
     }
 
-    /// References to the full manifests 1, 2, 4, 8 … before the one that follows `last`.
-    private func fulls(after last: Manifest, _ ref: ManifestRef) throws(VaultError) -> [Manifest.FullRef] {
+    /// References to the full manifests 1, 2, 4, 8 … before the one that follows `last`, as far back as the window goes.
+    private func fulls(after last: Manifest, _ ref: ManifestRef, oldest: UInt64) throws(VaultError) -> [Manifest.FullRef] {
         let number = (last.fullNumber ?? 0) + 1
         var found = [Manifest.FullRef(fullNumber: number - 1, lineage: last.lineage, sequence: last.sequence, hash: ref.hash)]
         var manifest = last
         var distance: UInt64 = 2
-        while distance < number, let next = manifest.fulls?.first(where: { $0.fullNumber == number - distance }) {
+        while distance < number, let next = manifest.fulls?.first(where: { $0.fullNumber == number - distance }), next.sequence >= oldest {
             let absolute = Manifest.FullRef(
                 fullNumber: next.fullNumber, lineage: next.lineage ?? manifest.lineage, sequence: next.sequence, hash: next.hash)
             found.append(absolute)

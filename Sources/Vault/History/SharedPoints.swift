@@ -11,6 +11,8 @@ package struct SharedPoints: Sendable {
     package let name: String?
     /// The disks of the group that the vault has something of, by name.
     package let members: [Member]
+    /// Of all its disks.
+    package let pins: [Head.Pin]
 
     /// The group that `disk` is in.
     package init(_ vault: Vault, of disk: Catalog.Disk) throws(VaultError) {
@@ -19,15 +21,18 @@ package struct SharedPoints: Sendable {
     }
 
     package init(_ vault: Vault, group: VaultID, catalog: Catalog) throws(VaultError) {
+        self.init(vault, group: group, head: try vault.heads(group: group).newest()?.document, catalog: catalog)
+    }
+
+    init(_ vault: Vault, head: Head, catalog: Catalog) { self.init(vault, group: head.group, head: head, catalog: catalog) }
+
+    private init(_ vault: Vault, group: VaultID, head: Head?, catalog: Catalog) {
         name = catalog.group(group)?.name
-        var members: [Member] = []
-        if let head = try vault.heads(group: group).newest()?.document {
-            for disk in catalog.disks(inGroup: group).sorted(by: { $0.name < $1.name }) {
-                guard let state = head.state(of: disk.id), !state.lineages.isEmpty else { continue }
-                members.append(Member(disk: disk, history: DiskHistory(vault: vault, state: state, peers: head.disks)))
-            }
+        pins = head?.pins ?? []
+        members = catalog.disks(inGroup: group).sorted { $0.name < $1.name }.compactMap { disk in
+            guard let head, let state = head.state(of: disk.id), !state.lineages.isEmpty else { return nil }
+            return Member(disk: disk, history: DiskHistory(vault: vault, state: state, peers: head.disks))
         }
-        self.members = members
     }
 
     package func history(of disk: VaultID) -> DiskHistory? { members.first { $0.disk.id == disk }?.history }

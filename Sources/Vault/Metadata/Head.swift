@@ -44,6 +44,10 @@ package struct DiskState: Codable, Equatable, Sendable {
     package var since: UInt64?
     /// The group the disk goes on in. Until the catalog says so too, this state is its newest; nobody adds to it.
     package var movedTo: VaultID?
+    /// The points below `oldestSequence` that can be read.
+    package var kept: Hash256?
+    /// Lineages that were listed and are no longer; nobody writes under them.
+    package var ended: [VaultID]?
 
     package static let notYet = FormatLimits.integerMax
 
@@ -56,6 +60,24 @@ package struct DiskState: Codable, Equatable, Sendable {
 
     package var current: LineageState? { lineages.last }
     package var newestSequence: UInt64 { current?.sequence ?? 0 }
+
+    /// Takes the lineages out of the list that `isOver` says.
+    mutating func end(_ isOver: (LineageState) -> Bool) {
+        let over = lineages.filter(isOver).map(\.id)
+        guard !over.isEmpty else { return }
+        lineages.removeAll { over.contains($0.id) }
+        ended = (ended ?? []) + over
+    }
+
+    /// Takes over the history that `next` went on with; the window and what is below it stay as they are here, where
+    /// retention may have changed them meanwhile.
+    package mutating func follow(_ next: DiskState) {
+        let left = lineages.map(\.id).filter { id in !next.lineages.contains { $0.id == id } }
+        let known = Set(lineages.map(\.id) + [next.current?.id].compactMap { $0 })
+        sizeBytes = next.sizeBytes
+        lineages = next.lineages.filter { known.contains($0.id) }
+        if !left.isEmpty { ended = (ended ?? []) + left }
+    }
 
     /// Whether a moment of the group at `sequence` is one of this disk as well.
     package func takesPart(at sequence: UInt64) -> Bool { movedTo == nil && since ?? 0 <= sequence && oldestSequence <= sequence }
@@ -74,16 +96,26 @@ package struct Head: ChainDocument, Equatable {
         package let name: String
         package let disk: VaultID
         package let sequence: UInt64
+        /// Of the state it names; a label.
+        package let timeMicros: UInt64
         package let reason: String
         package let untilMicros: UInt64?
 
-        package init(name: String, disk: VaultID, sequence: UInt64, reason: String, untilMicros: UInt64?) {
+        package init(name: String, disk: VaultID, sequence: UInt64, timeMicros: UInt64, reason: String, untilMicros: UInt64?) {
             self.name = name
             self.disk = disk
             self.sequence = sequence
+            self.timeMicros = timeMicros
             self.reason = reason
             self.untilMicros = untilMicros
         }
+    }
+
+    /// How far retention has counted time.
+    package struct Clock: Codable, Equatable, Sendable {
+        package let sequence: UInt64
+        package let timeMicros: UInt64
+        package let elapsedMicros: UInt64
     }
 
     package struct Verdict: Codable, Equatable, Sendable {
@@ -106,6 +138,7 @@ package struct Head: ChainDocument, Equatable {
     package var disks: [DiskState] = []
     package var pins: [Pin]?
     package var verdicts: [Verdict]?
+    package var clock: Clock?
 
     package func state(of disk: VaultID) -> DiskState? { disks.first { $0.disk == disk } }
 
@@ -173,7 +206,20 @@ package struct HeadChain: Sendable {
 
     /// Makes the caller the group's uploader: a new head with a higher writer epoch, which fences the uploader before.
     /// What an interrupted move left here of disks that the catalog has in other groups goes.
-    package func claim(host: String) throws(VaultError) -> Published<Head> {
+    ///
+    /// The head acknowledges the catalog's collection epoch, or goes on with the one it had (`keepsEpoch`). The catalog is read
+    /// again afterwards: a collection either sees this head or is seen here before anything is made.
+    package func claim(host: String, keepsEpoch: Bool = false) throws(VaultError) -> Published<Head> {
+        var (claimed, hadHead) = try claimOnce(host, keepsEpoch)
+        while !(keepsEpoch && hadHead) {
+            let epoch = try vault.catalog().document.collectionEpoch
+            guard epoch > claimed.document.collectionEpoch else { break }
+            claimed = try update(epoch: claimed.document.writer.epoch) { $0.collectionEpoch = epoch }
+        }
+        return claimed
+    }
+
+    private func claimOnce(_ host: String, _ keepsEpoch: Bool) throws(VaultError) -> (Published<Head>, hadHead: Bool) {
         let catalog = try vault.catalog().document
         let epoch = catalog.collectionEpoch
         let elsewhere = Set(catalog.disks.filter { $0.group != group }.map(\.id))
@@ -182,10 +228,10 @@ package struct HeadChain: Sendable {
             let writer = Head.Writer(epoch: (current?.document.writer.epoch ?? 0) + 1, host: host)
             var next = current?.document ?? Head(vault: vault.id, group: group, writer: writer, collectionEpoch: epoch)
             next.writer = writer
-            next.collectionEpoch = epoch
+            if !keepsEpoch { next.collectionEpoch = max(epoch, next.collectionEpoch) }
             for state in next.disks where elsewhere.contains(state.disk) { next.remove(state.disk) }
             do {
-                return try chain.publish(next, after: current)
+                return (try chain.publish(next, after: current), current != nil)
             } catch .conflict {
                 continue
             }
@@ -215,14 +261,17 @@ package struct HeadChain: Sendable {
     }
 
     /// Publishes a changed head as somebody who is not its uploader and does not fence it. Nothing happens where none is.
-    package func edit(_ change: (inout Head) -> Void) throws(VaultError) {
+    package func edit(_ change: (inout Head) throws(VaultError) -> Void) throws(VaultError) {
         guard let writer = try newest()?.document.writer else { return }
-        try update(epoch: writer.epoch) { change(&$0) }
+        try update(epoch: writer.epoch) { (head: inout Head) throws(VaultError) in try change(&head) }
     }
 
     private func check(_ head: Head) throws(VaultError) {
         func damaged(_ reason: String) -> VaultError { .damaged(object: ObjectPlace.head(group: group, head.number).key, reason: reason) }
         guard head.group == group else { throw damaged("it belongs to the group \(head.group)") }
+        guard head.pins?.count ?? 0 <= FormatLimits.pinsMax, head.pins?.allSatisfy({ $0.sequence <= FormatLimits.integerMax && $0.timeMicros <= FormatLimits.integerMax }) ?? true,
+            head.clock.map({ max($0.sequence, $0.timeMicros, $0.elapsedMicros) <= FormatLimits.integerMax }) ?? true
+        else { throw damaged("its pins or its clock are beyond the limits of the format") }
         guard head.writer.epoch <= FormatLimits.integerMax else { throw damaged("its writer epoch is \(head.writer.epoch)") }
         guard Set(head.disks.map(\.disk)).count == head.disks.count else { throw damaged("a disk stands in it twice") }
         for disk in head.disks {
@@ -231,6 +280,7 @@ package struct HeadChain: Sendable {
             guard zip(disk.lineages, disk.lineages.dropFirst()).allSatisfy({ $0.sequence <= $1.sequence || $1.parent != nil }) else {
                 throw damaged("its lineages do not follow each other")
             }
+            guard disk.oldestSequence <= max(disk.newestSequence, 1) else { throw damaged("a disk's window begins behind its newest sequence") }
             for lineage in disk.lineages {
                 let sequences = [lineage.full.sequence] + lineage.tail.map(\.sequence)
                 guard zip(sequences, sequences.dropFirst()).allSatisfy({ $0 < $1 }), sequences.last == lineage.sequence,

@@ -81,7 +81,7 @@ extension Failure {
             case .notEnoughSpace: .notEnoughSpace
             case .notFound: .notFound
             case .badLocation: .usage
-            case .alreadyExists, .outOfRange, .unsupported: .failed
+            case .alreadyExists, .outOfRange, .unsupported, .heldBack: .failed
             }
         self.init(status, error.message, try: error.remedy)
     }

@@ -5,6 +5,6 @@ import ArgumentParser
 struct PointCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "point",
-        abstract: "Cut, list and mount recovery points.",
-        subcommands: [PointCut.self, PointList.self, PointMount.self])
+        abstract: "Cut, list, pin and mount recovery points.",
+        subcommands: [PointCut.self, PointList.self, PointPin.self, PointUnpin.self, PointMount.self])
 }

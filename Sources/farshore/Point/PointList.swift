@@ -40,8 +40,11 @@ struct PointList: ParsableCommand {
         let machines: [String]?
         /// What the disks it shares points with are called together; absent for a disk on its own.
         let group: String?
+        /// Names of the pins that keep it.
+        let pins: [String]?
 
-        init(_ point: RecoveryPoint, disk: String, shared: [Catalog.Disk]? = nil, group: String? = nil) {
+        init(_ point: RecoveryPoint, disk: String, shared: [Catalog.Disk]? = nil, group: String? = nil, pins: [String]? = nil) {
+            self.pins = pins
             self.disk = disk
             disks = shared?.map(\.name)
             machines = shared.map { Set($0.map(\.machineName)).sorted() }
@@ -54,6 +57,7 @@ struct PointList: ParsableCommand {
         }
 
         init(_ point: LocalPoint, disk: String, shared: [ProtectedDisk]? = nil, group: String? = nil, replicatedSequence: UInt64) {
+            pins = nil
             self.disk = disk
             disks = shared?.map(\.name)
             machines = shared.map { Set($0.map(\.machine)).sorted() }
@@ -65,7 +69,20 @@ struct PointList: ParsableCommand {
             state = point.sequence <= replicatedSequence ? "replicated" : "local"
         }
 
+        /// A pinned state that was never cut as a point.
+        init(_ pin: Head.Pin, disk: String, pins: [String]) {
+            self.pins = pins
+            self.disk = disk
+            sequence = pin.sequence
+            time = pointTimeText(nanoseconds: pin.timeMicros.multipliedReportingOverflow(by: 1000).partialValue)
+            kind = "flush"
+            tag = nil
+            (disks, machines, group) = (nil, nil, nil)
+            state = "replicated"
+        }
+
         init(_ boundary: FlushBoundary, disk: String, replicatedSequence: UInt64) {
+            pins = nil
             self.disk = disk
             sequence = boundary.sequence
             time = pointTimeText(nanoseconds: boundary.wallNanoseconds)
@@ -76,12 +93,11 @@ struct PointList: ParsableCommand {
         }
 
         static func table(_ points: [Document]) -> String {
-            guard points.contains(where: { $0.group != nil }) else {
-                return tableText([["POINT", "TIME", "KIND", "STATE", "TAG"]] + points.map { ["#\($0.sequence)", $0.time, $0.kind, $0.state, $0.tag ?? ""] })
-            }
-            return tableText([["POINT", "TIME", "KIND", "STATE", "DISKS", "TAG"]] + points.map {
-                ["#\($0.sequence)", $0.time, $0.kind, $0.state, ($0.disks ?? []).joined(separator: ","), $0.tag ?? ""]
-            })
+            var columns: [(title: String, cell: (Document) -> String)] = [("POINT", { "#\($0.sequence)" }), ("TIME", \.time), ("KIND", \.kind), ("STATE", \.state)]
+            if points.contains(where: { $0.group != nil }) { columns.append(("DISKS", { ($0.disks ?? []).joined(separator: ",") })) }
+            if points.contains(where: { $0.pins != nil }) { columns.append(("PINS", { ($0.pins ?? []).joined(separator: ",") })) }
+            columns.append(("TAG", { $0.tag ?? "" }))
+            return tableText([columns.map(\.title)] + points.map { point in columns.map { $0.cell(point) } })
         }
     }
 
@@ -134,7 +150,13 @@ struct PointList: ParsableCommand {
             damage += intact.damage
             if !intact.damage.isEmpty { incomplete.insert(member.disk.id) }
         }
-        return (shared.points(of: found.id, among: points, incomplete: incomplete).map { Document($0.point, disk: found.name, shared: $0.disks, group: shared.name) }, damage)
+        let pins = Dictionary(grouping: shared.pins.filter { $0.disk == found.id }, by: \.sequence)
+        var listed = shared.points(of: found.id, among: points, incomplete: incomplete).map {
+            Document($0.point, disk: found.name, shared: $0.disks, group: shared.name, pins: pins[$0.point.sequence]?.map(\.name))
+        }
+        let known = Set(listed.map(\.sequence))
+        listed += pins.values.compactMap { same in same.first { !known.contains($0.sequence) }.map { Document($0, disk: found.name, pins: same.map(\.name)) } }
+        return (listed.sorted { $0.sequence < $1.sequence }, damage)
     }
 
     /// A point is replicated when it is for all disks that share it.

@@ -160,6 +160,8 @@ final class PointTree: Sendable {
 
     private static func open(_ disk: Catalog.Disk, _ history: DiskHistory, _ sequence: UInt64, _ sources: PointSources) throws(SystemError) -> PointDisk {
         do throws(VaultError) {
+            // As the vault is now: a mount may be older than what retention and collection did since.
+            let history = try DiskHistory.newest(sources.vault, sources.vault.disk(disk.id.description)) ?? history
             let reader = try PointReader(sources, disk: disk.id, plan: try history.plan(at: sequence))
             return PointDisk(name: disk.name, reader: reader) { serviceLog($0) }
         } catch {

@@ -26,6 +26,12 @@ struct VaultCheckCommand: ParsableCommand {
             let ranges: [ByteRange]
         }
 
+        struct Orphans: Encodable {
+            let objects: UInt64
+            let bytes: UInt64
+            let examples: [String]
+        }
+
         let disks: UInt64
         let groups: UInt64
         let points: UInt64
@@ -33,6 +39,8 @@ struct VaultCheckCommand: ParsableCommand {
         let bytesRead: UInt64
         let readData: Bool
         let damaged: [Finding]
+        /// Absent when something is damaged, or the credentials may not list the vault.
+        let orphans: Orphans?
     }
 
     @Argument(help: ArgumentHelp("The vault.", valueName: "url"))
@@ -64,14 +72,20 @@ struct VaultCheckCommand: ParsableCommand {
                 Document.Finding(
                     object: $0.object, reason: $0.reason, disk: $0.disk, firstSequence: $0.firstSequence, lastSequence: $0.lastSequence,
                     points: $0.points.map(\.sequence), ranges: $0.ranges)
-            })
+            },
+            orphans: report.orphans.map { Document.Orphans(objects: $0.objects, bytes: $0.bytes, examples: $0.examples) })
     }
 
     private static func text(_ document: Document) -> String {
         let summary = "Checked \(document.objects) objects of \(document.disks) disks with \(document.points) points"
             + (document.readData ? ", all data read (\(bytesText(document.bytesRead)))" : "; data was asked for, not read (--read-data)")
-        guard !document.damaged.isEmpty else { return summary + ": no damage." }
+        guard !document.damaged.isEmpty else { return summary + ": no damage." + orphansText(document) }
         return ([summary + "."] + document.damaged.map(describe)).joined(separator: "\n")
+    }
+
+    private static func orphansText(_ document: Document) -> String {
+        guard let orphans = document.orphans, orphans.objects > 0 else { return "" }
+        return "\n\(orphans.objects) objects (\(bytesText(orphans.bytes))) are needed by no point, such as \(orphans.examples[0]); `farshore vault collect` removes them."
     }
 
     private static func describe(_ finding: Document.Finding) -> String {

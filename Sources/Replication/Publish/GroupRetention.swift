@@ -1,0 +1,108 @@
+// Lets points go as the policies say: one round looks at every group that this uploader writes, and publishes the heads
+// without them. On a thread of its own, so that no upload waits; what fails is an event and is tried again.
+
+import BlockIO
+import Logging
+import Site
+import Synchronization
+import Vault
+
+/// When a group's points are looked at again. Pure.
+package struct RetentionSchedule: Equatable, Sendable {
+    private var lastRound: UInt64?
+    private var lastHead: UInt64?
+
+    package init() {}
+
+    /// Points are looked at when those beyond the window's whole part may be a quarter of it old, within 1 s and an hour.
+    package static func periodNanoseconds(wholeMicros: UInt64) -> UInt64 {
+        min(max(wholeMicros / 4, 1_000_000), 3_600_000_000) * 1_000
+    }
+
+    /// `clockMicros` is the time up to which points were looked at, nil before the first round. A clock that was set anywhere
+    /// else makes a round due, which costs requests and lets nothing go too soon. Where there is no other head there is no new point.
+    package mutating func isDue(head: UInt64, now: UInt64, wallMicros: UInt64, clockMicros: UInt64?, wholeMicros: UInt64) -> Bool {
+        guard head != lastHead else { return false }
+        let period = Self.periodNanoseconds(wholeMicros: wholeMicros)
+        if let lastRound, now - min(now, lastRound) < period { return false }
+        if let clockMicros {
+            let passed = wallMicros > clockMicros ? wallMicros - clockMicros : clockMicros - wallMicros
+            guard passed > wholeMicros + period / 1_000 else { return false }
+        }
+        (lastRound, lastHead) = (now, head)
+        return true
+    }
+}
+
+final class GroupRetention: Sendable {
+    private struct State {
+        var schedules: [VaultID: RetentionSchedule] = [:]
+        var problems: [VaultID: String] = [:]
+    }
+
+    private let catalogue: Catalogue
+    private let connections: VaultConnections
+    private let log: Logger
+    private let state = Mutex(State())
+
+    init(_ replicator: Replicator, log: Logger) {
+        catalogue = replicator.catalogue
+        connections = replicator.connections
+        self.log = log
+    }
+
+    func round() {
+        for connection in connections.open {
+            for heads in connection.claimedHeads { round(heads, connection) }
+        }
+    }
+
+    private func round(_ heads: GroupHeads, _ connection: VaultConnection) {
+        do {
+            guard let thinning = try thinning(heads.group) else { return }
+            guard let head = heads.head?.document else { return }
+            let isDue = state.withLock {
+                $0.schedules[heads.group, default: RetentionSchedule()].isDue(
+                    head: head.number, now: Clock.monotonicNanoseconds(), wallMicros: Clock.wallNanoseconds() / 1_000, clockMicros: head.clock?.timeMicros,
+                    wholeMicros: thinning.wholeMicros)
+            }
+            guard isDue else { return }
+            try heads.retain(thinning, connection.catalogRead())
+            note(nil, heads.group)
+        } catch {
+            note("\(error)", heads.group)
+        }
+    }
+
+    /// Of disks that share points each keeps what any of their policies asks for; nil when one keeps everything.
+    private func thinning(_ group: VaultID) throws(SiteError) -> Thinning? {
+        guard let found = try catalogue.consistencyGroups().first(where: { $0.id == group.description }) else { return nil }
+        let policies = found.disks.map(\.policy.retention)
+        guard !policies.contains(.everything) else { return nil }
+        return Thinning(rules: policies.flatMap(\.rules).map { Thinning.Rule(periodSeconds: $0.periodSeconds, spanSeconds: $0.spanSeconds) })
+    }
+
+    /// The first failure and the first success after one are events.
+    private func note(_ problem: String?, _ group: VaultID) {
+        let before = state.withLock { state in
+            defer { state.problems[group] = problem }
+            return state.problems[group]
+        }
+        guard before != problem else { return }
+        let name = connections.name(ofGroup: group)
+        let text = problem.map { "the points of \(name) are not thinned out: \($0)" } ?? "the points of \(name) are thinned out again"
+        log.warning("\(text)")
+        do throws(SiteError) { try catalogue.record(problem == nil ? .information : .warning, disk: nil, text) } catch { log.error("\(error)") }
+    }
+}
+
+extension GroupHeads {
+    /// Publishes the head without the points that `thinning` lets go, if there are any.
+    func retain(_ thinning: Thinning, _ catalog: Catalog) throws(VaultError) {
+        guard let head = head?.document, writerEpoch != nil else { return }
+        try making { epoch throws(VaultError) in
+            guard let pruning = try Retention(vault: vault, thinning: thinning, epoch: epoch).pruning(of: self.head?.document ?? head, catalog) else { return }
+            try publish { pruning.apply(to: &$0) }
+        }
+    }
+}
