@@ -103,6 +103,9 @@ package struct LogReader: Sendable {
                 cursor.isDone = true
                 return
             }
+            guard record.sequence > cursor.last else {
+                throw listed.damaged(slot, after: cursor.last, "the record has the sequence \(record.sequence), which is not above the one before")
+            }
             var payload = UnsafeRawBufferPointer(start: nil, count: 0)
             if withPayload(record) {
                 let bytes = UnsafeMutableRawBufferPointer(rebasing: buffer[..<record.payloadBytes])
