@@ -1,6 +1,6 @@
 # The commands of the house. Everything is built once, in one configuration.
 
-.PHONY: build demo test bench soak sanitize packages install clean
+.PHONY: build demo test bench soak fuzz sanitize packages install clean
 
 build:
 	Tests/install-packages build
@@ -29,6 +29,11 @@ soak:
 	swift build -c release --build-tests
 	FARSHORE_CAMPAIGN_SCALE=20 Tests/run
 	Tests/sanitize thread address
+
+# Every reader of foreign bytes under libFuzzer, 10 million executions or one hour each; FUZZ_SECONDS=60 for a look.
+fuzz:
+	Tests/install-packages build
+	Tests/fuzz
 
 # The Swift suites under the thread and the address sanitizer, each built in a folder of its own (about 10 minutes each).
 sanitize:

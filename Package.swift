@@ -79,8 +79,19 @@ let package = Package(
         tests("SiteTests", ["BlockIO", "Site", .product(name: "GRDB", package: "GRDB.swift")]),
         tests("ReplicationTests", ["BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "Site", "ObjectStore", "Vault", "Replication", "RecoveryPoints", log]),
         tests("RecoveryPointsTests", ["BlockIO", "DiskImage", "ObjectStore", "Vault", "RecoveryPoints", "VaultFixtures"]),
+        // Readers of foreign bytes, for libFuzzer (Tests/fuzz) and for the short form in FuzzTests.
+        .target(
+            name: "FuzzTargets",
+            dependencies: ["BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "ObjectStore", "Vault", "RecoveryPoints", "Site", "VaultFixtures"],
+            path: "Tests/FuzzTargets", swiftSettings: house),
+        tests("FuzzTests", ["FuzzTargets", "VaultFixtures"]),
     ]
 )
+
+// libFuzzer brings `main`, so the driver links in its build only.
+if Context.environment["FARSHORE_FUZZ"] != nil {
+    package.targets.append(.executableTarget(name: "fuzz", dependencies: ["BlockIO", "FuzzTargets"], path: "Tests/FuzzDriver", swiftSettings: house))
+}
 
 // The disk engine on a machine that is simulated by replacing the C library's calls (docs/decisions/0504). A sanitizer replaces the
 // same ones, so a build with one goes without.

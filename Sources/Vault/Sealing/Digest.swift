@@ -3,7 +3,7 @@
 
 import COpenSSL
 
-enum Digest {
+package enum Digest {
     static func sha256(_ parts: UnsafeRawBufferPointer...) -> [UInt8] {
         var digest = [UInt8](repeating: 0, count: 32)
         let context = EVP_MD_CTX_new()
@@ -15,7 +15,7 @@ enum Digest {
         return digest
     }
 
-    static func sha256(_ bytes: [UInt8]) -> [UInt8] { bytes.withUnsafeBytes { sha256($0) } }
+    package static func sha256(_ bytes: [UInt8]) -> [UInt8] { bytes.withUnsafeBytes { sha256($0) } }
 
     static func md5(_ bytes: [UInt8]) -> [UInt8]? {
         var digest = [UInt8](repeating: 0, count: 16)
