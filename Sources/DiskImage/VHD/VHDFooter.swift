@@ -20,15 +20,15 @@ package struct VHDFooter: Equatable, Sendable {
     }
 
     package let diskType: DiskType
-    package let currentSizeBytes: UInt64
+    package private(set) var currentSizeBytes: UInt64
     package let originalSizeBytes: UInt64
-    package let geometry: VHDGeometry
+    package private(set) var geometry: VHDGeometry
     /// Where the dynamic header lies; all ones in a fixed disk.
     package let dataOffset: UInt64
     package let features: UInt32
-    package let creatorApplication: [UInt8]
-    package let creatorVersion: UInt32
-    package let creatorHostSystem: [UInt8]
+    package private(set) var creatorApplication: [UInt8]
+    package private(set) var creatorVersion: UInt32
+    package private(set) var creatorHostSystem: [UInt8]
     /// Seconds since 2000-01-01 00:00 UTC.
     package let timeStamp: UInt32
     package let uniqueID: [UInt8]
@@ -67,6 +67,18 @@ package struct VHDFooter: Equatable, Sendable {
         self.uniqueID = Array((uniqueID + [UInt8](repeating: 0, count: 16)).prefix(16))
         savedState = false
         reserved = [UInt8](repeating: 0, count: Self.reservedBytes)
+    }
+
+    /// The same disk with `sizeBytes`, which count whoever reads it: where the creator's disks go by their geometry, we are the creator now.
+    func grown(to sizeBytes: UInt64) -> VHDFooter {
+        let ours = VHDFooter(new: diskType, sizeBytes: sizeBytes, uniqueID: uniqueID, timeStamp: timeStamp)
+        var grown = self
+        grown.currentSizeBytes = sizeBytes
+        grown.geometry = ours.geometry
+        if grown.goesByGeometry {
+            (grown.creatorApplication, grown.creatorVersion, grown.creatorHostSystem) = (ours.creatorApplication, ours.creatorVersion, ours.creatorHostSystem)
+        }
+        return grown
     }
 
     /// The footer that makes a flat disk of `sizeBytes` a fixed VHD; the same arguments give the same bytes.

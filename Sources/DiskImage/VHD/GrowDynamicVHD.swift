@@ -1,0 +1,82 @@
+// Growing a dynamic VHD: docs/formats/vhd.md, section "Growing". A table that is too short is written anew behind everything else, and the
+// header's first sector names it; then the footer copy says the new size. Each of the two is one sector, and the footer at the end counts
+// only where it agrees with the copy, so it goes first and comes last.
+
+import BlockIO
+
+struct GrowingDynamicVHD {
+    private let footer: VHDFooter
+    private let header: VHDDynamicHeader
+    private let fileBytes: UInt64
+    private let hasFooterAtEnd: Bool
+    /// The header as it is, with what a dynamic disk does not look at.
+    private var headerBytes: [UInt8]
+    private let sectors: [UInt32]
+    private let entriesNeeded: UInt32
+    /// Behind all blocks and structures.
+    private var endOffset: UInt64
+    /// The disk's bytes behind its end in a block that is there already, as places in the file.
+    private let rest: Range<UInt64>?
+
+    private var needsTable: Bool { entriesNeeded > header.tableEntries }
+
+    /// Reads and checks the image. Throws `unsupported` when it cannot grow to `newBytes`.
+    init(_ container: borrowing ContainerFile, to newBytes: UInt64) throws(ImageError) {
+        let path = container.path
+        func refuse(_ what: String) -> ImageError {
+            .unsupported(path: path, what: what, remedy: "farshore unprotect, then farshore image convert --to vhd-dynamic")
+        }
+        let layout = try readDynamicLayout(container, .dynamic)
+        guard layout.batmap == nil else { throw refuse("a dynamic VHD with a batmap (XenServer) cannot grow") }
+        guard !layout.isCopyDamaged else { throw refuse("the footer copy at byte 0 is damaged, so the image cannot grow safely") }
+        header = layout.header
+        let oldBytes = layout.footer.diskSizeBytes
+        let oldBlocks = Int(header.blocks(ofDiskBytes: oldBytes))
+        let needed = header.blocks(ofDiskBytes: newBytes)
+        guard needed <= UInt64(VHDDynamicHeader.tableEntriesMax) else { throw refuse("\(needed) blocks of \(header.blockBytes) bytes are more than a table may have") }
+        guard layout.table.sectors[min(oldBlocks, layout.table.sectors.count)...].allSatisfy({ $0 == VHDBlockTable.unallocated }) else {
+            throw refuse("the table has blocks behind the end of the disk")
+        }
+        footer = layout.footer.grown(to: newBytes)
+        fileBytes = container.status.sizeBytes
+        hasFooterAtEnd = layout.hasFooterAtEnd
+        headerBytes = try container.read(count: VHDDynamicHeader.bytesCount, at: layout.footer.dataOffset)
+        sectors = layout.table.sectors
+        entriesNeeded = UInt32(needed)
+        endOffset = layout.table.endOffset
+        let (inLast, blockBytes) = (oldBytes % UInt64(header.blockBytes), UInt64(header.blockBytes))
+        let last = inLast == 0 || oldBytes == newBytes ? nil : layout.table.dataOffset(ofBlock: oldBlocks - 1, bitmapBytes: header.bitmapBytes)
+        rest = last.map { $0 + inLast..<$0 + blockBytes }
+    }
+
+    mutating func carryOut(_ file: borrowing ChangedFile) throws(SystemError) {
+        if let rest { try file.zero(at: rest.lowerBound, length: rest.upperBound - rest.lowerBound) }
+        if needsTable { try moveTable(file) } else if hasFooterAtEnd { try file.write([UInt8](repeating: 0, count: 512), at: fileBytes - 512) }
+        try file.sync()
+        if needsTable {
+            try file.write(Array(headerBytes[..<512]), at: footer.dataOffset)
+            try file.sync()
+        }
+        try file.write(footer.encoded(), at: 0)
+        try file.sync()
+        try file.truncate(to: endOffset)
+        try file.write(footer.encoded(), at: endOffset)
+        try file.sync()
+    }
+
+    /// The new table behind the file's end, and the header that names it, not written yet.
+    private mutating func moveTable(_ file: borrowing ChangedFile) throws(SystemError) {
+        let place = fileBytes.roundedUp(to: 512)
+        var table = [UInt8](repeating: 0xFF, count: Int((UInt64(entriesNeeded) * 4).roundedUp(to: 512)))
+        table.withUnsafeMutableBytes { bytes in
+            for (block, sector) in sectors.enumerated() { bytes.putBE(sector, at: block * 4) }
+        }
+        try file.write(table, at: place)
+        headerBytes.withUnsafeMutableBytes { field in
+            field.putBE(place, at: 16)
+            field.putBE(entriesNeeded, at: 28)
+        }
+        headerBytes = VHDFormat.withChecksum(headerBytes, at: 36)
+        endOffset = place + UInt64(table.count)
+    }
+}
