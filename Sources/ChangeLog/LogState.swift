@@ -29,8 +29,18 @@ package struct LogState: Equatable, Sendable {
         }
     }
 
+    /// The disk was smaller once: `diskBytes` is its size in all states up to `through`, and after the growth before.
+    package struct Growth: Equatable, Sendable {
+        package var through: UInt64
+        package var diskBytes: UInt64
+    }
+
     package var diskID: LogID
     package var diskBytes: UInt64
+    /// Oldest first.
+    package var growths: [Growth] = []
+    /// What the disk is growing to: the image may be as large already. The next opening ends it.
+    package var growingBytes: UInt64?
     package var segmentBytes: Int
     package var budgetBytes: UInt64
     /// Oldest first; the last is the one written now.
@@ -48,6 +58,17 @@ package struct LogState: Equatable, Sendable {
 
     package var lineage: LogID { lineages[lineages.count - 1].id }
 
+    /// The size of the disk as it was at `sequence`.
+    package func diskBytes(at sequence: UInt64) -> UInt64 { growths.first { $0.through >= sequence }?.diskBytes ?? diskBytes }
+
+    /// Takes the growth for done: all after `sequence` has the new size. Of two growths between which nothing was written there is one.
+    mutating func endGrowth(after sequence: UInt64) {
+        guard let growingBytes else { return }
+        if growths.last?.through ?? 0 < sequence || growths.isEmpty { growths.append(Growth(through: sequence, diskBytes: diskBytes)) }
+        diskBytes = growingBytes
+        self.growingBytes = nil
+    }
+
     static let firstLine = "farshore change log 1"
     static let firstWords = "farshore change log "
 
@@ -63,7 +84,10 @@ package struct LogState: Equatable, Sendable {
     }
 
     package func encoded() -> String {
-        var lines = [Self.firstLine, "disk \(diskID)", "disk-bytes \(diskBytes)", "segment-bytes \(segmentBytes)", "budget-bytes \(budgetBytes)"]
+        var lines = [Self.firstLine, "disk \(diskID)", "disk-bytes \(diskBytes)"]
+        lines += growths.map { "grown \($0.through) \($0.diskBytes)" }
+        if let growingBytes { lines.append("growing \(growingBytes)") }
+        lines += ["segment-bytes \(segmentBytes)", "budget-bytes \(budgetBytes)"]
         lines += lineages.map { "lineage \($0.id) \($0.branchSequence)" }
         lines += targets.map { "target \($0)" }
         lines += ["destaged-segment \(destagedSegment)", "destaged-sequence \(destagedSequence)", "boot \(bootID)"]
@@ -91,7 +115,12 @@ package struct LogState: Equatable, Sendable {
     private static func fields(_ lines: ArraySlice<String>) -> LogState? {
         var reader = StateLines(lines)
         guard let disk = reader.value("disk").flatMap(LogID.init(hex:)), let diskBytes = reader.number("disk-bytes"),
-            let segment = reader.number("segment-bytes"), SegmentGeometry(segmentBytes: Int(clamping: segment)) != nil,
+            let growths = growths(&reader, diskBytes: diskBytes)
+        else { return nil }
+        let growing = reader.value("growing")
+        let growingBytes = growing.flatMap { UInt64($0) }
+        guard (growing == nil) == (growingBytes == nil), growingBytes ?? .max > diskBytes else { return nil }
+        guard let segment = reader.number("segment-bytes"), SegmentGeometry(segmentBytes: Int(clamping: segment)) != nil,
             let budget = reader.number("budget-bytes")
         else { return nil }
         var lineages: [Lineage] = []
@@ -119,8 +148,21 @@ package struct LogState: Equatable, Sendable {
         }
         guard reader.isAtEnd else { return nil }
         return LogState(
-            diskID: disk, diskBytes: diskBytes, segmentBytes: Int(clamping: segment), budgetBytes: budget, lineages: lineages,
-            targets: targets, destagedSegment: destagedSegment, destagedSequence: destagedSequence, bootID: boot, place: place, cleanStop: cleanStop)
+            diskID: disk, diskBytes: diskBytes, growths: growths, growingBytes: growingBytes, segmentBytes: Int(clamping: segment), budgetBytes: budget,
+            lineages: lineages, targets: targets, destagedSegment: destagedSegment, destagedSequence: destagedSequence, bootID: boot,
+            place: place, cleanStop: cleanStop)
+    }
+
+    /// Nil when one is not as specified: sequences and sizes rise, up to the size now.
+    private static func growths(_ reader: inout StateLines, diskBytes: UInt64) -> [Growth]? {
+        var growths: [Growth] = []
+        while let line = reader.value("grown") {
+            let words = line.split(separator: " ")
+            guard words.count == 2, let through = UInt64(words[0]), let bytes = UInt64(words[1]), bytes < diskBytes else { return nil }
+            if let last = growths.last, last.through >= through || last.diskBytes >= bytes { return nil }
+            growths.append(Growth(through: through, diskBytes: bytes))
+        }
+        return growths
     }
 }
 

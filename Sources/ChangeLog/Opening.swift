@@ -43,6 +43,7 @@ extension ChangeLog {
         state.bootID = options.bootID
         state.place = place
         state.cleanStop = nil
+        state.endGrowth(after: recovery.lastSequence)
         try asLogError { () throws(SystemError) in
             // After a kill nothing changed: its successor waits for the folder's sync only.
             if state != found { try state.store(folder.stateFile) }

@@ -19,6 +19,9 @@ extension VirtualDisk {
             return try destage.withTurnNow {
                 try requireImageInPlace()
                 if let frozen = destage.frozenSequence { return frozen }
+                guard log.currentState.growingBytes == nil else {
+                    throw SystemError(errno: EBUSY, operation: "hold the image, which is growing", path: image.path)
+                }
                 // The backlog there is now the fast way, but no more: a guest that writes faster than destage would hold the
                 // freeze up for ever. Then all that is left record by record: a block the guest has changed again since must
                 // also be as it was.

@@ -38,18 +38,19 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
         let identity = identity ?? { try ImageIdentity.durable(of: files) }
         do {
             let state = try folder.readState()
-            guard state.diskBytes == image.sizeBytes else {
-                throw DiskError.sizeMismatch(image: path, imageBytes: image.sizeBytes, logBytes: state.diskBytes)
+            guard state.growingBytes ?? state.diskBytes == image.sizeBytes else {
+                throw DiskError.sizeMismatch(image: path, imageBytes: image.sizeBytes, logBytes: state.growingBytes ?? state.diskBytes)
             }
             // Before the log is opened: that ends the clean stop, and the question could not be asked again.
             try checkUnchanged(state.cleanStop, image, identity)
-            let map = try BlockMap(diskBytes: state.diskBytes)
+            let map = try BlockMap(diskBytes: image.sizeBytes)
             let frozen = try folder.readFreeze()
             let (log, lastStop) = try ChangeLog.open(folder, lock: lock, sequencer: sequencer, options: options) { blocks, segment in
                 map.replay(blocks, segment: segment)
             }
             let disk = VirtualDisk(name: name, image: image, log: log, map: map, lastStop: lastStop, frozen: frozen, identity: identity)
             try disk.startDestage()
+            try log.markGrowth()
             return disk
         } catch { throw DiskError(error) }
     }
@@ -69,7 +70,7 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
         files = image.files
     }
 
-    private static func checkUnchanged(
+    static func checkUnchanged(
         _ cleanStop: LogState.CleanStop?, _ image: any ImageFile, _ identity: @Sendable () throws -> ImageIdentity
     ) throws {
         guard let cleanStop else { return }
@@ -85,7 +86,7 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
     package static func acceptImage(_ image: any ImageFile, folder: LogFolder, lock: borrowing OwnerLock) throws(DiskError) {
         do {
             let state = try folder.readState()
-            guard state.diskBytes == image.sizeBytes else {
+            guard image.sizeBytes == state.diskBytes || image.sizeBytes == state.growingBytes else {
                 throw DiskError.sizeMismatch(image: image.path, imageBytes: image.sizeBytes, logBytes: state.diskBytes)
             }
             try folder.recordImage(LogState.CleanStop(try ImageIdentity.durable(of: image.files)))
@@ -153,7 +154,7 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
 }
 
 extension LogState.CleanStop {
-    fileprivate init(_ identity: ImageIdentity) {
+    init(_ identity: ImageIdentity) {
         self.init(evidence: identity.evidence.rawValue, imageBytes: identity.sizeBytes, stamp: identity.stamp)
     }
 }
