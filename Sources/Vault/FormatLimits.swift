@@ -16,6 +16,7 @@ package enum FormatLimits {
     package static let mapLevelMax = 4
     package static let pageBytesMax = 1 << 20
     package static let diskBytesMax: UInt64 = 1 << 48
+    package static let growthsMax = 1_024
     package static let metadataBytesMax = 64 << 20
     package static let openingObjectBytesMax = 65_536
     package static let manifestsPerFullMax = 256

@@ -30,7 +30,7 @@ final class ReplicatedDisk: @unchecked Sendable {
     let store: WatchedStore
     let id: LogID
     let key = KeySource.keyFile([UInt8](repeating: 7, count: 32))
-    let sizeBytes: Int
+    private(set) var sizeBytes: Int
     private var opened: VirtualDisk?
     var disk: VirtualDisk { opened! }
     private(set) var bootID = "boot-1"
@@ -85,8 +85,10 @@ final class ReplicatedDisk: @unchecked Sendable {
 
     private static func open(_ folder: String, _ site: SiteDirectory, _ bootID: String) throws -> VirtualDisk {
         let log = LogFolder(folder + "/log")
+        let lock = try OwnerLock.acquire(log)
+        try VirtualDisk.completeGrowth(of: folder + "/image", format: .raw, folder: log, lock: lock)
         return try VirtualDisk.open(
-            name: name, image: try openImage(folder + "/image", access: .readWrite, format: .raw), folder: log, lock: try OwnerLock.acquire(log),
+            name: name, image: try openImage(folder + "/image", access: .readWrite, format: .raw), folder: log, lock: lock,
             sequencer: try Sequencer(path: site.sequencePath), options: ChangeLog.Options(bootID: bootID))
     }
 
@@ -97,6 +99,14 @@ final class ReplicatedDisk: @unchecked Sendable {
         // The old owner's lock goes with the old disk.
         opened = nil
         opened = try Self.open(folder, site, bootID)
+    }
+
+    /// Grows the disk as `farshore grow` does with one that is mounted: the worker's successor ends it.
+    func grow(to bytes: Int) throws {
+        try disk.beginGrowth(to: UInt64(bytes), format: .raw)
+        try reopen()
+        model += [UInt8](repeating: 0, count: bytes - sizeBytes)
+        sizeBytes = bytes
     }
 
     func openVault() throws -> Vault { try Vault.open(store: store, key: key, memory: HeadMemory(folder: nil)) }

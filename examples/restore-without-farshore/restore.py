@@ -315,7 +315,8 @@ class Disk:
             if manifest["after"] == reached and reached < sequence:
                 segments += [(entry.get("lineage", manifest["lineage"]), entry) for entry in manifest["segments"] if entry["first"] <= sequence]
                 reached = manifest["sequence"]
-        return base["sizeBytes"], base["root"], segments
+        sizes = [grown["sizeBytes"] for grown in self.state.get("grown", []) if grown["through"] >= sequence]
+        return (sizes + [self.state["sizeBytes"]])[0], base["root"], segments
 
     def restore(self, sequence, path):
         size, root, segments = self.plan(sequence)

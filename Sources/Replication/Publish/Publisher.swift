@@ -1,6 +1,7 @@
 // Publishes what was uploaded of one disk: a step of its history, then the group's head that names it, each verified by
 // reading it back. Nothing counts as replicated before. One a disk and run of the uploader, used by the disk's thread only.
 
+package import ChangeLog
 package import Vault
 
 package final class Publisher {
@@ -37,7 +38,9 @@ package final class Publisher {
     package func publishInitial(lineage: VaultID, sequence: UInt64, sizeBytes: UInt64, root: MapRoot, timeMicros: UInt64) throws(VaultError) {
         let point = RecoveryPoint(sequence: sequence, timeMicros: timeMicros, kind: .crash, tag: nil)
         var next = try history.start(lineage: lineage, sequence: sequence, sizeBytes: sizeBytes, root: root, point: point)
-        if let before = state {
+        if var before = state {
+            before.noteSize(sizeBytes, after: [])
+            next.grown = before.grown
             next.lineages.insert(contentsOf: before.lineages, at: 0)
             next.oldestSequence = before.oldestSequence
         }
@@ -59,9 +62,12 @@ package final class Publisher {
         }
     }
 
-    package func publish(_ addition: Addition) throws(VaultError) {
+    /// `log` knows since when the disk has which size.
+    package func publish(_ addition: Addition, sizes log: LogState) throws(VaultError) {
         try heads.making { epoch throws(VaultError) in
-            guard let state else { throw .refused("the disk \(disk) has no initial state in the vault") }
+            guard var state else { throw .refused("the disk \(disk) has no initial state in the vault") }
+            let earlier = log.growths.filter { $0.through >= state.newestSequence && $0.through < addition.sequence }
+            state.noteSize(log.diskBytes(at: addition.sequence), after: earlier.map { GrownSize(through: $0.through, sizeBytes: $0.diskBytes) })
             try publish(try history.extend(state, through: addition.sequence, segments: addition.segments, points: addition.points, epoch: epoch))
         }
     }

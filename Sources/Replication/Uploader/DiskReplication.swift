@@ -187,12 +187,13 @@ final class DiskReplication {
         var after = current.sequence
         while after < through {
             if replicator.stop.isOver { throw Stopped() }
+            let reader = try LogReader(folder)
             let delta = DeltaUpload(
-                vault: publisher.vault, disk: publisher.disk, lineage: current.id, reader: try LogReader(folder), pace: pace,
+                vault: publisher.vault, disk: publisher.disk, lineage: current.id, reader: reader, pace: pace,
                 stop: replicator.stop, sent: { self.noteSent($0, current.id, disk, folder) })
             guard let addition = try delta.send(after: after, through: through) else { return }
             if let rate = pace.bytesPerSecond { lane?.note(bytesPerSecond: rate) }
-            try publisher.publish(addition)
+            try publisher.publish(addition, sizes: reader.state)
             try noteProven(disk, publisher, folder)
             after = addition.sequence
         }

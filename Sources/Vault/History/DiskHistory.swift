@@ -152,7 +152,7 @@ package struct DiskHistory: Sendable {
             reached = part.sequence
         }
         return ReadPlan(
-            sequence: sequence, sizeBytes: full.sizeBytes, root: root, baseSequence: full.sequence, segments: segments, points: points,
+            sequence: sequence, sizeBytes: state.sizeBytes(at: sequence), root: root, baseSequence: full.sequence, segments: segments, points: points,
             full: ManifestRef(lineage: full.lineage, sequence: full.sequence, hash: lineage.full.hash))
     }
 
@@ -163,7 +163,7 @@ package struct DiskHistory: Sendable {
         if full.sequence == sequence {
             guard let root = full.root else { throw notFull(full) }
             return ReadPlan(
-                sequence: sequence, sizeBytes: full.sizeBytes, root: root, baseSequence: sequence, segments: [], points: [], full: ref)
+                sequence: sequence, sizeBytes: state.sizeBytes(at: sequence), root: root, baseSequence: sequence, segments: [], points: [], full: ref)
         }
         guard full.fullNumber != 1 else {
             throw .notFound("the vault has nothing at sequence \(sequence): the history after it begins at \(full.sequence)")
@@ -174,7 +174,7 @@ package struct DiskHistory: Sendable {
         try refuseMerged(full, sequence)
         let baseRef = ManifestRef(lineage: before.lineage ?? full.lineage, sequence: before.sequence, hash: before.hash)
         return ReadPlan(
-            sequence: sequence, sizeBytes: full.sizeBytes, root: base, baseSequence: full.after, segments: needed(full, sequence),
+            sequence: sequence, sizeBytes: state.sizeBytes(at: sequence), root: base, baseSequence: full.after, segments: needed(full, sequence),
             points: full.points.filter { $0.sequence <= sequence }, full: baseRef)
     }
 

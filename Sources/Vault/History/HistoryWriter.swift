@@ -36,6 +36,7 @@ package final class HistoryWriter {
     }
 
     /// Adds `segments` and `points`, all after the state's sequence and up to `sequence`. With `checkpoint` a full manifest is written in any case.
+    /// The size is `state`'s: see `DiskState.noteSize`.
     package func extend(
         _ state: DiskState, through sequence: UInt64, segments: [SegmentEntry], points: [RecoveryPoint], checkpoint: Bool = false, epoch: UInt32
     ) throws(VaultError) -> DiskState {
@@ -69,12 +70,12 @@ package final class HistoryWriter {
         guard let baseRef = plan.full else { throw .notFound("the disk \(disk) cannot go on from the kept point \(branch), which is below its window") }
         let base = try manifest(baseRef, parent.id)
         let indexes = try SegmentIndex.readAll(vault, disk: disk, plan.segments, manifestLineage: parent.id)
-        let root = try MapUpdate(vault: vault, epoch: epoch).apply(indexes, through: branch, to: plan.root, sizeBytes: state.sizeBytes)
+        let root = try MapUpdate(vault: vault, epoch: epoch).apply(indexes, through: branch, to: plan.root, sizeBytes: plan.sizeBytes)
         let newest = try step(parent)
         let last = parent.tail.last ?? parent.full
         let manifest = Manifest(
             vault: vault.id, disk: disk, lineage: lineage, kind: .full, after: plan.baseSequence, sequence: branch, number: newest.newest.number + 1,
-            previous: ManifestRef(lineage: last.lineage ?? parent.id, sequence: last.sequence, hash: last.hash), sizeBytes: state.sizeBytes,
+            previous: ManifestRef(lineage: last.lineage ?? parent.id, sequence: last.sequence, hash: last.hash), sizeBytes: plan.sizeBytes,
             segments: plan.segments, points: plan.points, root: root, baseRoot: plan.root, fullNumber: (base.fullNumber ?? 0) + 1,
             fulls: try fulls(after: base, baseRef, oldest: state.oldestSequence))
         let ref = try put(manifest)

@@ -34,9 +34,22 @@ package struct LineageState: Codable, Equatable, Sendable {
     }
 }
 
+/// The disk had `sizeBytes` in all states up to `through`, and after the entry before.
+package struct GrownSize: Codable, Equatable, Sendable {
+    package let through: UInt64
+    package let sizeBytes: UInt64
+
+    package init(through: UInt64, sizeBytes: UInt64) {
+        self.through = through
+        self.sizeBytes = sizeBytes
+    }
+}
+
 package struct DiskState: Codable, Equatable, Sendable {
     package let disk: VaultID
     package var sizeBytes: UInt64
+    /// Its sizes before, oldest first; nil: it never had another one.
+    package var grown: [GrownSize]?
     package var oldestSequence: UInt64
     /// Oldest first; the last one is written to.
     package var lineages: [LineageState]
@@ -56,6 +69,23 @@ package struct DiskState: Codable, Equatable, Sendable {
         self.sizeBytes = sizeBytes
         self.oldestSequence = oldestSequence
         self.lineages = lineages
+    }
+
+    /// The size of the disk as it was at `sequence`.
+    package func sizeBytes(at sequence: UInt64) -> UInt64 { grown?.first { $0.through >= sequence }?.sizeBytes ?? sizeBytes }
+
+    /// What follows the states that are there has `earlier` and then `sizeBytes`, as the disk's log says.
+    package mutating func noteSize(_ sizeBytes: UInt64, after earlier: [GrownSize]) {
+        var all = grown ?? []
+        // Where another disk was put in its place, nothing tells up to when the size held: up to here.
+        let newest = lineages.map(\.sequence).max() ?? 0
+        if self.sizeBytes != earlier.first?.sizeBytes ?? sizeBytes, newest > all.last?.through ?? 0 {
+            all.append(GrownSize(through: newest, sizeBytes: self.sizeBytes))
+        }
+        let known = all.last?.through ?? 0
+        all += earlier.filter { $0.through > known }
+        self.sizeBytes = sizeBytes
+        grown = all.isEmpty ? nil : all
     }
 
     package var current: LineageState? { lineages.last }
@@ -276,7 +306,13 @@ package struct HeadChain: Sendable {
         guard Set(head.disks.map(\.disk)).count == head.disks.count else { throw damaged("a disk stands in it twice") }
         for disk in head.disks {
             guard disk.since ?? 0 <= FormatLimits.integerMax else { throw damaged("a disk takes part from sequence \(disk.since ?? 0)") }
-            guard disk.sizeBytes > 0, disk.sizeBytes % 512 == 0, disk.sizeBytes <= FormatLimits.diskBytesMax else { throw damaged("a disk of \(disk.sizeBytes) bytes") }
+            let grown = disk.grown ?? []
+            guard (grown.map(\.sizeBytes) + [disk.sizeBytes]).allSatisfy({ $0 > 0 && $0 % 512 == 0 && $0 <= FormatLimits.diskBytesMax }) else {
+                throw damaged("a disk of \(disk.sizeBytes) bytes, or of an impossible size before")
+            }
+            guard grown.count <= FormatLimits.growthsMax, zip(grown, grown.dropFirst()).allSatisfy({ $0.through < $1.through }) else {
+                throw damaged("the sizes a disk had before do not follow each other")
+            }
             guard zip(disk.lineages, disk.lineages.dropFirst()).allSatisfy({ $0.sequence <= $1.sequence || $1.parent != nil }) else {
                 throw damaged("its lineages do not follow each other")
             }

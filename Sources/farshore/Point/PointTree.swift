@@ -150,7 +150,7 @@ final class PointTree: Sendable {
             shown[disk.id]?.sequences.insert(sequence).inserted == true ? shown[disk.id]?.directory : nil
         }
         guard let parent else { return }
-        let size = history.state.sizeBytes
+        let size = history.state.sizeBytes(at: sequence)
         let directory = try tree.addDirectory("\(sequence)", in: parent)
         let footer = size <= VHDFooter.sizeBytesMax
             ? VHDFooter.fixed(sizeBytes: size, uniqueID: disk.id.bytes, timeStamp: disk.vhdTimeStamp) : nil
