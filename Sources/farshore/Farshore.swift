@@ -21,6 +21,7 @@ struct Farshore: ParsableCommand {
             ProtectCommand.self,
             UnprotectCommand.self,
             AcceptCommand.self,
+            GrowCommand.self,
             UploadCommand.self,
             MachineCommand.self,
             GroupCommand.self,

@@ -147,6 +147,11 @@ extension Catalogue {
         try write { try $0.execute(sql: "UPDATE disk SET is_paused = ? WHERE name = ?", arguments: [isPaused, name]) }
     }
 
+    /// The disk has grown.
+    package func setSize(_ bytes: UInt64, ofDisk name: String) throws(SiteError) {
+        try write { try $0.execute(sql: "UPDATE disk SET size_bytes = ? WHERE name = ?", arguments: [Int64(bitPattern: bytes), name]) }
+    }
+
     /// Forgets the disk on this host; the vault is not touched.
     package func remove(disk name: String) throws(SiteError) {
         try write { database in

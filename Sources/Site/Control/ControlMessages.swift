@@ -16,6 +16,8 @@ package enum ControlRequest: Codable, Equatable, Sendable {
     /// Destages through a sequence and holds the image still there, durably, until `unfreeze`.
     case freeze(disk: String)
     case unfreeze(disk: String)
+    /// Prepares the disk for its new size, durably; the worker's successor serves it with that.
+    case grow(disk: String, sizeBytes: UInt64)
     /// Starts serving a disk that was added to the catalogue after the mount started.
     case add(disk: String)
     /// Stops serving a disk and gives up its locks (unprotect).

@@ -25,6 +25,7 @@ extension Failure {
         case ENOSPC, EDQUOT: self.init(.notEnoughSpace, "\(error)", try: "df \(error.path), and free space or choose another place")
         case ENOENT, ENOTDIR: self.init(.notFound, "\(error)", try: "check the name")
         case EEXIST: self.init(.failed, "\(error)", try: "another name")
+        case EBUSY: self.init(.inUse, "\(error)", try: "farshore status, and again when it is free")
         case EACCES, EPERM: self.init(.failed, "\(error)", try: "run as a user who may do this")
         case EIO: self.init(.failed, "\(error)", try: "dmesg, to see what the storage reports")
         default: self.init(.failed, "\(error)", try: "farshore doctor")

@@ -61,9 +61,10 @@ final class MountedDisks: Sendable {
         let folder = try tree.addDirectory(disk.name)
         let place = PendingDisk(name: disk.name, directory: folder)
         do {
+            let sizeBytes = disk.sizeBytesWhenOpen
             try tree.addDisk(
-                LazyDisk { () throws(SystemError) in try place.wait() }, in: folder, sizeBytes: disk.sizeBytes, isWritable: true,
-                vhdFooter: disk.vhdFooter(sizeBytes: disk.sizeBytes), permissions: permissions)
+                LazyDisk { () throws(SystemError) in try place.wait() }, in: folder, sizeBytes: sizeBytes, isWritable: true,
+                vhdFooter: disk.vhdFooter(sizeBytes: sizeBytes), permissions: permissions)
         } catch {
             _ = tree.remove(folder)
             throw error
@@ -100,16 +101,15 @@ final class MountedDisks: Sendable {
             locks = try DiskLocks.take(disk, site: catalogue.site)
             _ = process.hold(disk.name, locks.descriptors)
         }
+        try disk.completeGrowth(holding: locks.log)
         // After a worker's death the file that its supervisor holds, even if the name stands for another one by now.
         let parentLocks = ParentLocks()
         let image = try disk.openImage(locked: locks.image, parentLocks: parentLocks)
-        guard image.sizeBytes == disk.sizeBytes else {
-            throw DiskError.sizeMismatch(image: disk.imagePath, imageBytes: image.sizeBytes, logBytes: disk.sizeBytes)
-        }
         if !parentLocks.descriptors.isEmpty { _ = process.hold(disk.name, locks.descriptors + parentLocks.descriptors) }
         let opened = try VirtualDisk.open(
             name: disk.name, image: image, folder: LogFolder(disk.logFolder), lock: locks.log, sequencer: sequencer, options: options)
         let imageLock = HeldImageLock(locks.image)
+        if opened.sizeBytes != disk.sizeBytes { try catalogue.setSize(opened.sizeBytes, ofDisk: disk.name) }
         guard let place = pending.withLock({ $0.removeValue(forKey: disk.name) }) else { return opened.abandon() }
         entries.withLock {
             $0[disk.name] = Entry(disk: opened, directory: place.directory, imageLock: imageLock, parentLocks: parentLocks)
@@ -157,6 +157,7 @@ final class MountedDisks: Sendable {
             case .makeDurable(let name): return .durable(sequence: try entry(name).disk.makeDurable())
             case .freeze(let name): return .frozen(sequence: try turns.withTurn(of: name) { try entry(name).disk.freeze() })
             case .unfreeze(let name): try turns.withTurn(of: name) { try entry(name).disk.unfreeze() }
+            case .grow(let name, let bytes): try turns.withTurn(of: name) { try entry(name).disk.beginGrowth(to: bytes, format: try catalogue.disk(named: name).imageFormat()) }
             case .add(let name): try turns.withTurn(of: name) { try add(name) }
             case .release(let name): try turns.withTurn(of: name) { try release(name) }
             }

@@ -35,11 +35,7 @@ struct UpgradeCommand: ParsableCommand {
     }
 
     func run() throws {
-        let folder = site.directory
-        let pid = try supervisor(folder)
-        let before = try MountNotices.read(folder)?.number ?? 0
-        guard kill(pid, SIGHUP) == 0 else { throw SystemError(errno: errno, operation: "ask process \(pid) to upgrade", path: "mount") }
-        let outcome = try wait(for: folder, after: before, pid: pid)
+        let outcome = try Self.replaceWorker(of: site.directory, supervisor: try Self.supervisor(of: site.directory, at: directory))
         if let failure = outcome.failure {
             throw Failure(.failed, "not upgraded, version \(outcome.oldVersion) serves on: \(failure)", try: "mend that, then farshore upgrade")
         }
@@ -47,7 +43,14 @@ struct UpgradeCommand: ParsableCommand {
         try output.print(document) { "upgraded from version \($0.oldVersion) to \($0.newVersion), paused for \($0.pauseMilliseconds) ms" }
     }
 
-    private func supervisor(_ folder: SiteDirectory) throws -> Int32 {
+    /// Asks for a worker of the program installed now; returns when one serves.
+    static func replaceWorker(of folder: SiteDirectory, supervisor pid: Int32) throws -> UpgradeOutcome {
+        let before = try MountNotices.read(folder)?.number ?? 0
+        guard kill(pid, SIGHUP) == 0 else { throw SystemError(errno: errno, operation: "ask process \(pid) to upgrade", path: "mount") }
+        return try wait(for: folder, after: before, pid: pid)
+    }
+
+    static func supervisor(of folder: SiteDirectory, at directory: String? = nil) throws -> Int32 {
         guard case .status(_, _, let mount) = try ControlClient(site: folder).demand(.status) else {
             throw Failure(.failed, "the mount does not say whether it can be upgraded", try: "farshore status")
         }
@@ -63,14 +66,14 @@ struct UpgradeCommand: ParsableCommand {
         return pid
     }
 
-    private func wait(for folder: SiteDirectory, after number: UInt64, pid: Int32) throws -> UpgradeOutcome {
-        let deadline = Clock.monotonicNanoseconds() + Self.waitSecondsMax * 1_000_000_000
+    private static func wait(for folder: SiteDirectory, after number: UInt64, pid: Int32) throws -> UpgradeOutcome {
+        let deadline = Clock.monotonicNanoseconds() + waitSecondsMax * 1_000_000_000
         while Clock.monotonicNanoseconds() < deadline {
             if let found = try MountNotices.read(folder), found.number != number { return found.outcome }
             guard kill(pid, 0) == 0 || errno == EPERM else { throw Failure(.failed, "the mount ended meanwhile", try: "farshore events") }
             usleep(5_000)
         }
-        throw Failure(.failed, "no outcome within \(Self.waitSecondsMax) s", try: "farshore events, and run/mount.log of the site")
+        throw Failure(.failed, "no outcome within \(waitSecondsMax) s", try: "farshore events, and run/mount.log of the site")
     }
 
     /// Where this program lies, for a later upgrade.

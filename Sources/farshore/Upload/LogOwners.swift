@@ -141,6 +141,7 @@ final class OwnedDisk {
         let folder = LogFolder(protected.logFolder)
         let owner = try own(folder)
         let lock = try ImageLock.take(protected.imagePath, for: .exclusive)
+        try protected.completeGrowth(holding: owner)
         let parentLocks = ParentLocks()
         let image = try protected.openImage(locked: lock, parentLocks: parentLocks)
         let disk = try VirtualDisk.open(

@@ -1,0 +1,147 @@
+// `farshore grow`: a protected disk gets larger, mounted or not. Its image and log are prepared by whoever has the disk open; the
+// opening after that ends it, so a mount's worker gives way to a successor (VirtualDisk/Growth.swift).
+
+import ArgumentParser
+import BlockIO
+import ChangeLog
+import DiskImage
+import FuseExport
+import Glibc
+import Replication
+import Site
+import Vault
+import VirtualDisk
+
+struct GrowCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "grow",
+        abstract: "Make a protected disk larger; its replication goes on, its points keep the size they had.",
+        discussion: """
+            The disk of a raw image, a fixed or a dynamic VHD grows, mounted or not; it never shrinks. What is added reads as zeros. While
+            it is mounted its users notice a pause, as with `farshore upgrade`, and see the new size within a second; a loop device
+            takes it with `losetup -c`, QEMU with `block_resize`. Interrupted, it can be run again.
+
+            Example:
+              farshore grow db1 200G
+            """)
+
+    private static let restartSecondsMax: UInt64 = 30
+
+    @Argument(help: "The disk.")
+    var disk: String
+
+    @Argument(help: "The new size, in bytes or with K, M, G or T (1,024 each); whole MiB.", transform: { try Self.bytes($0) })
+    var size: UInt64
+
+    @OptionGroup var site: SiteOptions
+    @OptionGroup var output: OutputOptions
+
+    struct Document: Encodable {
+        let disk: String
+        let image: String
+        let oldSizeBytes: UInt64
+        let sizeBytes: UInt64
+    }
+
+    func run() throws {
+        let catalogue = try site.catalogue()
+        let protected = try catalogue.disk(named: disk)
+        let state = try LogFolder(protected.logFolder).readState()
+        let old = state.diskBytes
+        guard size >= old else {
+            throw Failure(.usage, "\(disk) has \(old) bytes and never shrinks", try: "a size above that, or a new disk")
+        }
+        guard size <= FormatLimits.diskBytesMax, state.growths.count < FormatLimits.growthsMax else {
+            throw Failure(.usage, "a disk has at most \(FormatLimits.diskBytesMax) bytes in a vault, and grows \(FormatLimits.growthsMax) times", try: "a smaller size, or a new disk")
+        }
+        if size > old {
+            try requireGrowable(protected.imagePath, format: try protected.imageFormat(), from: old, to: size)
+            if try !growMounted() { try growUnmounted(protected) }
+        }
+        if protected.sizeBytes != size { try catalogue.setSize(size, ofDisk: disk) }
+        if size > old { try catalogue.record(.information, disk: disk, "grown from \(old) to \(size) bytes") }
+        try output.print(Document(disk: disk, image: protected.imagePath, oldSizeBytes: old, sizeBytes: size)) {
+            "\($0.disk): \(bytesText($0.sizeBytes))" + ($0.oldSizeBytes == $0.sizeBytes ? " already" : ", was \(bytesText($0.oldSizeBytes))")
+        }
+    }
+
+    /// False when no mount serves the disk.
+    private func growMounted() throws -> Bool {
+        let client = ControlClient(site: site.directory)
+        guard try isMounted(client) else { return false }
+        let supervisor = try UpgradeCommand.supervisor(of: site.directory)
+        if case .refused(let refusal) = try client.ask(.grow(disk: disk, sizeBytes: size), timeoutSeconds: 120) {
+            let status: ExitStatus =
+                switch refusal.reason {
+                case .busy: .inUse
+                case .notEnoughSpace: .notEnoughSpace
+                default: .failed
+                }
+            throw Failure(status, refusal.message, try: refusal.remedy)
+        }
+        let outcome = try UpgradeCommand.replaceWorker(of: site.directory, supervisor: supervisor)
+        guard let now = try served(client), now.sizeBytes == size else {
+            let reason = outcome.failure.map { ": \($0)" } ?? ""
+            throw Failure(.failed, "\(disk) is prepared for its new size, but not served with it\(reason)", try: "farshore status \(disk), then farshore grow \(disk) \(size) again")
+        }
+        return true
+    }
+
+    /// A worker that is being replaced does not answer for a moment.
+    private func isMounted(_ client: ControlClient) throws -> Bool {
+        let deadline = Clock.monotonicNanoseconds() + Self.restartSecondsMax * 1_000_000_000
+        while true {
+            do throws(SiteError) {
+                return try served(client) != nil
+            } catch {
+                guard error.code == .mountAway else { throw error }
+                guard try SiteLock.isTaken(site.directory.mountLockPath) else { return false }
+                guard Clock.monotonicNanoseconds() < deadline else { throw error }
+            }
+            usleep(50_000)
+        }
+    }
+
+    private func served(_ client: ControlClient) throws(SiteError) -> ServedDiskStatus? {
+        guard case .status(let disks, _, _) = try client.demand(.status) else { return nil }
+        return disks.first { $0.disk == disk }
+    }
+
+    private func growUnmounted(_ protected: ProtectedDisk) throws {
+        // An opening may have ended an earlier growth just now.
+        try withOwned(protected) { if $0.sizeBytes != size { try $0.beginGrowth(to: size, format: try protected.imageFormat()) } }
+        try withOwned(protected) { _ in }
+    }
+
+    /// Its locks are given up when this returns.
+    private func withOwned(_ protected: ProtectedDisk, _ body: (VirtualDisk) throws -> Void) throws {
+        let opened = try waitingForUploader(of: site.directory) { try OwnedDisk.open(protected, site: site.directory) }
+        do { try body(opened.disk) } catch {
+            opened.disk.abandon()
+            throw error
+        }
+        try opened.disk.close()
+    }
+
+    private static func bytes(_ text: String) throws -> UInt64 {
+        let units: [Character: UInt64] = ["K": 10, "M": 20, "G": 30, "T": 40]
+        let shift = text.last.flatMap { units[$0] }
+        guard let number = UInt64(shift == nil ? text : String(text.dropLast())) else { throw ValidationError("\"\(text)\" is no size: use bytes, or K, M, G or T") }
+        let (bytes, overflow) = number.multipliedReportingOverflow(by: 1 << (shift ?? 0))
+        guard !overflow else { throw ValidationError("\(text) is too large") }
+        return bytes
+    }
+}
+
+extension ProtectedDisk {
+    /// What the disk has once it is open: its log knows of a growth before the catalogue does. Whether it opens is not asked here.
+    var sizeBytesWhenOpen: UInt64 {
+        guard let state = try? LogFolder(logFolder).readState() else { return sizeBytes }
+        return state.growingBytes ?? state.diskBytes
+    }
+
+    /// Before the image is opened, by the owner of the log.
+    func completeGrowth(holding lock: borrowing OwnerLock) throws {
+        try VirtualDisk.completeGrowth(of: imagePath, format: imageFormat(), folder: LogFolder(logFolder), lock: lock)
+    }
+}

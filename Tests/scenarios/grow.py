@@ -1,0 +1,157 @@
+"""Protected disks grow: ext4 on a raw image and on a dynamic VHD, mounted over loop devices and written to all the time, everything killed
+on the way; `losetup -c` and resize2fs take the new room. Points before and after are mounted, restored and compared, also by the reader
+without Farshore; what cannot be is refused."""
+# Promise P6: A point has the size that the disk had when it was cut.
+import os
+import signal
+import subprocess
+import threading
+import time
+
+from scenario import MIB, ROOT, Scenario, check, requires, requires_root, run, tree_digest, write_tree
+
+requires_root()
+requires("mkfs.ext4", "e2fsck", "resize2fs", "losetup", "fsfreeze", "qemu-img")
+OLD, NEW, LAST = 96 * MIB, 384 * MIB, 512 * MIB
+IMAGES = {"raw": "raw", "vhd": "vhd-dynamic"}
+
+
+class Load:
+    """Writes files without a pause; what it says it wrote, and synced, must be there."""
+
+    def __init__(self, directory):
+        self.directory, self.count, self.error = directory, 0, None
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self):
+        try:
+            while not self.stop.wait(0.005):
+                with open(os.path.join(self.directory, f"load{self.count % 50}"), "wb") as file:
+                    file.write(b"%08d" % self.count * 8192)
+                    os.fsync(file.fileno())
+                self.count += 1
+        except OSError as error:
+            self.error = error
+
+    def end(self):
+        self.stop.set()
+        self.thread.join()
+        check(self.error is None, f"a program saw an error while its disk grew: {self.error}")
+        for number in range(max(0, self.count - 50), self.count):
+            with open(os.path.join(self.directory, f"load{number % 50}"), "rb") as file:
+                check(file.read() == b"%08d" % number * 8192, f"load file {number} is not as it was written")
+
+
+def worker_of(process):
+    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+        return [int(pid) for pid in file.read().split()]
+
+
+def mounted_tree(s, image, name, read_only=True):
+    device = s.loop(image, read_only=read_only)
+    at = s.path("look-" + name)
+    s.mount_filesystem(device, at, *(["-o", "ro,noload"] if read_only else []))
+    tree = tree_digest(os.path.join(at, "tree"))
+    run("umount", at)
+    s.detach(device)
+    return tree
+
+
+with Scenario(seed=41) as s:
+    url = s.make_vault()
+    for name, form in IMAGES.items():
+        with open(s.path("empty.raw"), "wb") as file:
+            file.truncate(OLD)
+        run("mkfs.ext4", "-q", "-F", s.path("empty.raw"))
+        s.farshore("image", "convert", s.path("empty.raw"), s.path(name), "--to", form)
+        s.farshore("protect", s.path(name), "--name", name, "--vault", url, "--key-file", s.key(), "--interval", "600")
+    process, mnt = s.mount(served="vhd")
+    s.farshore("upload", "--once")
+    devices, loads, trees = {}, {}, {}
+    for name in IMAGES:
+        devices[name] = s.loop(os.path.join(mnt, name, "disk.raw"))
+        s.mount_filesystem(devices[name], s.path("fs-" + name))
+        write_tree(s.path("fs-" + name, "tree"), s.random, files=60)
+        run("sync", "-f", s.path("fs-" + name))
+        trees[name] = tree_digest(s.path("fs-" + name, "tree"))
+        # Nothing is left in the journal, so the point can be mounted as it is.
+        run("fsfreeze", "--freeze", s.path("fs-" + name))
+        s.farshore("point", "cut", name, "--tag", "small")
+        run("fsfreeze", "--unfreeze", s.path("fs-" + name))
+    s.farshore("upload", "--once")
+    for name in IMAGES:
+        shrunk = s.farshore("grow", name, OLD - MIB, status=2)
+        check("never shrinks" in shrunk.stderr, shrunk.stderr)
+        odd = s.farshore("grow", name, NEW + 512, status=11)
+        check("whole MiB" in odd.stderr, odd.stderr)
+        loads[name] = Load(s.path("fs-" + name))
+        time.sleep(0.5)
+        s.farshore("grow", name, f"{NEW // MIB}M")
+        # The kernel keeps attributes for a second.
+        time.sleep(1.1)
+        check(os.stat(os.path.join(mnt, name, "disk.raw")).st_size == NEW, f"{name}: the served file has its old size")
+        check(os.stat(os.path.join(mnt, name, "disk.vhd")).st_size == NEW + 512, f"{name}: disk.vhd has its old size")
+        for pid in worker_of(process):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.3)
+        loads[name].end()
+        run("losetup", "-c", devices[name])
+        # Not while it is mounted: that takes a capability which not every root has.
+        run("umount", s.path("fs-" + name))
+        run("e2fsck", "-f", "-p", devices[name])
+        run("resize2fs", devices[name])
+        s.mount_filesystem(devices[name], s.path("fs-" + name))
+        check(os.statvfs(s.path("fs-" + name)).f_blocks * os.statvfs(s.path("fs-" + name)).f_frsize > NEW * 8 // 10, "the file system has not grown")
+        # Beyond the old end.
+        with open(s.path("fs-" + name, "tree", "large"), "wb") as file:
+            file.write(s.random.randbytes(OLD))
+        run("sync", "-f", s.path("fs-" + name))
+    before = dict(trees)
+    for name in IMAGES:
+        trees[name] = tree_digest(s.path("fs-" + name, "tree"))
+        run("umount", s.path("fs-" + name))
+        run("e2fsck", "-f", "-n", devices[name])
+        s.farshore("point", "cut", name, "--tag", "large")
+        s.detach(devices[name])
+    # The command is killed at some moment, everything right after it; once more, and it is done.
+    for name in IMAGES:
+        for delay in (0.01, 0.05, 0.1, 0.2):
+            command = s.start("grow", name, LAST)
+            time.sleep(delay)
+            command.kill()
+            command.wait()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run(["umount", "-l", mnt], capture_output=True)
+    for name in IMAGES:
+        s.farshore("grow", name, LAST)
+        again = s.farshore("grow", name, LAST)
+        check("already" in again.stdout, again.stdout)
+    s.farshore("upload", "--once")
+    process, mnt = s.mount(s.path("again"), served="vhd")
+    points = s.mount_points(s.path("points"), "--vault", url, "--key-file", s.key())
+    for name in IMAGES:
+        check(os.stat(os.path.join(mnt, name, "disk.raw")).st_size == LAST, f"{name}: the new mount serves another size")
+        check(mounted_tree(s, os.path.join(mnt, name, "disk.raw"), name, read_only=False) == trees[name], f"{name}: the files differ after a restart")
+        for tag, size, tree in (("small", OLD, before[name]), ("large", NEW, trees[name]), ("latest", LAST, trees[name])):
+            shown = s.path("points", name, tag, "disk.raw")
+            check(os.stat(shown).st_size == size, f"{name} at {tag} is shown with {os.stat(shown).st_size} bytes")
+            check(mounted_tree(s, shown, name) == tree, f"{name} at {tag}: the files differ")
+            out = s.path(f"{name}-{tag}.raw")
+            s.farshore("restore", name, "--vault", url, "--key-file", s.key(), "--at", tag, "--to", out)
+            check(os.stat(out).st_size == size and mounted_tree(s, out, name) == tree, f"{name} restored at {tag} differs")
+            run("cmp", out, shown)
+            if tag == "small":
+                alone = s.path("alone.raw")
+                run("python3", os.path.join(ROOT, "examples/restore-without-farshore/restore.py"), s.path("vault"), name, alone, "--at", tag, "--key-file", s.key())
+                run("cmp", out, alone)
+            os.unlink(out)
+        print(f"{name}: grown from {OLD // MIB} to {NEW // MIB} MiB with {loads[name].count} files written meanwhile, then to {LAST // MIB} MiB; points keep their size")
+    s.stop(points)
+    check(s.stop(process) == 0, "the mount did not stop cleanly: " + open(process.log).read())
+    for name, driver in (("raw", "raw"), ("vhd", "vpc")):
+        s.farshore("unprotect", name)
+        size = run("qemu-img", "info", "-f", driver, s.path(name)).stdout
+        check(f"({LAST} bytes)" in size, f"{name}: QEMU sees another size: {size}")
