@@ -35,6 +35,7 @@ struct LogFilesInput {
         let lines = String(decoding: state, as: UTF8.self).split(separator: "\n").dropLast().map { $0 + "\n" }.joined()
         try place.folder.storeMark(ReplicatedMark(sequence: 5, lineage: try place.folder.readState().lineage), target: "target")
         let mark = String(decoding: try DurableFile.read(place.folder.markFile(target: "target")) ?? [], as: UTF8.self)
-        return [lines, lines.replacing("boot ", with: "clean-stop 1 131072 7\nboot ")].map { Array("\($0)\0\(mark)\0farshore freeze 1\nsequence 3\n\0".utf8) }
+        let grown = lines.replacing("segment-bytes", with: "grown 1 65536\ngrowing 262144\nsegment-bytes")
+        return [lines, grown, lines.replacing("boot ", with: "clean-stop 1 131072 7\nboot ")].map { Array("\($0)\0\(mark)\0farshore freeze 1\nsequence 3\n\0".utf8) }
     }
 }
