@@ -35,10 +35,10 @@ extension VirtualDisk {
         let state = try folder.readState()
         guard let bytes = state.growingBytes else { return }
         if state.cleanStop != nil, let image = try? openImage(path, access: .readOnly, format: format), image.sizeBytes == state.diskBytes {
-            try checkUnchanged(state.cleanStop, image) { try ImageIdentity.durable(of: [path]) }
+            try checkUnchanged(state.cleanStop, image) { try ImageIdentity.durable(of: image.files) }
         }
         try growImage(path, format: format, from: state.diskBytes, to: bytes)
         // What the clean stop recorded is not the image that is there now.
-        try folder.recordImage(LogState.CleanStop(try ImageIdentity.durable(of: [path])))
+        try folder.recordImage(LogState.CleanStop(try ImageIdentity.durable(of: openImage(path, access: .readOnly, format: format).files)))
     }
 }

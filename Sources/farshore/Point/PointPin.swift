@@ -19,7 +19,7 @@ struct DiskVaultOptions: ParsableArguments {
     }
 
     func open(of disk: String, _ site: SiteOptions) throws -> Vault {
-        if let vault { return try openVault(url: vault, key: try key.source(), site: site) }
+        if let vault { return try openVault(url: vault, key: key, site: site) }
         return try site.openVault(of: try site.catalogue().disk(named: disk))
     }
 }

@@ -67,7 +67,7 @@ struct VaultCollect: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        let vault = try openVault(url: url, key: try key.source(), site: site)
+        let vault = try openVault(url: url, key: key, site: site)
         for disk in retire { try vault.retire(writerOf: disk, host: "vault collect on \(ProcessInfo.processInfo.hostName)") }
         try output.print(Document(try Collector(vault: vault).run()), text: \.text)
     }
