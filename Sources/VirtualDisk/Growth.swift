@@ -24,7 +24,8 @@ extension VirtualDisk {
             do {
                 try growImage(image.path, format: format, from: sizeBytes, to: bytes)
             } catch {
-                try log.noteGrowing(to: nil)
+                // An image that is larger already, and maybe not durably, is for the next opening.
+                if let image = try? openImage(image.path, access: .readOnly, format: format), image.sizeBytes == sizeBytes { try log.noteGrowing(to: nil) }
                 throw error
             }
         }
