@@ -7,7 +7,7 @@ import Glibc
 package struct FilesystemPlace: Equatable, Sendable {
     package var device: UInt64
     package var inode: UInt64
-    /// The kernel's count of disks when this one appeared; 0 where there is none.
+    /// The kernel's count of disks when this one appeared; 0 where there is none, or it cannot be read.
     package var diskSequence: UInt64
     /// Changes with each mount, also where the same filesystem is mounted elsewhere or seen from another mount namespace; 0 where
     /// the kernel tells none.
@@ -40,8 +40,10 @@ package struct FilesystemPlace: Equatable, Sendable {
     package func relation(to then: FilesystemPlace) -> Relation {
         if self == then { return .same }
         guard inode == then.inode, isOnDisk, then.isOnDisk else { return .unsure }
-        if device != then.device || diskSequence != then.diskSequence { return .another }
-        return .unsure
+        if device != then.device { return .another }
+        // A count that could not be read says nothing; one that changed under a mount that stayed may be a change of media that was none.
+        let isKnown = diskSequence != 0 && then.diskSequence != 0
+        return isKnown && diskSequence != then.diskSequence && (mount != then.mount || mount == 0) ? .another : .unsure
     }
 
     /// Without a block device of its own (btrfs, overlayfs, NFS) a filesystem gets a number that means nothing later.

@@ -42,6 +42,8 @@ extension ChangeLog {
             defer { for log in logs.reversed() { log.monitor.unlock() } }
             guard let first = logs.first else { return [] }
             let segments = logs.compactMap { $0.active.flatMap { segment in segment.hasRoom(pages: pages) ? segment : nil } }
+            // Closed while another log made room: its files may belong to its next owner by now.
+            if let closed = logs.first(where: \.isStopping) { throw SystemError(errno: ESHUTDOWN, operation: "cut a point", path: closed.folder.path) }
             guard segments.count == logs.count, logs.allSatisfy({ $0.failure == nil }) else { continue }
             let sequence = try first.sequencer.next()
             return zip(logs, segments).map { log, segment in

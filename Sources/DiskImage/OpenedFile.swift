@@ -13,7 +13,9 @@ struct FileKey: Equatable, Sendable {
     init(_ descriptor: borrowing Descriptor) throws(SystemError) {
         var info = stat()
         guard fstat(descriptor.raw, &info) == 0 else { throw SystemError(errno: errno, operation: "stat", path: descriptor.path) }
-        (device, inode) = (UInt64(info.st_dev), UInt64(info.st_ino))
+        // The node of a block device may be made anew, the device is the same.
+        let isDevice = info.st_mode & S_IFMT == S_IFBLK
+        (device, inode) = isDevice ? (UInt64(info.st_rdev), 0) : (UInt64(info.st_dev), UInt64(info.st_ino))
     }
 }
 

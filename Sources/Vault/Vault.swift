@@ -158,7 +158,7 @@ package final class Vault: Sendable {
         let source = try source()
         if let found = try KeyObjects(store: store, vault: id).open(source, generation: generation) { return learn(found) }
         guard !object.hasPrefix("catalog/") else {
-            throw .wrongKey("\(object) is sealed with key generation \(generation), made later than the key given, which opens only what is older")
+            throw .unknownKey(object: object, generation: generation)
         }
         // The catalog names every generation in use: reading it tells a key that is too old from a damaged header.
         guard try catalog().document.keyGeneration < generation else { throw .unknownKey(object: object, generation: generation) }

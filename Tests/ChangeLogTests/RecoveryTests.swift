@@ -170,8 +170,12 @@ import Testing
         #expect(now.relation(to: then) == .same)
         now.mount = 10
         #expect(now.relation(to: then) == .unsure)
+        now.diskSequence = 0
+        #expect(now.relation(to: then) == .unsure, "a count that cannot be read is none that changed")
         now.diskSequence = 4
         #expect(now.relation(to: then) == .another)
+        now.mount = then.mount
+        #expect(now.relation(to: then) == .unsure, "the mount stayed")
         // A copy, or a filesystem without a device of its own.
         now.inode = 8
         #expect(now.relation(to: then) == .unsure)
@@ -179,8 +183,12 @@ import Testing
         #expect(now.relation(to: then) == .unsure)
         let test = try TestLog()
         defer { test.remove() }
-        guard try FilesystemPlace.of(folder: test.root).device >> 8 & 0xfff != 0 else { return }
-        let (sequences, _) = try logWithHole(test) { $0.diskSequence += 1 }
+        let place = try FilesystemPlace.of(folder: test.root)
+        guard place.device >> 8 & 0xfff != 0, place.diskSequence != 0 else { return }
+        let (sequences, _) = try logWithHole(test) {
+            $0.diskSequence += 1
+            $0.mount += 1
+        }
         let (log, lastStop, replayed) = try test.open()
         defer { log.abandon() }
         #expect(lastStop == .powerLost(lastSequence: sequences[0]) && replayed.map(\.sequence) == [sequences[0]])

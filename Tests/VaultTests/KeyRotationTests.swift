@@ -20,6 +20,16 @@ import VaultFixtures
         return (0..<4).reduce(0) { $0 | UInt32(bytes[12 + $1]) << UInt32(8 * $1) }
     }
 
+    private func meddledVault() throws -> (TestVault, MeddledStore) {
+        let meddled = Mutex<MeddledStore?>(nil)
+        let test = try TestVault { store in
+            let made = MeddledStore(store)
+            meddled.withLock { $0 = made }
+            return made
+        }
+        return (test, try #require(meddled.withLock { $0 }))
+    }
+
     private func isWrongKey(_ body: () throws -> Void) -> Bool {
         do { try body() } catch VaultError.wrongKey { return true } catch VaultError.unknownKey { return true } catch { return false }
         return false
@@ -39,14 +49,15 @@ import VaultFixtures
         for _ in 0..<3 { try disk.step(records: 10) }
         let before = Set(try test.keys()), middle = disk.sequence
         _ = try reader.catalog()
-        let (number, kit) = try test.vault.rotateKeys(to: newKey, label: "second")
+        let kit = try test.vault.rotateKeys(to: newKey, label: "second").kit
+        let newGeneration = try test.vault.catalog().document.keyGeneration
         isReplaced.withLock { $0 = true }
         _ = try running.catalog()
         for step in 0..<3 { try disk.step(records: 10, checkpoint: step == 1) }
 
         let added = try test.keys().filter { !before.contains($0) && !$0.hasPrefix("keys/") }
         #expect(added.contains { $0.contains("/segments/") } && added.contains { $0.hasPrefix("maps/") } && added.contains { $0.hasPrefix("catalog/") })
-        for object in added { #expect(try generation(test, object) == UInt32(number), "\(object)") }
+        for object in added { #expect(try generation(test, object) == newGeneration, "\(object)") }
         for vault in [try open(test, newKey), try open(test, .kit(kit)), running] {
             for sequence in [disk.points[0].sequence, middle, disk.sequence] {
                 #expect(try readState(vault, disk: disk.id, at: sequence) == disk.content(at: sequence))
@@ -60,13 +71,7 @@ import VaultFixtures
     }
 
     @Test func anInterruptedRotationChangesNothingAndIsRepeated() throws {
-        let meddled = Mutex<MeddledStore?>(nil)
-        let test = try TestVault { store in
-            let made = MeddledStore(store)
-            meddled.withLock { $0 = made }
-            return made
-        }
-        let store = try #require(meddled.withLock { $0 })
+        let (test, store) = try meddledVault()
         let disk = try ModelDisk(test.vault, sizeBytes: 1 << 20, seed: 5)
         try disk.replicateInitially()
         store.meddle { $0.drops = { $0.hasPrefix("catalog/") } }
@@ -80,8 +85,30 @@ import VaultFixtures
         let (number, _) = try open(test, test.key).rotateKeys(to: newKey, label: "second")
         #expect(number == 3)
         #expect(try test.reopened().keyDescriptions().map(\.label) == ["first", "cut off", "second"])
-        #expect(try open(test, newKey).catalog().document.keyGeneration == 3)
+        #expect(try open(test, newKey).catalog().document.keyGeneration == 66)
         #expect(isWrongKey { _ = try open(test, .keyFile([UInt8](repeating: 1, count: 32))).catalog() })
+    }
+
+    /// The number of a key removed is free again: two tries of one rotation may take it and another one.
+    @Test func aRotationRepeatedAfterARemovalOpens() throws {
+        let (test, store) = try meddledVault()
+        let second = KeySource.keyFile([UInt8](repeating: 2, count: 32))
+        _ = try test.vault.rotateKeys(to: second, label: "second")
+        try open(test, second).removeKey(1, keeping: second)
+        store.meddle { $0.drops = { $0.hasPrefix("catalog/") } }
+        #expect(throws: VaultError.self) { try open(test, second).rotateKeys(to: newKey, label: "cut off") }
+        store.meddle { $0.drops = { _ in false } }
+        #expect(try open(test, second).rotateKeys(to: newKey, label: "third").number == 3)
+        #expect(try open(test, newKey).catalog().document.number == 3)
+    }
+
+    /// Readers take nine absent numbers for the end.
+    @Test func noKeyIsRemovedThatHidesTheOneThatStays() throws {
+        let test = try TestVault()
+        for number in 2...10 { #expect(try test.vault.addKey(.keyFile([UInt8](repeating: UInt8(number), count: 32)), label: "") == number) }
+        for number in 1...8 { try test.vault.removeKey(number, keeping: .keyFile([UInt8](repeating: 10, count: 32))) }
+        #expect(throws: VaultError.self) { try test.vault.removeKey(9, keeping: .keyFile([UInt8](repeating: 10, count: 32))) }
+        #expect(try open(test, .keyFile([UInt8](repeating: 10, count: 32))).catalog().document.number == 1)
     }
 
     @Test func keysAreAddedAndRemoved() throws {

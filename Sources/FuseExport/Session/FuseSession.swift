@@ -50,12 +50,23 @@ package final class FuseSession: @unchecked Sendable {
     package func start() throws(SystemError) {
         FuseSession.installWakeSignal()
         for index in 0..<slots.slotCount + slots.spareCount {
-            running.add(1, ordering: .relaxed)
-            threads.append(try OwnThread(name: "fuse-\(index)") { [self] in
-                if index < slots.slotCount { readRequests(slots.slot(index)) } else { readInPlaceOfWaiting(index) }
-                if running.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 { wakeWaiter() }
-            })
+            do throws(SystemError) {
+                try startReader(index)
+            } catch {
+                running.subtract(1, ordering: .relaxed)
+                // A spare with a request of a predecessor in it is as needed as any other.
+                guard index >= slots.slotCount, slots.slot(index).isFree else { throw error }
+                log("fewer requests go on beside writes that wait for room: \(error)")
+            }
         }
+    }
+
+    private func startReader(_ index: Int) throws(SystemError) {
+        running.add(1, ordering: .relaxed)
+        threads.append(try OwnThread(name: "fuse-\(index)") { [self] in
+            if index < slots.slotCount { readRequests(slots.slot(index)) } else { readInPlaceOfWaiting(index) }
+            if running.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 { wakeWaiter() }
+        })
     }
 
     /// Lets the readers finish the requests they hold and end; the mount stays.

@@ -58,7 +58,8 @@ package struct AttemptFailure: Error, CustomStringConvertible {
             return AttemptFailure(failure.outcome, "\(error)", remedy: failure.remedy, cause: error)
         case .fenced:
             return AttemptFailure(.fenced, "\(error)", remedy: "another uploader took this disk over; stop this one, or start it again to take the disk back", cause: error)
-        case .wrongKey, .unknownKey: return AttemptFailure(.forGood, "\(error)", remedy: "bring the vault's key file or passphrase, the new one after a rotation, to where the disk's is, then farshore resume DISK", cause: error)
+        case .unknownKey: return AttemptFailure(.mayPass, "\(error)", remedy: "the vault's key was rotated: bring the new key file to where the disk's is; it is tried again, at once after farshore resume DISK", cause: error)
+        case .wrongKey: return AttemptFailure(.forGood, "\(error)", remedy: "bring the vault's own key file or passphrase to where the disk's is, then farshore resume DISK", cause: error)
         case .noKeyFile(let path): return AttemptFailure(.forGood, "\(error)", remedy: "bring \(path) back from a copy, then farshore resume DISK", cause: error)
         case .damaged, .missing, .rolledBack:
             return AttemptFailure(.forGood, "\(error)", remedy: "farshore vault check URL names all that is damaged", cause: error)

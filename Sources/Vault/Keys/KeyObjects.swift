@@ -20,8 +20,7 @@ struct KeyObjects {
     /// object is only reported when no other one opens.
     func open(_ source: KeySource, generation: UInt32? = nil, except left: Int? = nil) throws(VaultError) -> VaultKeys? {
         var damage: VaultError?
-        let keys = try visit { number, bytes throws(VaultError) -> VaultKeys? in
-            guard number != left else { return nil }
+        let keys = try visit(except: left) { number, bytes throws(VaultError) -> VaultKeys? in
             do throws(VaultError) {
                 let keys = try KeyObject.decode(bytes, vault: vault, number: number).open(source)
                 return generation.map { keys?.dataKeys[$0] != nil } ?? true ? keys : nil
@@ -65,11 +64,13 @@ struct KeyObjects {
     }
 
     /// Calls `body` with each key object until it returns a value.
-    private func visit<Value>(_ body: (Int, [UInt8]) throws(VaultError) -> Value?) throws(VaultError) -> Value? {
+    private func visit<Value>(except left: Int? = nil, _ body: (Int, [UInt8]) throws(VaultError) -> Value?) throws(VaultError) -> Value? {
         var absent = 0
         for number in 1...FormatLimits.keyObjectsMax {
             let bytes: [UInt8]
-            do {
+            do throws(StoreError) {
+                // As if it were not there: what lies behind a gap that is too wide is not found.
+                if number == left { throw StoreError(.notFound, "left out", try: "") }
                 bytes = try store.get(ObjectPlace.keyObject(number), range: nil)
             } catch where error.code == .notFound {
                 absent += 1

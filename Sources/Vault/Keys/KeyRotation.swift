@@ -16,8 +16,8 @@ extension Vault {
     /// names the new generation it changed nothing but that there is one more key object.
     package func rotateKeys(to source: KeySource, label: String) throws(VaultError) -> (number: Int, kit: RecoveryKit) {
         let current = try catalog().document.keyGeneration
-        // Never below the number of the key object: a generation of a rotation that was interrupted is not made a second time.
-        let (number, next) = try putKeyObject(source, label: label) { number in keys.adding(generation: max(current + 1, UInt32(number))) }
+        // Another one for each key object: what an interrupted or lost rotation left is never taken for the key of this one.
+        let (number, next) = try putKeyObject(source, label: label) { number in keys.adding(generation: Self.generation(after: current, object: number)) }
         // The newest catalog is sealed with the key that it names, so that key must be known here first.
         try updateCatalog { catalog throws(VaultError) in
             guard catalog.keyGeneration == current else { throw .conflict(chain: "catalog") }
@@ -25,7 +25,16 @@ extension Vault {
             catalog.keyGeneration = next.newestGeneration
         }
         use(sealing: next.newestGeneration)
+        // On a target without conditional PUT somebody who added a key at the same time may have put his object over ours.
+        if try KeyObjects(store: store, vault: id).open(source, generation: next.newestGeneration) == nil {
+            return (try putKeyObject(source, label: label) { _ in keys }.number, recoveryKit())
+        }
         return (number, recoveryKit())
+    }
+
+    private static func generation(after current: UInt32, object number: Int) -> UInt32 {
+        let numbers = UInt32(FormatLimits.keyObjectsMax)
+        return (current / numbers + 1) * numbers + UInt32(number) - 1
     }
 
     /// Removes a key object; `source` is the key that stays. Needs the right to delete.
@@ -61,6 +70,7 @@ extension Vault {
     /// False when somebody else's object is there.
     private func putAlone(_ key: String, _ bytes: [UInt8]) throws(VaultError) -> Bool {
         let isConditional = try createsConditionally()
+        if !isConditional, try fromStore(nil, { () throws(StoreError) in try store.head(key) }) != nil { return false }
         do throws(StoreError) {
             try store.put(key, bytes, ifAbsent: isConditional)
         } catch where error.code == .alreadyExists {
