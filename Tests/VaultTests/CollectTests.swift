@@ -14,7 +14,7 @@ private final class World {
     /// Nothing leads to them, and they may be named yet: a lineage nobody knows, a sequence behind the newest.
     private(set) var unsettled: [String] = []
 
-    init(seed: UInt64 = 1, steps: Int = 18) throws {
+    init(seed: UInt64 = 1, steps: Int = 24, unthinned: Int = 0) throws {
         let vault = try Vault.create(store: store, protection: .keyFile(TestVault.keyBytes), memory: HeadMemory(folder: nil), settings: TestVault.settings).vault
         disk = try ModelDisk(vault, sizeBytes: 256 << 10, seed: seed, limits: quickLimits())
         heads = vault.heads(group: disk.id)
@@ -23,6 +23,7 @@ private final class World {
             try disk.step(records: 3)
             if number % 6 == 5 { _ = try disk.thin(quickThinning) }
         }
+        for _ in 0..<unthinned { try disk.step(records: 3) }
         // A chunk whose map was never published, and segments that an interrupted attempt left.
         let lost = [UInt8](repeating: 3, count: 4_096)
         try lost.withUnsafeBytes { bytes in _ = try vault.putChunk(bytes, as: vault.chunkRef(of: bytes, epoch: 1)) }
@@ -71,11 +72,13 @@ private final class World {
         let world = try World()
         let vault = try World.open(world.store)
         let orphans = try #require(try VaultCheck(vault: vault, readData: false).run().orphans)
-        #expect(orphans.objects > 20 && orphans.examples.count == 10)
-        let before = world.store.objectCount
+        #expect(orphans.objects > 10 && orphans.examples.count == 10)
+        let before = Set(world.store.keys)
         #expect(try world.collect(vault) == orphans.objects)
         // Heads and catalogs came, garbage went.
-        #expect(world.store.objectCount < before - Int(orphans.objects) + 8)
+        #expect(world.store.objectCount < before.count - Int(orphans.objects) + 8)
+        let gone = before.subtracting(world.store.keys)
+        for kind in ["chunks/", "maps/", "/segments/", "/manifests/", "/kept/"] { #expect(gone.contains { $0.contains(kind) }, "\(kind)") }
         try world.expectWhole(world.store, "collected")
         let again = try Collector(vault: vault).run()
         #expect(again.condemnedObjects == 0 && again.deletedObjects == 0 && again.waiting.isEmpty)
@@ -102,6 +105,34 @@ private final class World {
             try world.expectWhole(store, "restarted after \(number)", readsPoints: number % 4 == 1)
         }
         #expect(number > 100, "\(number)")
+    }
+
+    /// The head is what counts: before it nothing went, and what was made for it is garbage that is found.
+    @Test(arguments: [false, true]) func retentionKilledAtAnyRequestGoesOn(answerIsLost: Bool) throws {
+        let world = try World(steps: 12, unthinned: 8)
+        func thin(_ vault: Vault) throws {
+            let head = try #require(try vault.heads(group: world.disk.id).newest()).document
+            let pruning = try Retention(vault: vault, thinning: quickThinning, epoch: head.collectionEpoch).pruning(of: head, try vault.catalog().document)
+            try vault.heads(group: world.disk.id).update(epoch: world.disk.epoch) { pruning?.apply(to: &$0) }
+        }
+        var number = 0
+        var isFinished = false
+        while !isFinished {
+            number += 1
+            let store = MemoryStore(copyOf: world.store)
+            let interrupted = InterruptedStore(store)
+            let vault = try World.open(interrupted)
+            interrupted.interrupt(at: number, answerIsLost ? .diesAfter : .dies)
+            do {
+                try thin(vault)
+                isFinished = interrupted.calls < number
+            } catch is VaultError {}
+            try world.expectWhole(store, "killed at \(number)", isClean: false, readsPoints: number % 4 == 1)
+            try thin(try World.open(store))
+            try world.collect(try World.open(store))
+            try world.expectWhole(store, "restarted after \(number)", readsPoints: number % 4 == 1)
+        }
+        #expect(number > 30, "\(number)")
     }
 
     @Test func twoCollectorsAtOnceDoNoHarm() throws {

@@ -83,6 +83,26 @@ with Scenario(seed=11) as s:
     print("dropped PUT:", done.stderr.strip().splitlines()[0])
     proxy.fault = None
     s.farshore("upload", "--once")
+
+    # Points go, one of them is pinned, and a collection lists and deletes in the bucket; what is left restores below.
+    s.farshore("point", "pin", "d/after", "--name", "kept")
+    s.farshore("policy", "edit", "default", "--retention", "all:1s,2s:1h")
+    for round in range(4):
+        with open(served, "r+b", buffering=0) as file:
+            file.seek(round * MIB)
+            file.write(s.random.randbytes(MIB))
+            os.fsync(file.fileno())
+        s.farshore("point", "cut", "d")
+        time.sleep(2.1)
+        s.farshore("upload", "--once")
+    collect = ["vault", "collect", url, "--key-file", s.key()]
+    first = s.farshore_json(*collect, site=s.path("collector"))
+    s.farshore("upload", "--once")
+    second = s.farshore_json(*collect, site=s.path("collector"))
+    check(first["condemnedObjects"] > 0 and second["deletedObjects"] == first["condemnedObjects"], f"collected {first}, then {second}")
+    listed = s.farshore_json("point", "list", "d", "--vault", url, "--key-file", s.key())
+    check([point.get("tag") for point in listed if "pins" in point] == ["after"], f"listed {listed}")
+    print(f"{len(listed)} points left; {second['deletedObjects']} objects deleted from the bucket")
     with open(served, "rb") as file:
         newest = hashlib.file_digest(file, "sha256").hexdigest()
     check(s.stop(process) == 0, "the mount did not stop cleanly")

@@ -74,7 +74,7 @@ package final class GroupHeads: Sendable {
     }
 
     /// Raises the writer epoch with the first thing this uploader publishes: that fences the uploader before it. Only
-    /// then, so that a look at an idle disk writes nothing. Returns the collection epoch it acknowledges.
+    /// then, so that a look at an idle disk writes nothing.
     func claim() throws(VaultError) {
         try turn.withLock { (_) throws(VaultError) in
             guard state.withLock({ $0.claimed }) == nil else { return }
@@ -90,7 +90,7 @@ package final class GroupHeads: Sendable {
     // MARK: Collection epochs
 
     /// How long one who is about to make something waits for the others, so that a newer epoch can be acknowledged.
-    private static let makersWaitMilliseconds = 10_000
+    private static let makersWaitMilliseconds = 2_000
 
     /// Claims the group and runs `body`, which may name in a head what it made under the epoch it is given: that epoch is
     /// acknowledged until it returns.

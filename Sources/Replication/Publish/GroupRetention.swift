@@ -64,7 +64,7 @@ final class GroupRetention: Sendable {
             let isDue = state.withLock {
                 $0.schedules[heads.group, default: RetentionSchedule()].isDue(
                     head: head.number, now: Clock.monotonicNanoseconds(), wallMicros: Clock.wallNanoseconds() / 1_000, clockMicros: head.clock?.timeMicros,
-                    wholeMicros: thinning.wholeMicros)
+                    wholeMicros: max(thinning.wholeMicros, thinning.rules.map(\.periodMicros).min() ?? 0))
             }
             guard isDue else { return }
             try heads.retain(thinning, connection.catalogRead())

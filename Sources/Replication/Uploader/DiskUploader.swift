@@ -3,8 +3,8 @@
 
 import BlockIO
 import Logging
-import Site
 import ObjectStore
+import Site
 import Synchronization
 import Vault
 

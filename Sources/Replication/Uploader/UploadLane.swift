@@ -4,17 +4,17 @@
 import BlockIO
 import Glibc
 import ObjectStore
-package import Site
+import Site
 import Synchronization
 import Vault
 
 /// The limits of all policies of this uploader.
-package final class SendingLimits: Sendable {
+final class SendingLimits: Sendable {
     private let catalogue: Catalogue
     private let stop: StopFlag
     private let limits = Mutex<[String: SendingLimit]>([:])
 
-    package init(catalogue: Catalogue, stop: StopFlag) {
+    init(catalogue: Catalogue, stop: StopFlag) {
         self.catalogue = catalogue
         self.stop = stop
     }
