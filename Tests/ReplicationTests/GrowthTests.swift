@@ -17,7 +17,8 @@ import VirtualDisk
         for (sequence, content) in disk.points where sequence >= history.state.oldestSequence {
             let found = try vaultContent(history, at: sequence)
             #expect(found.count == content.count, "the size of point #\(sequence)")
-            #expect(found == content, "point #\(sequence)")
+            let isSame = found == content
+            #expect(isSame, "point #\(sequence)")
             let reader = try PointReader(PointSources(vault: history.vault), disk: history.state.disk, plan: try history.plan(at: sequence))
             #expect(reader.sizeBytes == UInt64(content.count))
         }

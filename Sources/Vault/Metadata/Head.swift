@@ -105,6 +105,7 @@ package struct DiskState: Codable, Equatable, Sendable {
         let left = lineages.map(\.id).filter { id in !next.lineages.contains { $0.id == id } }
         let known = Set(lineages.map(\.id) + [next.current?.id].compactMap { $0 })
         sizeBytes = next.sizeBytes
+        grown = next.grown
         lineages = next.lineages.filter { known.contains($0.id) }
         if !left.isEmpty { ended = (ended ?? []) + left }
     }
