@@ -14,7 +14,7 @@ private final class World {
     /// Nothing leads to them, and they may be named yet: a lineage nobody knows, a sequence behind the newest.
     private(set) var unsettled: [String] = []
 
-    init(seed: UInt64 = 1, steps: Int = 24, unthinned: Int = 0) throws {
+    init(seed: UInt64 = 1, steps: Int = 16, unthinned: Int = 0) throws {
         let vault = try Vault.create(store: store, protection: .keyFile(TestVault.keyBytes), memory: HeadMemory(folder: nil), settings: TestVault.settings).vault
         disk = try ModelDisk(vault, sizeBytes: 256 << 10, seed: seed, limits: quickLimits())
         heads = vault.heads(group: disk.id)
@@ -69,7 +69,7 @@ private final class World {
 
 @Suite struct CollectTests {
     @Test func whatNoPointNeedsGoes() throws {
-        let world = try World()
+        let world = try World(steps: 30)
         let vault = try World.open(world.store)
         let orphans = try #require(try VaultCheck(vault: vault, readData: false).run().orphans)
         #expect(orphans.objects > 10 && orphans.examples.count == 10)
