@@ -21,8 +21,9 @@ package final class Vault: Sendable {
     package let settings: VaultSettings
     let memory: HeadMemory
     private let marker: [UInt8]
-    /// What the person gave, read again when an object needs a key made since.
-    private let source: KeyReader
+    /// What the person gave, and where it was read from: it is read again when an object needs a key made since.
+    private let source: KeySource
+    private let keyFiles: KeyFiles?
     /// Shared with the vaults made by `through`.
     private let opened: OpenedKeys
     /// zstd's level for segments and chunks; nil compresses nothing.
@@ -30,15 +31,14 @@ package final class Vault: Sendable {
     /// Whether the target was asked what it can do; guards nothing else, so two threads may both ask.
     private let isProbed = Mutex(false)
 
-    package typealias KeyReader = @Sendable () throws(VaultError) -> KeySource
-
     private init(
-        store: any ObjectStore, keys: OpenedKeys, source: @escaping KeyReader, marker: [UInt8], memory: HeadMemory, settings: VaultSettings,
+        store: any ObjectStore, keys: OpenedKeys, source: KeySource, keyFiles: KeyFiles?, marker: [UInt8], memory: HeadMemory, settings: VaultSettings,
         compressionLevel: @escaping @Sendable () -> Int? = { Compressor.usualLevel }
     ) {
         id = keys.all.vault
         self.store = store
         self.source = source
+        self.keyFiles = keyFiles
         opened = keys
         self.marker = marker
         self.memory = memory
@@ -48,7 +48,7 @@ package final class Vault: Sendable {
 
     /// The same vault, its requests going through `store`, which is over the same target.
     package func through(_ store: any ObjectStore, compressionLevel: @escaping @Sendable () -> Int?) -> Vault {
-        Vault(store: store, keys: opened, source: source, marker: marker, memory: memory, settings: settings, compressionLevel: compressionLevel)
+        Vault(store: store, keys: opened, source: source, keyFiles: keyFiles, marker: marker, memory: memory, settings: settings, compressionLevel: compressionLevel)
     }
 
     // MARK: Creating and opening
@@ -69,7 +69,7 @@ package final class Vault: Sendable {
         case .kit: throw .refused("a recovery kit belongs to a vault that is there; give a passphrase or a key file")
         }
         let marker = try VaultMarker(vault: id, cipher: keys.cipher.name, key: protection.hint, createdMicros: now).encoded()
-        let vault = Vault(store: store, keys: OpenedKeys(keys), source: { () throws(VaultError) in protection }, marker: marker, memory: memory, settings: settings)
+        let vault = Vault(store: store, keys: OpenedKeys(keys), source: protection, keyFiles: nil, marker: marker, memory: memory, settings: settings)
         try vault.writeFirstObjects(protection, createdMicros: now)
         return (vault, RecoveryKit(location: store.location, keys: keys))
     }
@@ -89,10 +89,9 @@ package final class Vault: Sendable {
         try putOpening(ObjectPlace.markerKey, marker)
     }
 
-    /// `rereading` is asked for the key once more when an object was sealed by a key made after the opening: where a key file was
-    /// replaced meanwhile, it tells the new one.
+    /// From `keyFiles` the key is read once more when an object was sealed by a key made after the opening.
     package static func open(
-        store: any ObjectStore, key: KeySource, memory: HeadMemory, settings: VaultSettings = VaultSettings(), rereading: KeyReader? = nil
+        store: any ObjectStore, key: KeySource, memory: HeadMemory, settings: VaultSettings = VaultSettings(), keyFiles: KeyFiles? = nil
     ) throws(VaultError) -> Vault {
         let bytes: [UInt8]
         do {
@@ -104,8 +103,7 @@ package final class Vault: Sendable {
         }
         let (marker, cipher) = try VaultMarker.decode(bytes)
         let keys = try unlock(store, marker, cipher, key)
-        let source = rereading ?? { () throws(VaultError) in key }
-        return Vault(store: store, keys: OpenedKeys(keys), source: source, marker: bytes, memory: memory, settings: settings)
+        return Vault(store: store, keys: OpenedKeys(keys), source: key, keyFiles: keyFiles, marker: bytes, memory: memory, settings: settings)
     }
 
     private static func unlock(_ store: any ObjectStore, _ marker: VaultMarker, _ cipher: VaultCipher, _ key: KeySource) throws(VaultError) -> VaultKeys {
@@ -155,8 +153,8 @@ package final class Vault: Sendable {
 
     /// Finds the keys of `generation` by the key given, or says why they are not to be had.
     func learn(_ generation: UInt32, for object: String) throws(VaultError) {
-        let source = try source()
-        if let found = try KeyObjects(store: store, vault: id).open(source, generation: generation) { return learn(found) }
+        let current = if let keyFiles { try keyFiles.read() } else { source }
+        if let found = try KeyObjects(store: store, vault: id).open(current, generation: generation) { return learn(found) }
         guard !object.hasPrefix("catalog/") else {
             throw .unknownKey(object: object, generation: generation)
         }

@@ -1,6 +1,7 @@
 // Rotation: new objects by the new key, old ones still readable, nobody left out by an interruption.
 
 import BlockIO
+import Foundation
 import ObjectStore
 import Synchronization
 import Testing
@@ -10,8 +11,8 @@ import VaultFixtures
 @Suite struct KeyRotationTests {
     private let newKey = KeySource.keyFile([UInt8](repeating: 9, count: 32))
 
-    private func open(_ test: TestVault, _ key: KeySource, rereading: Vault.KeyReader? = nil) throws -> Vault {
-        try Vault.open(store: test.store, key: key, memory: HeadMemory(folder: nil), settings: TestVault.settings, rereading: rereading)
+    private func open(_ test: TestVault, _ key: KeySource, keyFiles: KeyFiles? = nil) throws -> Vault {
+        try Vault.open(store: test.store, key: key, memory: HeadMemory(folder: nil), settings: TestVault.settings, keyFiles: keyFiles)
     }
 
     /// The key generation in the header of a stored object.
@@ -39,10 +40,13 @@ import VaultFixtures
     /// points stay readable, and a key that was not renewed is refused as a wrong key, never taken for damage.
     @Test func olderPointsStayReadableAndNewObjectsHaveTheNewKey() throws {
         let test = try TestVault()
-        let isReplaced = Mutex(false)
-        let key = test.key, next = newKey
+        let key = test.key
         // As an uploader has it open whose key file is replaced while it runs.
-        let running = try open(test, key) { () in isReplaced.withLock { $0 } ? next : key }
+        let directory = try temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let file = URL(filePath: directory + "/key")
+        try Data(TestVault.keyBytes).write(to: file)
+        let running = try open(test, key, keyFiles: KeyFiles(keyFile: file.path, passphraseFile: nil))
         let reader = try open(test, key)
         let disk = try ModelDisk(running, sizeBytes: 5 << 20, seed: 31)
         try disk.replicateInitially()
@@ -51,7 +55,7 @@ import VaultFixtures
         _ = try reader.catalog()
         let kit = try test.vault.rotateKeys(to: newKey, label: "second").kit
         let newGeneration = try test.vault.catalog().document.keyGeneration
-        isReplaced.withLock { $0 = true }
+        try Data([UInt8](repeating: 9, count: 32)).write(to: file)
         _ = try running.catalog()
         for step in 0..<3 { try disk.step(records: 10, checkpoint: step == 1) }
 

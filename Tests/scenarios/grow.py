@@ -66,7 +66,7 @@ with Scenario(seed=41) as s:
             file.truncate(OLD)
         run("mkfs.ext4", "-q", "-F", s.path("empty.raw"))
         s.farshore("image", "convert", s.path("empty.raw"), s.path(name), "--to", form)
-        s.farshore("protect", s.path(name), "--name", name, "--vault", url, "--key-file", s.key(), "--interval", "600")
+        s.farshore("protect", s.path(name), "--name", name, "--vault", url, "--key-file", s.key(), "--policy", s.policy(600))
     process, mnt = s.mount(served="vhd")
     s.farshore("upload", "--once")
     devices, loads, trees = {}, {}, {}

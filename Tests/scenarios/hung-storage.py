@@ -21,7 +21,7 @@ with Scenario() as s:
     def protect(name, *options):
         with open(s.path(name + ".img"), "wb") as file:
             file.truncate(8 * MIB)
-        s.farshore("protect", s.path(name + ".img"), "--name", name, "--vault", url, "--key-file", s.key(), "--interval", 1, *options, timeout=60)
+        s.farshore("protect", s.path(name + ".img"), "--name", name, "--vault", url, "--key-file", s.key(), "--policy", s.policy(1), *options, timeout=60)
 
     def write(name):
         with open(os.path.join(mnt, name, "disk.raw"), "r+b", buffering=0) as file:

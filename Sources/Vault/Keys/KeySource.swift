@@ -18,12 +18,6 @@ package enum KeySource: Sendable {
         }
     }
 
-    /// Reads the file that is named; without one there is no key.
-    package init(keyFile: String?, passphraseFile: String?) throws(VaultError) {
-        self =
-            if let keyFile { try .keyFile(path: keyFile) } else if let passphraseFile { try .passphraseFile(path: passphraseFile) } else { .none }
-    }
-
     /// Reads a key file: 32 bytes, 64 hex digits, base64 of 32 bytes, or a recovery kit.
     package static func keyFile(path: String) throws(VaultError) -> KeySource {
         let bytes = try content(path)
@@ -54,5 +48,23 @@ package enum KeySource: Sendable {
             throw .refused("\(error)")
         }
         throw .noKeyFile(path: path)
+    }
+}
+
+/// Where a key is read from.
+package struct KeyFiles: Sendable {
+    private let keyFile: String?
+    private let passphraseFile: String?
+
+    package init(keyFile: String?, passphraseFile: String?) {
+        self.keyFile = keyFile
+        self.passphraseFile = passphraseFile
+    }
+
+    /// Without a file there is no key.
+    package func read() throws(VaultError) -> KeySource {
+        if let keyFile { return try .keyFile(path: keyFile) }
+        if let passphraseFile { return try .passphraseFile(path: passphraseFile) }
+        return .none
     }
 }

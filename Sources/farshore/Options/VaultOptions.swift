@@ -18,7 +18,9 @@ struct KeyOptions: ParsableArguments {
         guard keyFile == nil || passphraseFile == nil else { throw ValidationError("give --key-file or --passphrase-file, not both") }
     }
 
-    func source() throws(VaultError) -> KeySource { try KeySource(keyFile: keyFile, passphraseFile: passphraseFile) }
+    var files: KeyFiles { KeyFiles(keyFile: keyFile, passphraseFile: passphraseFile) }
+
+    func source() throws(VaultError) -> KeySource { try files.read() }
 }
 
 struct VaultOptions: ParsableArguments {
@@ -34,7 +36,7 @@ struct VaultOptions: ParsableArguments {
 
 /// Opens the vault at `url`, remembering in the site directory what was seen of it.
 func openVault(url: String, key: KeyOptions, site: SiteOptions) throws -> Vault {
-    try Vault.open(store: openStore(url: url), key: try key.source(), memory: headMemory(site)) { () throws(VaultError) in try key.source() }
+    try Vault.open(store: openStore(url: url), key: try key.source(), memory: headMemory(site), keyFiles: key.files)
 }
 
 /// Where a site directory cannot be made (a rescue system), the vault still opens, without protection against rollback.

@@ -155,9 +155,9 @@ struct UploadCommand: ParsableCommand {
 extension SiteOptions {
     /// The vault of a protected disk, with the key files it was protected with.
     func openVault(of disk: ProtectedDisk) throws -> Vault {
-        let key: Vault.KeyReader = { () throws(VaultError) in try KeySource(keyFile: disk.keyFile, passphraseFile: disk.passphraseFile) }
+        let files = KeyFiles(keyFile: disk.keyFile, passphraseFile: disk.passphraseFile)
         // Here a site is at hand: without its memory a target that was rolled back would not be noticed.
         try directory.create()
-        return try Vault.open(store: openStore(url: disk.vaultURL), key: try key(), memory: HeadMemory(folder: directory.headsFolder), rereading: key)
+        return try Vault.open(store: openStore(url: disk.vaultURL), key: try files.read(), memory: HeadMemory(folder: directory.headsFolder), keyFiles: files)
     }
 }

@@ -23,7 +23,7 @@ struct NewKeyOptions: ParsableArguments {
     func source() throws -> KeySource? {
         guard newKeyFile != nil || newPassphraseFile != nil else { return nil }
         if let newKeyFile { try makeKeyFileIfMissing(newKeyFile) }
-        return try KeySource(keyFile: newKeyFile, passphraseFile: newPassphraseFile)
+        return try KeyFiles(keyFile: newKeyFile, passphraseFile: newPassphraseFile).read()
     }
 }
 
