@@ -69,7 +69,7 @@ with Scenario() as s:
     print(f"idle worker: {resident / MIB:.1f} MiB, {each / KIB:.0f} KiB a disk; {descriptors} descriptors, {threads} threads; "
           f"{(seconds - before[3]) / 5 * 100:.1f} % of a processor")
     check(each <= IDLE_BYTES_MAX, f"an idle disk takes {each / KIB:.0f} KiB")
-    check(threads <= 2 * DISKS + 40 and descriptors <= 10 * DISKS + 60, f"{threads} threads, {descriptors} descriptors")
+    check(threads <= 2 * DISKS + 104 and descriptors <= 10 * DISKS + 60, f"{threads} threads, {descriptors} descriptors")
 
     data = {name: s.random.randbytes(4 * KIB) for name in names}
     timed("write 4 KiB and fsync, each disk", lambda: [write(name, data[name], 8192) for name in names], 10 + 0.1 * DISKS)
