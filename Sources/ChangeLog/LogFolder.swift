@@ -73,19 +73,18 @@ package struct LogFolder: Equatable, Sendable {
     }
 
     /// The lowest of all targets' marks; everything when there is no target. A mark that cannot be read covers nothing.
-    func replicatedThrough(_ state: LogState) -> UInt64 { through(state, markFile) }
+    /// Of a target that gets a resynchronisation what the image has counts: `state` was read before, so that what is merged after the end
+    /// of that does not count.
+    func replicatedThrough(_ state: LogState) -> UInt64 {
+        through(state) { target in max(mark(markFile(target: target), state), isReleased(target: target) ? state.destagedSequence : 0) }
+    }
 
     /// The same of what was sent, listed or not.
-    func sentThrough(_ state: LogState) -> UInt64 { through(state, sendingFile) }
+    func sentThrough(_ state: LogState) -> UInt64 { through(state) { mark(sendingFile(target: $0), state) } }
 
-    private func through(_ state: LogState, _ file: (String) -> String) -> UInt64 {
-        var through = UInt64.max
-        for target in state.targets {
-            let mark = try? readMark(file(target))
-            through = min(through, mark?.sequence(in: state.lineages) ?? 0)
-        }
-        return through
-    }
+    private func through(_ state: LogState, _ ofTarget: (String) -> UInt64) -> UInt64 { state.targets.map(ofTarget).min() ?? .max }
+
+    private func mark(_ file: String, _ state: LogState) -> UInt64 { (try? readMark(file))?.sequence(in: state.lineages) ?? 0 }
 
     /// The sequence the image is frozen at, or nil.
     package func readFreeze() throws(LogError) -> UInt64? {

@@ -305,4 +305,20 @@ extension Vault {
             try start.withBytes { bytes throws(VaultError) in try SealedObject(bytes, place: place, keys: keys) }
         }
     }
+
+    /// The plaintext of some frames of an object, by one ranged GET.
+    package func frames(_ range: Range<Int>, of object: SealedObject) throws(VaultError) -> [[UInt8]] {
+        let base = object.table.offsets[range.lowerBound]
+        let stored = try fetch(object.place, range: UInt64(base)..<UInt64(object.table.offsets[range.upperBound]))
+        var list: [[UInt8]] = []
+        for frame in range {
+            list.append(try [UInt8].filled(object.header.plaintextBytes(ofFrame: frame)) { output throws(VaultError) in
+                try stored.withBytes { bytes throws(VaultError) in
+                    let part = bytes[(object.table.offsets[frame] - base)..<(object.table.offsets[frame + 1] - base)]
+                    try object.open(frame..<frame + 1, stored: UnsafeRawBufferPointer(rebasing: part), into: output)
+                }
+            })
+        }
+        return list
+    }
 }

@@ -33,6 +33,7 @@ struct Farshore: ParsableCommand {
             EventsCommand.self,
             PauseCommand.self,
             ResumeCommand.self,
+            ResyncCommand.self,
             DoctorCommand.self,
         ])
 }

@@ -106,6 +106,7 @@ import VirtualDisk
         let replace: @Sendable () -> Int32
 
         func makeDurable() throws -> UInt64 { try owner.makeDurable() }
+        func cut() throws { try owner.cut() }
         func unfreeze() throws { try owner.unfreeze() }
         func freeze() throws -> UInt64 {
             let sequence = try owner.freeze()

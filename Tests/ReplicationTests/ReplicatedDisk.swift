@@ -17,6 +17,7 @@ struct TestOwner: DiskOwner {
     let disk: @Sendable () throws -> VirtualDisk
 
     func makeDurable() throws -> UInt64 { try disk().makeDurable() }
+    func cut() throws { _ = try VirtualDisk.cutPoint([disk()], tag: "") }
     func freeze() throws -> UInt64 { try disk().freeze() }
     func unfreeze() throws { try disk().unfreeze() }
 }

@@ -105,7 +105,8 @@ import Testing
                 UPDATE disk SET interval_seconds = 2 WHERE name = 'b';
                 ALTER TABLE disk DROP COLUMN policy;
                 DROP TABLE policy;
-                DELETE FROM grdb_migrations WHERE identifier = '4 policies';
+                DROP TABLE resynchronisation;
+                DELETE FROM grdb_migrations WHERE identifier IN ('4 policies', '5 resynchronisation');
                 """)
         }
         try raw.close()

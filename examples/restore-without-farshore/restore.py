@@ -306,6 +306,9 @@ class Disk:
             chain.append(manifest)
             if manifest["kind"] == "full" and manifest["sequence"] <= sequence:
                 break
+        for manifest in chain:
+            if any(gap["after"] < sequence < gap["through"] for gap in manifest.get("merged", [])):
+                sys.exit(f"of the sequences around {sequence} the vault has the last one only: name a point")
         base, segments = chain[-1], []
         if base["sequence"] > sequence:
             # The window begins between two full manifests: the later one names the map that its segments go over.

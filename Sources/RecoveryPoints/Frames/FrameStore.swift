@@ -112,7 +112,7 @@ package final class FrameStore: @unchecked Sendable {
             let wanted = next..<end
             condition.unlock()
             let fetched: Result<[[UInt8]], VaultError>
-            do throws(VaultError) { fetched = .success(try fetch(object, wanted)) } catch { fetched = .failure(error) }
+            do throws(VaultError) { fetched = .success(try vault.frames(wanted, of: object)) } catch { fetched = .failure(error) }
             if case .success(let list) = fetched { for (index, bytes) in list.enumerated() { body(wanted.lowerBound + index, bytes) } }
             condition.lock()
             for frame in wanted { underway.remove(FrameKey(source: source, frame: frame)) }
@@ -120,24 +120,6 @@ package final class FrameStore: @unchecked Sendable {
             for (index, bytes) in try fetched.get().enumerated() { keep(bytes, FrameKey(source: source, frame: wanted.lowerBound + index)) }
             next = end
         }
-    }
-
-    private func fetch(_ object: SealedObject, _ range: Range<Int>) throws(VaultError) -> [[UInt8]] {
-        let bounds = UInt64(object.table.offsets[range.lowerBound])..<UInt64(object.table.offsets[range.upperBound])
-        let stored = try vault.fetch(object.place, range: bounds)
-        let base = object.table.offsets[range.lowerBound]
-        var list: [[UInt8]] = []
-        for frame in range {
-            var plain = [UInt8](repeating: 0, count: object.header.plaintextBytes(ofFrame: frame))
-            try plain.withMutableBytes { output throws(VaultError) in
-                try stored.withBytes { bytes throws(VaultError) in
-                    let part = bytes[(object.table.offsets[frame] - base)..<(object.table.offsets[frame + 1] - base)]
-                    try object.open(frame..<frame + 1, stored: UnsafeRawBufferPointer(rebasing: part), into: output)
-                }
-            }
-            list.append(plain)
-        }
-        return list
     }
 
     private func kept(_ key: FrameKey) -> [UInt8]? {

@@ -1,6 +1,7 @@
-// Hands out the chunks of a frozen image that may hold data, in order, to several threads. Holes are never read.
+// Hands out the chunks of a frozen image that may hold data, in order, to several threads. Holes are never read, unless what the image is
+// compared with has something there.
 
-package import BlockIO
+import BlockIO
 package import DiskImage
 import Synchronization
 
@@ -16,7 +17,11 @@ package final class ChunkScan: Sendable {
 
     private let image: any ImageFile
     private let chunkBytes: UInt64
+    private let other: @Sendable (UInt64) throws -> UInt64?
     private struct State {
+        /// Where there is data next, of the image and of the other; nil: not known from `position` on.
+        var data: UInt64?
+        var otherData: UInt64?
         /// The next byte that was not handed out or found to be a hole.
         var position: UInt64 = 0
         var nextTicket: UInt64 = 0
@@ -24,15 +29,21 @@ package final class ChunkScan: Sendable {
 
     private let state = Mutex(State())
 
-    package init(_ image: any ImageFile, chunkBytes: Int) {
+    package init(_ image: any ImageFile, chunkBytes: Int, other: @escaping @Sendable (UInt64) throws -> UInt64? = { _ in nil }) {
+        self.other = other
         self.image = image
         self.chunkBytes = UInt64(chunkBytes)
     }
 
     /// The next chunk, or nil at the end of the image.
-    package func next() throws(SystemError) -> Chunk? {
-        try state.withLock { state throws(SystemError) in
-            guard state.position < image.sizeBytes, let data = try image.nextData(from: state.position), data < image.sizeBytes else {
+    package func next() throws -> Chunk? {
+        try state.withLock { state in
+            guard state.position < image.sizeBytes else { return nil }
+            // Asked for only once what was found lies behind: of a sparse disk each search may go far.
+            if state.data.map({ $0 < state.position }) ?? true { state.data = try image.nextData(from: state.position) ?? .max }
+            if state.otherData.map({ $0 < state.position }) ?? true { state.otherData = try other(state.position) ?? .max }
+            let data = min(state.data ?? .max, state.otherData ?? .max)
+            guard data < image.sizeBytes else {
                 state.position = image.sizeBytes
                 return nil
             }
@@ -46,7 +57,7 @@ package final class ChunkScan: Sendable {
     }
 
     /// Bytes in all chunks from here on. Uses the scan up.
-    package func remainingBytes() throws(SystemError) -> UInt64 {
+    package func remainingBytes() throws -> UInt64 {
         var sum: UInt64 = 0
         while let chunk = try next() { sum += UInt64(chunk.length) }
         return sum

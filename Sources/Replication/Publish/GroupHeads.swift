@@ -16,7 +16,7 @@ package final class GroupHeads: Sendable {
 
     /// The catalog's collection epoch as it was last read.
     private let catalogEpoch: @Sendable () -> UInt32
-    /// A disk of the group is being replicated for the first time, under the epoch acknowledged now.
+    /// A disk of the group is being replicated for the first time, or resynchronised, under the epoch acknowledged now.
     private let keepsEpoch: @Sendable () -> Bool
 
     private struct State {

@@ -36,6 +36,9 @@ package final class Publisher {
 
     /// The first state of a disk, or of a history that shares nothing with those in the vault: they stay readable.
     package func publishInitial(lineage: VaultID, sequence: UInt64, sizeBytes: UInt64, root: MapRoot, timeMicros: UInt64) throws(VaultError) {
+        if let newest = state?.newestSequence, newest >= sequence {
+            throw .refused("the vault has the disk \(disk) up to sequence \(newest), and its log is at \(sequence): sequences are never used twice")
+        }
         let point = RecoveryPoint(sequence: sequence, timeMicros: timeMicros, kind: .crash, tag: nil)
         var next = try history.start(lineage: lineage, sequence: sequence, sizeBytes: sizeBytes, root: root, point: point)
         if var before = state {
@@ -66,9 +69,32 @@ package final class Publisher {
     package func publish(_ addition: Addition, sizes log: LogState) throws(VaultError) {
         try heads.making { epoch throws(VaultError) in
             guard var state else { throw .refused("the disk \(disk) has no initial state in the vault") }
-            let earlier = log.growths.filter { $0.through >= state.newestSequence && $0.through < addition.sequence }
-            state.noteSize(log.diskBytes(at: addition.sequence), after: earlier.map { GrownSize(through: $0.through, sizeBytes: $0.diskBytes) })
+            state.noteSizes(of: log, through: addition.sequence)
             try publish(try history.extend(state, through: addition.sequence, segments: addition.segments, points: addition.points, epoch: epoch))
+        }
+    }
+
+    /// The map of the newest state in the vault, and the size of that.
+    func newestMap(epoch: UInt32) throws(VaultError) -> (root: MapRoot, sizeBytes: UInt64)? {
+        guard let state, state.current != nil else { return nil }
+        return (try history.newestMap(of: state, epoch: epoch), state.sizeBytes)
+    }
+
+    /// Whether the newest state in the vault is the one that was made from the image at `sequence`.
+    func isWhole(at sequence: UInt64) throws(VaultError) -> Bool { try state.map { state throws(VaultError) in try history.isWhole(state, at: sequence) } ?? false }
+
+    /// The state at `sequence`, whose map was found by comparing; the history goes on, the points of the group go on without the disk until
+    /// it has caught up.
+    func publishResynchronised(sequence: UInt64, root: MapRoot, timeMicros: UInt64, sizes log: LogState) throws(VaultError) {
+        guard var state else { throw .refused("the disk \(disk) has no state in the vault to go on from") }
+        state.noteSizes(of: log, through: sequence)
+        var next = try history.resynchronise(state, to: RecoveryPoint(sequence: sequence, timeMicros: timeMicros, kind: .crash, tag: nil), root: root)
+        next.since = heads.group == disk ? nil : DiskState.notYet
+        try heads.publish { [next] head in
+            guard var state = head.state(of: next.disk) else { return }
+            state.follow(next)
+            state.since = next.since
+            head.set(state)
         }
     }
 
@@ -84,5 +110,13 @@ package final class Publisher {
             state.follow(next)
             head.set(state)
         }
+    }
+}
+
+extension DiskState {
+    /// The log knows since when the disk has which size.
+    fileprivate mutating func noteSizes(of log: LogState, through sequence: UInt64) {
+        let earlier = log.growths.filter { $0.through >= newestSequence && $0.through < sequence }
+        noteSize(log.diskBytes(at: sequence), after: earlier.map { GrownSize(through: $0.through, sizeBytes: $0.diskBytes) })
     }
 }

@@ -8,6 +8,9 @@ package protocol DiskOwner: Sendable {
     /// Makes the log durable; returns the sequence through which its records may be uploaded.
     func makeDurable() throws -> UInt64
 
+    /// Makes sure that the log has a sequence above all that there was before: cuts a point.
+    func cut() throws
+
     /// Destages through a sequence S and holds the image at S, across restarts, until `unfreeze`. Returns S; a disk
     /// that is frozen already stays at its S.
     func freeze() throws -> UInt64
@@ -32,6 +35,10 @@ package struct MountedOwner: DiskOwner {
     package func makeDurable() throws -> UInt64 {
         guard case .durable(let sequence) = try client.demand(.makeDurable(disk: disk), timeoutSeconds: 120) else { throw Self.crossed() }
         return sequence
+    }
+
+    package func cut() throws {
+        guard case .points = try client.demand(.cut(disks: [disk], tag: nil), timeoutSeconds: 120) else { throw Self.crossed() }
     }
 
     package func freeze() throws -> UInt64 {

@@ -9,7 +9,7 @@ import Site
 import Vault
 
 final class DiskReplication {
-    private let replicator: Replicator
+    let replicator: Replicator
     private let pace = UploadPace()
     private var publisher: Publisher?
     private var lane: UploadLane?
@@ -18,22 +18,25 @@ final class DiskReplication {
 
     init(_ replicator: Replicator) { self.replicator = replicator }
 
-    /// Returns when all that was durable in the log at the beginning is verified in the vault.
-    func attempt(_ disk: ProtectedDisk) throws {
+    /// Returns when all that was durable in the log at the beginning is verified in the vault; false when the disk waits for the hours of its
+    /// resynchronisation, and until then for nothing else.
+    func attempt(_ disk: ProtectedDisk) throws -> Bool {
         let connection = try replicator.connections.connection(for: disk)
         try connection.refreshIfOld()
         let publisher = try currentPublisher(disk, connection)
         let folder = LogFolder(disk.logFolder)
-        switch LineageRelation(local: try folder.readState().lineages, vault: publisher.state?.current) {
-        case .unrelated:
+        let relation = LineageRelation(local: try folder.readState().lineages, vault: publisher.state?.current)
+        let due = try dueResynchronisation(disk, folder)
+        if relation == .unrelated, publisher.state?.current == nil {
             try replicateInitially(disk, connection, publisher, folder)
-        case .branches(let sequence):
-            let lineage = try folder.readState().lineage
-            try publisher.branch(to: lineage.vaultID, at: sequence)
-            try replicator.catalogue.record(.warning, disk: disk.name, "the log began a new history at sequence \(sequence); replication follows it")
-            try noteProven(disk, publisher, folder)
-        case .continues:
-            try settleMark(disk, publisher, folder)
+            try endResynchronisation(disk, folder)
+        } else if due == .waits {
+            return false
+        } else if relation == .unrelated, due == .none {
+            throw Self.otherHistory("the vault's history of \(disk.name) is not that of this log, and does not say why", disk, publisher)
+        } else {
+            if case .branches(let sequence) = relation { try follow(at: sequence, disk, publisher, folder) }
+            if due == .isDue { try resynchronise(disk, connection, publisher, folder) } else if case .continues = relation { try settleMark(disk, publisher, folder) }
         }
         if try folder.readFreeze() != nil { try replicator.owner(disk).unfreeze() }
         try replicateDelta(disk, connection, publisher, folder)
@@ -41,22 +44,41 @@ final class DiskReplication {
         try publisher.join()
         try publisher.heads.acknowledge()
         try placement(connection).releaseStrangers(publisher.heads, group: try replicator.catalogue.consistencyGroup(ofDisk: disk.name))
+        return true
+    }
+
+    /// The log has begun a new history, which shares the vault's up to `sequence`.
+    private func follow(at sequence: UInt64, _ disk: ProtectedDisk, _ publisher: Publisher, _ folder: LogFolder) throws {
+        let lineage = try folder.readState().lineage
+        try publisher.branch(to: lineage.vaultID, at: sequence)
+        try replicator.catalogue.record(.warning, disk: disk.name, "the log began a new history at sequence \(sequence); replication follows it")
+        try noteProven(disk, publisher, folder)
     }
 
     /// A mark that a crash came before is set; one that somebody else overtook is an alarm.
-    private func settleMark(_ disk: ProtectedDisk, _ publisher: Publisher, _ folder: LogFolder) throws {
+    func settleMark(_ disk: ProtectedDisk, _ publisher: Publisher, _ folder: LogFolder) throws {
         guard let current = publisher.state?.current else { return }
         let mark = try folder.readMark(target: disk.vaultID)
         if mark?.sequence == current.sequence { return }
         let marked = try mark?.sequence(in: folder.readState().lineages) ?? 0
         let shared = SharedHistory(vault: publisher.vault, disk: publisher.disk, reader: try LogReader(folder))
-        guard try marked >= current.sequence || shared.includes(current, after: marked) else {
-            throw AttemptFailure(
-                .forGood, "the vault's history of \(disk.name) after sequence \(marked) is not that of this log: another host has replicated a copy of this disk",
-                remedy: "unprotect the copy that is wrong; protect the right one under a new name if it is this one",
-                cause: VaultError.fenced("heads/\(publisher.disk) was continued by another host"))
+        guard try marked >= current.sequence || isShared(shared, current, after: marked) else {
+            throw Self.otherHistory("the vault's history of \(disk.name) after sequence \(marked) is not that of this log: another host has replicated a copy of this disk", disk, publisher)
         }
         try noteProven(disk, publisher, folder)
+    }
+
+    /// Not where the log lost the records that would show it.
+    private func isShared(_ shared: SharedHistory, _ current: LineageState, after marked: UInt64) throws -> Bool {
+        do { return try shared.includes(current, after: marked) } catch LogError.recycled { return false }
+    }
+
+    /// Never mended by itself: which of the two is right, a person knows.
+    static func otherHistory(_ message: String, _ disk: ProtectedDisk, _ publisher: Publisher) -> AttemptFailure {
+        AttemptFailure(
+            .forGood, message,
+            remedy: "unprotect the copy that is wrong; if this one is right: farshore unmount DIR, farshore accept \(disk.name) --discard-log, and farshore resync \(disk.name) --now",
+            cause: VaultError.fenced("heads/\(publisher.disk) was continued by another host"))
     }
 
     /// The publisher of this run, which keeps the writer epoch. After a failed attempt it reads the head again, and stops
@@ -116,30 +138,12 @@ final class DiskReplication {
         var sizeBytes: UInt64 = 0
         try job.step("send") {
             try connection.settleDoubtsOnce()
-            let image = try disk.openImageForReading()
-            sizeBytes = image.sizeBytes
-            let before = try ImageIdentity(of: image.files)
-            root = try InitialReplication(
-                vault: publisher.vault, ledger: connection.ledger, image: image, epoch: epoch,
-                threads: ReplicationLimits.chunkThreads, stop: replicator.stop, progress: throttledProgress(job, disk)
-            ).run()
-            // Frozen means that nobody writes: what changed the image is not us, and what was read may be a mixture.
-            guard try ImageIdentity(of: image.files) == before else {
-                throw AttemptFailure(
-                    .mayPass, "\(disk.imagePath) was changed by somebody else while it was read", remedy: "stop the program that uses the image",
-                    cause: ImageError.inUse(path: disk.imagePath))
-            }
-            // A block device does not tell of changes, but destage cannot have begun while the freeze stood.
-            guard try folder.readFreeze() == sequence else {
-                throw AttemptFailure(
-                    .mayPass, "\(disk.imagePath) was let go of while it was read", remedy: "farshore status \(disk.name)",
-                    cause: ImageError.inUse(path: disk.imagePath))
-            }
-            // The owner has just looked, as it did for the first freeze, whether the name stands for the file it serves.
-            guard try replicator.owner(disk).freeze() == sequence, try image.files.allSatisfy({ (file) throws(SystemError) in try file.isThere() }) else {
-                throw AttemptFailure(
-                    .mayPass, "\(disk.imagePath) was replaced while it was read", remedy: "farshore status \(disk.name)",
-                    cause: ImageError.inUse(path: disk.imagePath))
+            root = try FrozenImage(disk: disk, owner: replicator.owner(disk), folder: folder, sequence: sequence).read { image in
+                sizeBytes = image.sizeBytes
+                return try InitialReplication(
+                    vault: publisher.vault, ledger: connection.ledger, epoch: epoch,
+                    work: ChunkWork(image: image, threads: ReplicationLimits.chunkThreads, stop: replicator.stop, progress: throttledProgress(job, disk))
+                ).run()
             }
             return nil
         }
@@ -159,7 +163,7 @@ final class DiskReplication {
         }
     }
 
-    private func throttledProgress(_ job: RunningJob, _ disk: ProtectedDisk) -> @Sendable (UInt64, UInt64) throws -> Void {
+    func throttledProgress(_ job: RunningJob, _ disk: ProtectedDisk) -> @Sendable (UInt64, UInt64) throws -> Void {
         let gate = ProgressGate()
         return { [progress = replicator.progress] done, total in
             progress(disk.name, done, total)
@@ -167,7 +171,7 @@ final class DiskReplication {
         }
     }
 
-    private func setPhase(_ phase: ReplicationState.Phase, _ disk: ProtectedDisk) throws(SiteError) {
+    func setPhase(_ phase: ReplicationState.Phase, _ disk: ProtectedDisk) throws(SiteError) {
         var state = try replicator.catalogue.replication(ofDisk: disk.name)
         guard state.phase != phase else { return }
         state.phase = phase
@@ -182,7 +186,8 @@ final class DiskReplication {
         guard through >= current.sequence else {
             throw AttemptFailure(
                 .forGood, "the log of \(disk.name) ends at sequence \(through), but the vault has it up to \(current.sequence): an older copy of log and image was put back",
-                remedy: "unprotect the disk and protect it under a new name; its points stay in the vault", cause: VaultError.rolledBack(disk.name))
+                remedy: "if this copy is the one that counts: farshore unmount DIR, farshore accept \(disk.name) --discard-log, and farshore resync \(disk.name) --now; the points stay in the vault",
+                cause: VaultError.rolledBack(disk.name))
         }
         var after = current.sequence
         while after < through {
@@ -191,7 +196,7 @@ final class DiskReplication {
             let delta = DeltaUpload(
                 vault: publisher.vault, disk: publisher.disk, lineage: current.id, reader: reader, pace: pace,
                 stop: replicator.stop, sent: { self.noteSent($0, current.id, disk, folder) })
-            guard let addition = try delta.send(after: after, through: through) else { return }
+            guard let addition = try sending(disk, publisher, folder, { try delta.send(after: after, through: through) }) else { return }
             if let rate = pace.bytesPerSecond { lane?.note(bytesPerSecond: rate) }
             try publisher.publish(addition, sizes: reader.state)
             try noteProven(disk, publisher, folder)
@@ -208,7 +213,7 @@ final class DiskReplication {
     }
 
     /// What the head that was just read back proves: noted for `status`, and in the log so that its owner may recycle.
-    private func noteProven(_ disk: ProtectedDisk, _ publisher: Publisher, _ folder: LogFolder) throws {
+    func noteProven(_ disk: ProtectedDisk, _ publisher: Publisher, _ folder: LogFolder) throws {
         guard let head = publisher.head, let current = publisher.state?.current, let lineage = LogID(hex: current.id.description) else { return }
         // The name may be another disk's by now, with a log in the same folder.
         guard try replicator.catalogue.disk(named: disk.name).id == disk.id else {

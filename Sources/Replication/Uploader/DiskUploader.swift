@@ -2,6 +2,7 @@
 // here touches the vault; the attempt itself is Replicator's.
 
 import BlockIO
+import ChangeLog
 import Logging
 import ObjectStore
 import Site
@@ -17,11 +18,11 @@ final class DiskUploader: Sendable {
     private let stop: StopFlag
     private let log: Logger
     private let replicator: Replicator
-    /// Whether the disk's log fills up with what the vault lacks.
-    private let isPressed: @Sendable () -> Bool
+    /// How far the disk's log is filled up with what the vault lacks.
+    private let pressure: @Sendable () -> LogPressure
 
-    init(name: String, replicator: Replicator, log: Logger, isPressed: @escaping @Sendable () -> Bool = { false }) {
-        self.isPressed = isPressed
+    init(name: String, replicator: Replicator, log: Logger, pressure: @escaping @Sendable () -> LogPressure = { .low }) {
+        self.pressure = pressure
         self.name = name
         self.replicator = replicator
         self.log = log
@@ -46,7 +47,7 @@ final class DiskUploader: Sendable {
                 if wasPaused, !disk.isPaused { cycle.resume(now: Clock.monotonicNanoseconds()) }
                 wasPaused = disk.isPaused
                 if cycle.isHalted, try catalogue.replication(ofDisk: name).nextAttemptNanoseconds != announced { cycle.resume(now: Clock.monotonicNanoseconds()) }
-                if isPressed() { cycle.hasten(now: Clock.monotonicNanoseconds()) }
+                if try isUrgent(disk) { cycle.hasten(now: Clock.monotonicNanoseconds()) }
                 if !disk.isPaused, cycle.begin(now: Clock.monotonicNanoseconds()) {
                     unrecorded = try carryOut(&cycle, disk, replication)
                     if unrecorded != nil { continue }
@@ -62,10 +63,31 @@ final class DiskUploader: Sendable {
         }
     }
 
+    /// Whether the next attempt is due before its interval is over. A log that is full of what the vault does not take is given up for a
+    /// resynchronisation, where the policy says so.
+    private func isUrgent(_ disk: ProtectedDisk) throws(SiteError) -> Bool {
+        let mark = try catalogue.resynchronisation(ofDisk: name)
+        let pressure = pressure()
+        if pressure == .full, mark == nil, disk.policy.whenFull == .resync, try catalogue.replication(ofDisk: name).failures > 0 {
+            do {
+                try markResynchronisation(
+                    disk, LogFolder(disk.logFolder), catalogue, reason: "the log's budget was used up while the vault could not be brought up to date")
+            } catch {
+                log.error("\(name): the log cannot be given up for a resynchronisation: \(error)")
+            }
+        }
+        return pressure != .low || mark?.isNow == true
+    }
+
     /// One attempt now, whatever the schedule says; its failure, when it failed.
     func runOnce(_ disk: ProtectedDisk, _ replication: DiskReplication) throws -> AttemptFailure? {
         do {
-            try replication.attempt(disk)
+            guard try replication.attempt(disk) else {
+                let mark = try catalogue.resynchronisation(ofDisk: name)
+                return AttemptFailure(
+                    .mayPass, "resynchronisation required: \(mark?.reason ?? "it was just marked"); it begins in the hours of its policy (\(disk.policy.resyncWindow.text))",
+                    remedy: "farshore resync \(name) --now", cause: VaultError.refused("it waits for its resynchronisation"))
+            }
             try recordSuccess()
             return nil
         } catch let stopped as Stopped {
@@ -80,9 +102,9 @@ final class DiskUploader: Sendable {
     /// One attempt; its failure, when it failed.
     private func carryOut(_ cycle: inout UploadCycle, _ disk: ProtectedDisk, _ replication: DiskReplication) throws(SiteError) -> AttemptFailure? {
         do {
-            try replication.attempt(disk)
+            let isReplicated = try replication.attempt(disk)
             cycle.ended(.succeeded, now: Clock.monotonicNanoseconds())
-            try recordSuccess()
+            if isReplicated { try recordSuccess() }
         } catch is Stopped {
             cycle.ended(.succeeded, now: Clock.monotonicNanoseconds())
         } catch VaultError.store(let error) where error.code == .heldBack {

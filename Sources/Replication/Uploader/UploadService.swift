@@ -15,9 +15,8 @@ package final class UploadService: Sendable {
     private let log: Logger
     /// Disks whose thread has ended because they are no longer protected here.
     private let endedNames = Mutex<Set<String>>([])
-    /// Disks whose log is half full with what the vault lacks: uploaded before their interval is over, or their guests
-    /// would get ENOSPC while nobody sends.
-    private let pressedNames = Mutex<Set<String>>([])
+    /// By disk.
+    private let pressures = Mutex<[String: LogPressure]>([:])
     private let retention: GroupRetention
 
     package init(replicator: Replicator, log: Logger) {
@@ -60,15 +59,15 @@ package final class UploadService: Sendable {
 
     /// Asks the mount; when there is none, nothing is written.
     private func notePressure() {
-        var pressed: Set<String> = []
+        var found: [String: LogPressure] = [:]
         if case .status(let served, _, _)? = try? ControlClient(site: catalogue.site).ask(.status, timeoutSeconds: 5) {
-            pressed = Set(served.filter { $0.unreplicatedBytes >= $0.logBudgetBytes / 2 }.map(\.disk))
+            for disk in served { found[disk.disk] = LogPressure(unreplicatedBytes: disk.unreplicatedBytes, budgetBytes: disk.logBudgetBytes) }
         }
-        pressedNames.withLock { $0 = pressed }
+        pressures.withLock { $0 = found }
     }
 
     private func start(_ name: String) throws(SystemError) -> OwnThread {
-        let uploader = DiskUploader(name: name, replicator: replicator, log: log) { [self] in pressedNames.withLock { $0.contains(name) } }
+        let uploader = DiskUploader(name: name, replicator: replicator, log: log) { [self] in pressures.withLock { $0[name] ?? .low } }
         return try OwnThread(name: "upload") { [self] in
             uploader.run()
             endedNames.withLock { _ = $0.insert(name) }
@@ -90,5 +89,18 @@ package final class UploadService: Sendable {
         }
         retention.round()
         return failures
+    }
+}
+
+/// How far a log is filled up with what the vault lacks.
+enum LogPressure: Equatable, Sendable {
+    case low
+    /// Half: uploaded before the interval is over, or guests would get ENOSPC while nobody sends.
+    case half
+    /// Seven eighths: in time for a resynchronisation to spare guests the ENOSPC.
+    case full
+
+    init(unreplicatedBytes: UInt64, budgetBytes: UInt64) {
+        self = unreplicatedBytes >= budgetBytes / 8 * 7 ? .full : unreplicatedBytes >= budgetBytes / 2 ? .half : .low
     }
 }

@@ -86,7 +86,7 @@ package final class VaultConnection: Sendable {
     private func isReplicatingInitially(_ group: VaultID) -> Bool {
         do throws(SiteError) {
             for disk in try catalogue.consistencyGroups().first(where: { $0.id == group.description })?.disks ?? [] where disk.vaultID == vault.id.description {
-                if try catalogue.replication(ofDisk: disk.name).phase == .initial { return true }
+                if try [.initial, .resynchronisation].contains(catalogue.replication(ofDisk: disk.name).phase) { return true }
             }
             return false
         } catch {

@@ -1,6 +1,7 @@
 // The tables of the catalogue, one migration a version of the schema. A released migration is never edited.
 // Times are nanoseconds since 1970 by the wall clock and only label; sequences are stored as their bit pattern.
 
+import BlockIO
 import GRDB
 
 extension Catalogue {
@@ -10,6 +11,7 @@ extension Catalogue {
         migrator.registerMigration("2 machines and groups") { try createMachines($0) }
         migrator.registerMigration("3 folders of parents") { try $0.execute(sql: "ALTER TABLE disk ADD COLUMN parent_folders TEXT NOT NULL DEFAULT ''") }
         migrator.registerMigration("4 policies") { try createPolicies($0) }
+        migrator.registerMigration("5 resynchronisation") { try createResynchronisation($0) }
         return migrator
     }
 
@@ -90,13 +92,34 @@ extension Catalogue {
             // What was kept for ever before goes on to be, until somebody decides otherwise.
             var kept = policy
             if try Bool.fetchOne(database, sql: "SELECT EXISTS (SELECT 1 FROM disk)") == true { kept.retention = .everything }
-            try insert(kept, database)
-            try insert(Policy(name: kept.failbackName, parent: kept.name, intervalSeconds: kept.intervalSeconds, retention: kept.retention), database)
+            for policy in [kept, Policy(name: kept.failbackName, parent: kept.name, intervalSeconds: kept.intervalSeconds, retention: kept.retention)] {
+                try database.execute(
+                    sql: """
+                        INSERT INTO policy (name, parent, created, interval_seconds, point_seconds, retention, rpo_seconds, bandwidth, compression)
+                        VALUES (?, ?, ?, ?, ?, ?, NULL, 'unlimited', 'auto')
+                        """,
+                    arguments: [
+                        policy.name, policy.parent, Int64(bitPattern: Clock.wallNanoseconds()), policy.intervalSeconds, policy.pointSeconds, policy.retention.text,
+                    ])
+            }
         }
         try database.execute(sql: """
             ALTER TABLE disk ADD COLUMN policy TEXT REFERENCES policy(name);
             UPDATE disk SET policy = CASE interval_seconds WHEN \(Policy.standard.intervalSeconds) THEN '\(Policy.defaultName)' ELSE 'every-' || interval_seconds || 's' END;
             ALTER TABLE disk DROP COLUMN interval_seconds;
+            """)
+    }
+
+    private static func createResynchronisation(_ database: Database) throws {
+        try database.execute(sql: """
+            CREATE TABLE resynchronisation (
+                disk TEXT PRIMARY KEY NOT NULL REFERENCES disk(name) ON DELETE CASCADE,
+                reason TEXT NOT NULL,
+                marked INTEGER NOT NULL,
+                is_now INTEGER NOT NULL
+            ) STRICT;
+            ALTER TABLE policy ADD COLUMN resync_window TEXT NOT NULL DEFAULT '18:00-06:00';
+            ALTER TABLE policy ADD COLUMN when_full TEXT NOT NULL DEFAULT 'refuse';
             """)
     }
 

@@ -8,6 +8,7 @@ package struct Job: Equatable, Sendable {
     package enum Kind: String, Sendable {
         case protect, unprotect
         case initialReplication = "initial-replication"
+        case resynchronisation
     }
 
     package enum State: String, Sendable { case running, succeeded, failed, interrupted }

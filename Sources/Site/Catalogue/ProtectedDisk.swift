@@ -91,7 +91,8 @@ func storedName<Name: RawRepresentable<String>>(_ word: String) throws(SiteError
 extension Catalogue {
     /// Each disk with the settings of its policy.
     static let diskQuery = """
-        SELECT disk.*, policy.parent, policy.interval_seconds, policy.point_seconds, policy.retention, policy.rpo_seconds, policy.bandwidth, policy.compression
+        SELECT disk.*, policy.parent, policy.interval_seconds, policy.point_seconds, policy.retention, policy.rpo_seconds, policy.bandwidth, policy.compression,
+            policy.resync_window, policy.when_full
         FROM disk JOIN policy ON policy.name = disk.policy
         """
 

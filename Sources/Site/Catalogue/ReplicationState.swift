@@ -10,6 +10,8 @@ package struct ReplicationState: Equatable, Sendable {
         case waiting
         case initial
         case delta
+        /// Once begun it goes on at any hour.
+        case resynchronisation
     }
 
     package enum Health: String, Sendable { case normal, warning, critical }

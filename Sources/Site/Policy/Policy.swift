@@ -31,6 +31,14 @@ package struct Policy: Equatable, Sendable {
         }
     }
 
+    /// What happens when the log's budget is used up by what the vault lacks and the last attempt to send it failed.
+    package enum WhenFull: String, Equatable, Sendable {
+        /// Writes are refused until the vault has more.
+        case refuse
+        /// Writes go on: the log lets go of what the vault lacks, and the disk is resynchronised.
+        case resync
+    }
+
     package static let defaultName = "default"
     package static let intervalSecondsRange = 1...3_600
 
@@ -46,11 +54,16 @@ package struct Policy: Equatable, Sendable {
     package var rpoSeconds: Int?
     package var bandwidth: BandwidthCalendar
     package var compression: Compression
+    /// When a resynchronisation that nobody asked for at once may begin, by the host's local time.
+    package var resyncWindow: WeeklyWindow
+    package var whenFull: WhenFull
 
     package init(
         name: String, parent: String? = nil, intervalSeconds: Int = 30, pointSeconds: Int? = nil, retention: RetentionRules = .standard, rpoSeconds: Int? = nil,
-        bandwidth: BandwidthCalendar = .unlimited, compression: Compression = .automatic
+        bandwidth: BandwidthCalendar = .unlimited, compression: Compression = .automatic, resyncWindow: WeeklyWindow = .nights, whenFull: WhenFull = .refuse
     ) {
+        self.resyncWindow = resyncWindow
+        self.whenFull = whenFull
         self.name = name
         self.parent = parent
         self.intervalSeconds = intervalSeconds
@@ -77,11 +90,15 @@ package struct PolicyChange: Equatable, Sendable {
     package var rpoSeconds: Int?
     package var bandwidth: BandwidthCalendar?
     package var compression: Policy.Compression?
+    package var resyncWindow: WeeklyWindow?
+    package var whenFull: Policy.WhenFull?
 
     package init(
         intervalSeconds: Int? = nil, pointSeconds: Int? = nil, retention: RetentionRules? = nil, rpoSeconds: Int? = nil, bandwidth: BandwidthCalendar? = nil,
-        compression: Policy.Compression? = nil
+        compression: Policy.Compression? = nil, resyncWindow: WeeklyWindow? = nil, whenFull: Policy.WhenFull? = nil
     ) {
+        self.resyncWindow = resyncWindow
+        self.whenFull = whenFull
         self.intervalSeconds = intervalSeconds
         self.pointSeconds = pointSeconds
         self.retention = retention
@@ -100,6 +117,8 @@ package struct PolicyChange: Equatable, Sendable {
         if let rpoSeconds { changed.rpoSeconds = rpoSeconds == 0 ? nil : rpoSeconds }
         changed.bandwidth = bandwidth ?? changed.bandwidth
         changed.compression = compression ?? changed.compression
+        changed.resyncWindow = resyncWindow ?? changed.resyncWindow
+        changed.whenFull = whenFull ?? changed.whenFull
         guard Policy.intervalSecondsRange.contains(changed.intervalSeconds) else {
             throw SiteError(.policyWrong, "an interval of \(changed.intervalSeconds) s is refused", remedy: "1s to 1h")
         }

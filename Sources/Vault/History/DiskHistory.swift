@@ -168,10 +168,10 @@ package struct DiskHistory: Sendable {
         guard full.fullNumber != 1 else {
             throw .notFound("the vault has nothing at sequence \(sequence): the history after it begins at \(full.sequence)")
         }
+        try refuseMerged(full, sequence)
         guard full.kind == .full, full.after <= sequence, let base = full.baseRoot, let before = full.fulls?.first(where: { $0.sequence == full.after }) else {
             throw .damaged(object: key(full), reason: "it does not cover sequence \(sequence), though the one before ends below it")
         }
-        try refuseMerged(full, sequence)
         let baseRef = ManifestRef(lineage: before.lineage ?? full.lineage, sequence: before.sequence, hash: before.hash)
         return ReadPlan(
             sequence: sequence, sizeBytes: state.sizeBytes(at: sequence), root: base, baseSequence: full.after, segments: needed(full, sequence),
@@ -201,7 +201,7 @@ package struct DiskHistory: Sendable {
 
     private func refuseMerged(_ manifest: Manifest, _ sequence: UInt64) throws(VaultError) {
         guard let interval = manifest.merged?.first(where: { $0.after < sequence && sequence < $0.through }) else { return }
-        throw .notFound("the writes after \(interval.after) up to \(interval.through) were merged, so \(sequence) between them cannot be read")
+        throw .notFound("of the writes after \(interval.after) up to \(interval.through) the vault has the end only, so \(sequence) between them cannot be read")
     }
 
     private func manifest(_ ref: ManifestRef, _ lineage: VaultID) throws(VaultError) -> Manifest {

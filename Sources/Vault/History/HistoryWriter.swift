@@ -86,6 +86,44 @@ package final class HistoryWriter {
         return next
     }
 
+    // MARK: Resynchronisation
+
+    /// The map of the newest state.
+    package func newestMap(of state: DiskState, epoch: UInt32) throws(VaultError) -> MapRoot {
+        guard let lineage = state.current else { throw .refused("the disk \(disk) has no lineage yet") }
+        let step = try self.step(lineage)
+        guard let root = step.full.root else { throw .refused("the disk \(disk) has no map") }
+        let indexes = try SegmentIndex.readAll(vault, disk: disk, step.segments, manifestLineage: lineage.id)
+        return try MapUpdate(vault: vault, epoch: epoch).apply(indexes, through: lineage.sequence, to: root, sizeBytes: step.newest.sizeBytes)
+    }
+
+    /// Goes on with the state at `point`, whose map was found by comparing and not from records: what lies between it and the newest
+    /// state cannot be read. The size is `state`'s.
+    package func resynchronise(_ state: DiskState, to point: RecoveryPoint, root: MapRoot) throws(VaultError) -> DiskState {
+        guard var lineage = state.current else { throw .refused("the disk \(disk) has no lineage yet") }
+        guard point.sequence > lineage.sequence else { throw .refused("the vault already has the disk \(disk) up to \(lineage.sequence)") }
+        let step = try self.step(lineage)
+        let manifest = Manifest(
+            vault: vault.id, disk: disk, lineage: lineage.id, kind: .full, after: step.full.sequence, sequence: point.sequence, number: step.newest.number + 1,
+            previous: lineage.tail.last ?? lineage.full, sizeBytes: state.sizeBytes, segments: step.segments, points: step.tail.flatMap(\.points) + [point],
+            merged: [Manifest.MergedInterval(after: lineage.sequence, through: point.sequence)], root: root, baseRoot: step.full.root,
+            fullNumber: (step.full.fullNumber ?? 0) + 1, fulls: try fulls(after: step.full, lineage.full, oldest: state.oldestSequence))
+        lineage.full = try put(manifest)
+        lineage.tail = []
+        lineage.sequence = point.sequence
+        var next = state
+        next.lineages[next.lineages.count - 1] = lineage
+        forgetAll(except: lineage)
+        return next
+    }
+
+    /// Whether the newest manifest is the state that a resynchronisation, or an initial replication, made at `sequence`.
+    package func isWhole(_ state: DiskState, at sequence: UInt64) throws(VaultError) -> Bool {
+        guard let lineage = state.current, lineage.tail.isEmpty, lineage.sequence == sequence else { return false }
+        let full = try manifest(lineage.full, lineage.id)
+        return full.merged?.last?.through == sequence || full.after == sequence
+    }
+
     // MARK: Steps
 
     private struct Step {

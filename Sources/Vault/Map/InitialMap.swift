@@ -23,7 +23,7 @@ package final class InitialMap {
 
     /// Adds the chunk with content at `number` (of 1 MiB each); numbers rise, chunks of zeros are left out.
     package func append(chunk number: UInt64, _ ref: ChunkRef) throws(VaultError) {
-        let blocks = UInt64(FormatLimits.chunkBytes / FormatLimits.blockBytes)
+        let blocks = MapGeometry.chunkBlocks
         let end = MapGeometry.blockCount(sizeBytes: sizeBytes)
         guard number >= nextChunk, number < (end + blocks - 1) / blocks else { throw .refused("chunk \(number) is out of order or beyond the disk") }
         nextChunk = number + 1

@@ -1,6 +1,8 @@
 // Which part of a disk a page of the block map covers (docs/formats/vault.md section 6).
 
 package enum MapGeometry {
+    static let chunkBlocks = UInt64(FormatLimits.chunkBytes / FormatLimits.blockBytes)
+
     /// Blocks under a page of `level`.
     static func blocks(level: Int) -> UInt64 { FormatLimits.leafBlocks << UInt64(8 * level) }
 

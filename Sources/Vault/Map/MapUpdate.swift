@@ -31,6 +31,18 @@ package struct MapUpdate: Sendable {
         return MapRoot(level: level, id: id ?? .zero)
     }
 
+    /// The map in which these chunks (by their number on the disk, rising) hold what they name, or zeros; all else is as in `base`.
+    package func replace(_ chunks: [(number: UInt64, ref: ChunkRef?)], in base: MapRoot?, sizeBytes: UInt64) throws(VaultError) -> MapRoot {
+        let level = MapGeometry.rootLevel(sizeBytes: sizeBytes)
+        let end = MapGeometry.blockCount(sizeBytes: sizeBytes)
+        let changes = chunks.map { chunk in
+            let start = chunk.number * MapGeometry.chunkBlocks
+            return MapChange(startBlock: start, blockCount: min(MapGeometry.chunkBlocks, end - start), source: chunk.ref.map { .chunk($0) }, sourceBlock: 0)
+        }
+        let id = try page(level: level, firstBlock: 0, old: try raised(base, to: level), changes)
+        return MapRoot(level: level, id: id ?? .zero)
+    }
+
     private func change(_ record: SegmentRecord, of segment: SegmentID) -> MapChange {
         let isWrite = record.kind == .write
         return MapChange(

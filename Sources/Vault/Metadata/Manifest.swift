@@ -140,6 +140,11 @@ package struct Manifest: Codable, Equatable, Sendable {
         if segments.contains(where: { $0.first > $0.last || $0.last <= after || $0.first > sequence }) { return "a segment lies outside of what it covers" }
         if zip(points, points.dropFirst()).contains(where: { $0.sequence >= $1.sequence }) { return "its points do not rise" }
         if points.contains(where: { $0.sequence > sequence || ($0.sequence <= after && after != sequence) }) { return "a point lies outside of what it covers" }
+        let merged = merged ?? []
+        if merged.contains(where: { $0.after >= $0.through || $0.after < after || $0.through > sequence }) || zip(merged, merged.dropFirst()).contains(where: { $0.through > $1.after }) {
+            return "its merged intervals lie outside of what it covers, or in each other"
+        }
+        if merged.contains(where: { gap in points.contains { $0.sequence > gap.after && $0.sequence < gap.through } }) { return "a point in a merged interval" }
         guard kind == .full else {
             return root == nil && baseRoot == nil && fullNumber == nil && fulls == nil && after < sequence ? nil : "a \(kind.rawValue) manifest with fields of a full one"
         }

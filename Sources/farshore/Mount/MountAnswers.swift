@@ -70,9 +70,9 @@ extension Failure {
         case .log(let cause): self.init(cause)
         case .system(let cause): self.init(cause)
         case .imageChanged(let image, _, _):
-            self.init(.badImage, "\(error)", try: "farshore accept DISK if only its owner, mode, name or times changed; if its content did, copy \(image) and its log aside and give up what only the log holds: farshore unprotect DISK --discard-log")
+            self.init(.badImage, "\(error)", try: "farshore accept DISK if only its owner, mode, name or times changed; if its content did, copy \(image) and its log aside and give up what only the log holds: farshore accept DISK --discard-log")
         case .imageReplaced(let image):
-            self.init(.badImage, "\(error)", try: "put the very file back at \(image) that was served, then farshore accept DISK; without it what the log holds is of no use: farshore unprotect DISK --discard-log")
+            self.init(.badImage, "\(error)", try: "put the very file back at \(image) that was served, then farshore accept DISK; without it what the log holds is of no use: farshore accept DISK --discard-log")
         case .sizeMismatch(let image, _, _):
             self.init(.badImage, "\(error)", try: "put \(image) back to its size")
         }
@@ -82,7 +82,7 @@ extension Failure {
         switch error {
         case .system(let cause): self.init(cause)
         case .inUse: self.init(.inUse, "\(error)", try: "farshore status: one mount, uploader or command at a time owns a log")
-        case .notALog(let folder): self.init(.notFound, "\(error)", try: "bring \(folder) back, it holds writes the image may not have; if it is lost: farshore unprotect DISK --discard-log")
+        case .notALog(let folder): self.init(.notFound, "\(error)", try: "bring \(folder) back, it holds writes the image may not have; if it is lost: farshore accept DISK --discard-log")
         case .damaged: self.init(.integrityDamage, "\(error)", try: "keep a copy of the folder; restore the disk from its vault, then farshore unprotect DISK --discard-log")
         default: self.init(.failed, "\(error)", try: "farshore doctor")
         }

@@ -22,6 +22,8 @@ struct PolicyDocument: Encodable {
     let rpoSeconds: Int?
     let bandwidth: String
     let compression: String
+    let resyncWindow: String
+    let whenFull: String
     let disks: [String]
 
     init(_ policy: Policy, _ catalogue: Catalogue) throws {
@@ -33,6 +35,8 @@ struct PolicyDocument: Encodable {
         rpoSeconds = policy.rpoSeconds
         bandwidth = policy.bandwidth.text
         compression = policy.compression.text
+        resyncWindow = policy.resyncWindow.text
+        whenFull = policy.whenFull.rawValue
         disks = try catalogue.disks(ofPolicy: policy.name)
     }
 
@@ -47,6 +51,8 @@ struct PolicyDocument: Encodable {
         add("rpo", rpoSeconds.map { "warning when the vault is more than \(Quantity.spanText(seconds: UInt64($0))) behind" } ?? "warning after three intervals and a minute")
         add("bandwidth", bandwidth)
         add("compression", compression)
+        add("resync", resyncWindow)
+        add("when full", whenFull == Policy.WhenFull.refuse.rawValue ? "writes are refused" : "writes go on, the disk is resynchronised")
         return lines.joined(separator: "\n")
     }
 }
@@ -70,11 +76,21 @@ struct PolicySettings: ParsableArguments {
     @Option(name: .long, help: ArgumentHelp("off, on, auto, or a zstd level from 1 to 19.", valueName: "level"))
     var compression: String?
 
+    @Option(name: .long, help: ArgumentHelp("Hours in which a resynchronisation may begin by itself: \"18:00-06:00, sat-sun\"; always or never.", valueName: "hours"))
+    var resyncWindow: String?
+
+    @Option(name: .long, help: ArgumentHelp("When the log is full and the vault cannot be reached: refuse writes, or go on and resync later.", valueName: "refuse|resync"))
+    var whenFull: String?
+
     func change() throws -> PolicyChange {
         PolicyChange(
             intervalSeconds: try Self.seconds(interval), pointSeconds: try Self.seconds(pointEvery), retention: try retention.map { try RetentionRules($0) },
             rpoSeconds: try Self.seconds(rpo), bandwidth: try bandwidth.map { try BandwidthCalendar($0) },
-            compression: try compression.map { try Policy.Compression($0) })
+            compression: try compression.map { try Policy.Compression($0) }, resyncWindow: try resyncWindow.map { try WeeklyWindow($0) },
+            whenFull: try whenFull.map { text in
+                guard let known = Policy.WhenFull(rawValue: text) else { throw ValidationError("--when-full is refuse or resync, not \(text.debugDescription)") }
+                return known
+            })
     }
 
     private static func seconds(_ text: String?) throws -> Int? {
@@ -89,7 +105,8 @@ struct PolicyCreate: ParsableCommand {
         commandName: "create",
         abstract: "Make a policy, and with it its failback policy NAME-failback.",
         discussion: """
-            What is not given is as in a new default policy: 30 seconds, all:1d,hourly:3d,daily:15d, no limit, compression auto.
+            What is not given is as in a new default policy: 30 seconds, all:1d,hourly:3d,daily:15d, no limit, compression auto,
+            resynchronisation from 18:00 to 06:00, and writes refused when the log is full.
             The failback policy is changed with it, or by itself, and is used by nothing until a failback.
 
             Example:

@@ -40,12 +40,15 @@ struct DiskReport: Encodable {
     let frozenSequence: UInt64?
     let lastPoint: Point?
     let nextAttempt: String?
+    let resynchronisation: ResynchronisationDocument?
     let job: JobDocument?
 
     init(_ disk: ProtectedDisk, in sharing: ConsistencyGroup, catalogue: Catalogue, served: ServedDiskStatus?, refused: RefusedDisk?, isUploading: Bool) throws {
         let replication = try catalogue.replication(ofDisk: disk.name)
         let folder = LogFolder(disk.logFolder)
         let log = LogView(folder, provenSequence: replication.provenSequence)
+        let mark = try catalogue.resynchronisation(ofDisk: disk.name)
+        resynchronisation = mark.map { ResynchronisationDocument($0, disk) }
         self.disk = disk.name
         machine = disk.machine
         group = sharing.kind == .group ? sharing.name : nil
@@ -55,7 +58,7 @@ struct DiskReport: Encodable {
         if let ended = Self.notServed(disk, refused, isBeingEnded: job?.kind == Job.Kind.unprotect.rawValue) {
             (health, reason, remedy) = ("critical", ended.text, ended.remedy)
         } else {
-            (health, reason, remedy) = Self.judge(disk, replication, served, log, behind)
+            (health, reason, remedy) = Self.judge(disk, replication, served, log, behind, mark)
         }
         image = disk.imagePath
         sizeBytes = disk.sizeBytes
@@ -66,8 +69,10 @@ struct DiskReport: Encodable {
         phase = replication.phase.rawValue
         replicatedSequence = replication.provenSequence
         replicatedAt = replication.provenAtNanoseconds.map(timeText(nanoseconds:))
-        lagSeconds = log.lag?.seconds
-        lagBytes = log.lag?.bytes
+        // What the log has let go of it cannot count: then it is the time since the vault was proven to have everything up to some write.
+        let isUncounted = resynchronisation?.isLogReleased == true
+        lagSeconds = isUncounted ? replication.provenAtNanoseconds.map { Double(Clock.wallNanoseconds() - min($0, Clock.wallNanoseconds())) / 1e9 } : log.lag?.seconds
+        lagBytes = isUncounted ? nil : log.lag?.bytes
         logBytes = served?.logBytes ?? log.bytes
         logBudgetBytes = served?.logBudgetBytes ?? disk.logBudgetBytes
         undestagedBytes = served?.undestagedBytes
@@ -101,6 +106,9 @@ struct DiskReport: Encodable {
     private static func awaited(_ disk: ProtectedDisk, _ sharing: ConsistencyGroup, _ catalogue: Catalogue) throws -> (text: String, remedy: String)? {
         for other in sharing.disks where other.name != disk.name {
             let replication = try catalogue.replication(ofDisk: other.name)
+            if let mark = try catalogue.resynchronisation(ofDisk: other.name), LogFolder(other.logFolder).isReleased(target: other.vaultID) {
+                return ("points it shares with \(other.name) do not reach the vault: resynchronisation required (\(mark.reason))", "farshore resync \(other.name) --now")
+            }
             guard let error = replication.error else { continue }
             return ("points it shares with \(other.name) do not reach the vault: \(error)", replication.remedy ?? "farshore status \(other.name)")
         }
@@ -109,15 +117,17 @@ struct DiskReport: Encodable {
 
     /// The worst of what they say.
     private static func judge(
-        _ disk: ProtectedDisk, _ replication: ReplicationState, _ served: ServedDiskStatus?, _ log: LogView, _ behind: (text: String, remedy: String)?
+        _ disk: ProtectedDisk, _ replication: ReplicationState, _ served: ServedDiskStatus?, _ log: LogView, _ behind: (text: String, remedy: String)?,
+        _ mark: Resynchronisation?
     ) -> (String, String?, String?) {
         var found: [(rank: Int, text: String?, remedy: String?)] = []
         if let served { found.append((served.health.rank, served.reason, served.remedy)) }
         found.append((replication.health.rank, replication.error.map { "replication failed: \($0)" }, replication.remedy))
-        if let problem = log.problem { found.append((2, problem, "mend the volume of \(disk.logFolder)")) }
+        if let mark { found.append((2, "resynchronisation required: \(mark.reason)", mark.isNow ? "farshore job list shows how far it is" : "farshore resync \(disk.name) --now")) }
+        if let problem = log.problem { found.append((3, problem, "mend the volume of \(disk.logFolder)")) }
         if let behind { found.append((1, behind.text, behind.remedy)) }
         guard let worst = found.max(by: { $0.rank < $1.rank }), worst.rank > 0 else { return ("normal", nil, nil) }
-        return (["normal", "warning", "critical"][worst.rank], worst.text, worst.remedy)
+        return (["normal", "warning", "resynchronisation-required", "critical"][worst.rank], worst.text, worst.remedy)
     }
 
     var text: String {
@@ -128,11 +138,12 @@ struct DiskReport: Encodable {
         add("image", "\(image), \(bytesText(sizeBytes))" + (isServed ? ", mounted" : ""))
         add("vault", "\(vault), policy \(policy)")
         add("replication", replicationText)
-        if let lagSeconds, let lagBytes { add("lag", lagBytes == 0 && lagSeconds == 0 ? "none" : "\(durationText(seconds: lagSeconds)), \(bytesText(lagBytes))") }
+        if let lagSeconds { add("lag", lagBytes == 0 && lagSeconds == 0 ? "none" : ([durationText(seconds: lagSeconds)] + [lagBytes.map(bytesText)].compactMap(\.self)).joined(separator: ", ")) }
         let waiting = undestagedBytes.map { ", \(bytesText($0)) not merged yet" } ?? ""
         add("log", "\(bytesText(logBytes)) of \(bytesText(logBudgetBytes))\(waiting)" + (frozenSequence.map { ", image held at #\($0)" } ?? ""))
         if let lastPoint { add("last point", "#\(lastPoint.sequence)  \(lastPoint.time)\(lastPoint.tag.map { "  \($0)" } ?? "")  \(lastPoint.isReplicated ? "replicated" : "local")") }
         if let nextAttempt { add("next try", nextAttempt) }
+        if let resynchronisation { add("resync", resynchronisation.isNow ? "at once" : "in its hours, \(resynchronisation.window)") }
         if let job { add("job \(job.id)", "\(job.kind): \(job.progressText)") }
         return lines.joined(separator: "\n")
     }
@@ -182,9 +193,9 @@ private struct LogView {
 }
 
 extension ServedDiskStatus.Health {
-    fileprivate var rank: Int { self == .normal ? 0 : self == .warning ? 1 : 2 }
+    fileprivate var rank: Int { self == .normal ? 0 : self == .warning ? 1 : 3 }
 }
 
 extension ReplicationState.Health {
-    fileprivate var rank: Int { self == .normal ? 0 : self == .warning ? 1 : 2 }
+    fileprivate var rank: Int { self == .normal ? 0 : self == .warning ? 1 : 3 }
 }

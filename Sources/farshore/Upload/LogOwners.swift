@@ -63,6 +63,8 @@ private struct PresentOwner: DiskOwner {
         })
     }
 
+    func cut() throws { try ask({ try $0.cut() }, folder: { _ in try withDisk { _ = try VirtualDisk.cutPoint([$0], tag: "") } }) }
+
     func freeze() throws -> UInt64 { try ask({ try $0.freeze() }, folder: { _ in try withDisk { try $0.freeze() } }) }
 
     func unfreeze() throws { try ask({ try $0.unfreeze() }, folder: { _ in try withDisk { try $0.unfreeze() } }) }

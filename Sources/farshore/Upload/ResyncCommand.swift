@@ -1,0 +1,82 @@
+// `farshore resync`: marks a disk for resynchronisation; the uploader does the work.
+
+import ArgumentParser
+import ChangeLog
+import Replication
+import Site
+
+struct ResyncCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "resync",
+        abstract: "Compare a disk with what the vault has of it, and send what differs.",
+        discussion: """
+            The uploader does it in the hours that the disk's policy names (--resync-window), with --now at once; farshore job list shows
+            how far it is. Only chunks of 1 MiB that differ are sent. Points from before stay; between the newest of them and the first one
+            afterwards there are none. Until it begins deltas go on as usual.
+
+            With --release-log they do not: the log lets go at once of what the vault lacks, so that a disk whose log is full can be written
+            again while its target is away. Nothing is lost on this host, but the vault gets nothing more of the disk until the resynchronisation.
+
+            Example:
+              farshore resync db1 --now
+            """)
+
+    @Argument(help: "The disk.")
+    var disk: String
+
+    @Flag(name: .long, help: "At once, whatever the hour.")
+    var now = false
+
+    @Flag(name: .long, help: "Let the log go of what the vault lacks, to make room for writes.")
+    var releaseLog = false
+
+    @OptionGroup var site: SiteOptions
+    @OptionGroup var output: OutputOptions
+
+    struct Document: Encodable {
+        let disk: String
+        let resynchronisation: ResynchronisationDocument
+    }
+
+    func run() throws {
+        let catalogue = try site.catalogue()
+        let protected = try catalogue.disk(named: disk)
+        guard protected.state == .protected else { throw protected.releasingFailure }
+        let folder = LogFolder(protected.logFolder)
+        let reason = "the administrator asked for it"
+        if releaseLog {
+            try markResynchronisation(protected, folder, catalogue, reason: reason, isNow: now)
+        } else {
+            try catalogue.markResynchronisation(ofDisk: disk, reason: reason, isNow: now)
+        }
+        // One that waits because an attempt failed is tried again.
+        try catalogue.requestAttempt(ofDisk: disk)
+        guard let mark = try catalogue.resynchronisation(ofDisk: disk) else {
+            throw Failure(.failed, "the uploader has just ended a resynchronisation of \(disk)", try: "farshore status \(disk)")
+        }
+        try catalogue.record(.information, disk: disk, "resynchronisation asked for by the administrator" + (mark.isNow ? ", at once" : ""))
+        let document = Document(disk: disk, resynchronisation: ResynchronisationDocument(mark, protected))
+        try output.print(document) { "\($0.disk): \($0.resynchronisation.text)" }
+    }
+}
+
+/// A disk's mark, in `resync` and `status`.
+struct ResynchronisationDocument: Encodable {
+    let reason: String
+    let marked: String
+    let isNow: Bool
+    /// Of the policy.
+    let window: String
+    /// The log no longer holds for the vault what it lacks.
+    let isLogReleased: Bool
+
+    init(_ mark: Resynchronisation, _ disk: ProtectedDisk) {
+        reason = mark.reason
+        marked = timeText(nanoseconds: mark.markedNanoseconds)
+        isNow = mark.isNow
+        window = disk.policy.resyncWindow.text
+        isLogReleased = LogFolder(disk.logFolder).isReleased(target: disk.vaultID)
+    }
+
+    var text: String { "resynchronisation required (\(reason)); the uploader begins it " + (isNow ? "at once" : "in the hours of its policy: \(window)") }
+}

@@ -1,0 +1,140 @@
+"""A target that is away until the log's budget is gone: writes get ENOSPC; `resync --release-log` lets them go on; the target is back, the uploader is killed
+on the way, and only chunks that differ are sent. Then an image whose content somebody changed is taken as it is. All of it restored and compared."""
+# Promise S3: A disk that waits for its resynchronisation keeps all that was acknowledged, and its log makes room for writes.
+# Promise S4: Points from before a resynchronisation read bit-exact after it, and a sequence between them and its first point is refused.
+import errno
+import os
+import signal
+import time
+
+from scenario import MIB, Scenario, check
+
+SIZE, BUDGET = 96 * MIB, 16 * MIB
+
+
+def chunks(vault):
+    return {name: os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(os.path.join(vault, "chunks")) for name in names}
+
+
+def wait(what, ready, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not ready():
+        check(time.monotonic() < deadline, what)
+        time.sleep(0.1)
+
+
+with Scenario() as s:
+    url, vault = s.make_vault(), s.path("vault")
+    model = bytearray(s.random.randbytes(SIZE // 2) + bytes(SIZE // 2))
+    with open(s.path("image"), "wb") as file:
+        file.write(model)
+    s.farshore("policy", "create", "slow", "--interval", "1s", "--resync-window", "never", "--retention", "forever")
+    s.farshore("protect", s.path("image"), "--name", "db", "--vault", url, "--key-file", s.key(), "--policy", "slow", "--log-budget", BUDGET)
+    process, mnt = s.mount(served="db")
+    disk = os.open(os.path.join(mnt, "db", "disk.raw"), os.O_RDWR)
+
+    def write(offset, data):
+        os.pwrite(disk, data, offset)
+        model[offset:offset + len(data)] = data
+
+    def status():
+        return s.farshore_json("status")["disks"][0]
+
+    def restored(at, name):
+        s.farshore("restore", "db", "--vault", url, "--key-file", s.key(), "--at", at, "--to", s.path(name))
+        with open(s.path(name), "rb") as file:
+            return file.read()
+
+    write(5 * MIB + 123, s.random.randbytes(70_000))
+    s.farshore("upload", "--once")
+    write(7 * MIB + 123, s.random.randbytes(70_000))
+    s.farshore("point", "cut", "db", "--tag", "before")
+    s.farshore("upload", "--once")
+    before = bytes(model)
+    os.rename(vault, vault + ".away")
+    full, offset = False, 0
+    deadline = time.monotonic() + 60
+    while not full:
+        # One chunk is written again and again: much log, few changes.
+        try:
+            write(20 * MIB + offset % MIB, s.random.randbytes(65_536))
+            offset += 65_536
+        except OSError as error:
+            check(error.errno == errno.ENOSPC, f"a write failed with {error}")
+            full = True
+        check(time.monotonic() < deadline, "the log did not get full")
+    check(status()["health"] == "critical", status())
+    s.farshore("upload", "--once", status=3)
+    lost = s.farshore_json("status")["disks"][0]["replicatedSequence"] + 1
+
+    s.farshore("resync", "db", "--release-log")
+
+    def writes():
+        try:
+            write(40 * MIB, s.random.randbytes(65_536))
+            return True
+        except OSError:
+            return False
+
+    wait("writes are still refused after the log was released", writes)
+    for number in range(3 * BUDGET // MIB):
+        wait("writes are refused again", writes)
+        write(20 * MIB, s.random.randbytes(MIB))
+    check(status()["health"] == "resynchronisation-required" and status()["resynchronisation"]["isLogReleased"], status())
+
+    os.rename(vault + ".away", vault)
+    waiting = s.farshore("upload", "--once", ok=False)
+    check(waiting.returncode != 0 and "resynchronisation required" in waiting.stderr, waiting)
+    present = chunks(vault)
+    uploader = s.start("upload", "--foreground")
+    time.sleep(1.5)
+    check(status()["health"] == "resynchronisation-required", "it began outside of its hours")
+    s.farshore("resync", "db", "--now")
+    # Killed on the way, or when it has just ended.
+    time.sleep(s.random.uniform(0.1, 2))
+    uploader.send_signal(signal.SIGKILL)
+    uploader.wait()
+    write(41 * MIB, b"written meanwhile")
+    s.farshore("upload", "--once")
+    sent = {name: size for name, size in chunks(vault).items() if name not in present}
+    print(f"{len(sent)} chunks sent, {sum(sent.values())} bytes, of {SIZE} bytes of disk")
+    check(1 <= len(sent) <= 3, sent)
+    check(status()["health"] == "normal", status())
+    job = next(job for job in s.farshore_json("job", "list") if job["kind"] == "resynchronisation" and job["state"] == "succeeded")
+    check(job["doneBytes"] == job["totalBytes"], job)
+    check(restored("latest", "latest.raw") == model, "the newest state is another one than was written")
+    check(restored("before", "before.raw") == before, "a point from before changed")
+    gap = s.farshore("restore", "db", "--vault", url, "--key-file", s.key(), "--at", f"#{lost}", "--to", s.path("gap.raw"), ok=False)
+    check(gap.returncode != 0, "a state that the vault never got was restored")
+    s.farshore("vault", "check", url, "--key-file", s.key(), "--read-data")
+    write(42 * MIB, b"a delta")
+    s.farshore("upload", "--once")
+    check(restored("latest", "delta.raw") == model, "deltas do not go on")
+
+    # Somebody writes to the image while nothing serves it.
+    os.close(disk)
+    s.farshore("unmount", mnt)
+    process.wait(60)
+    with open(s.path("image"), "r+b") as file:
+        file.seek(3 * MIB)
+        file.write(b"changed behind its back")
+    s.farshore("upload", "--once", status=11)
+    changed = s.farshore("mount", mnt, status=11)
+    check("accept DISK --discard-log" in changed.stderr, changed.stderr)
+    s.farshore("accept", "db", "--discard-log")
+    with open(s.path("image"), "rb") as file:
+        model[:] = file.read()
+    s.farshore("resync", "db", "--now")
+    present = chunks(vault)
+    s.farshore("upload", "--once")
+    check(restored("latest", "accepted.raw") == model, "the vault has another state than the image that was accepted")
+    check(restored("before", "again.raw") == before, "a point of the first log changed")
+    print(f"{len(set(chunks(vault)) - set(present))} chunks sent after accept")
+    process, mnt = s.mount(served="db")
+    disk = os.open(os.path.join(mnt, "db", "disk.raw"), os.O_RDWR)
+    write(50 * MIB, b"after all")
+    s.farshore("upload", "--once")
+    check(restored("latest", "end.raw") == model, "the new log is not replicated")
+    s.farshore("vault", "check", url, "--key-file", s.key(), "--read-data")
+    os.close(disk)
+    print("resync: the log released, killed, resumed, points before and after bit-exact")
