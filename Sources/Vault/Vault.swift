@@ -202,16 +202,21 @@ package final class Vault: Sendable {
     /// Stores an object under a key that only this content or this writer uses, and verifies it. Returns the bytes that
     /// are in the vault: another PUT of the same content, whose answer was lost, may have come first.
     func putVerified(_ place: ObjectPlace, _ bytes: [UInt8], sameAs plaintext: (_ stored: [UInt8]) throws(VaultError) -> Bool) throws(VaultError) -> [UInt8] {
+        var isAnswered = false
         if try createsConditionally() {
             do {
                 try store.put(place.key, bytes, ifAbsent: true)
+                isAnswered = true
             } catch where error.code == .alreadyExists {
                 guard let stored = try adopt(place, bytes, plaintext) else { return try replace(place, bytes) }
                 return stored
+            } catch where error.code == .unsupported && !store.features.conditionalPut {
+                // It could when it was asked.
             } catch {
                 throw .store(error)
             }
-        } else {
+        }
+        if !isAnswered {
             let existing = try fromStore { () throws(StoreError) in try store.head(place.key) }
             if existing != nil {
                 guard let stored = try adopt(place, bytes, plaintext) else { return try replace(place, bytes) }

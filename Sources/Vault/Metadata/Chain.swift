@@ -50,14 +50,26 @@ struct Chain<Document: ChainDocument>: Sendable {
             guard let remembered else { return nil }
             throw .rolledBack("\(name) is gone from the target, but this host has seen number \(remembered)")
         }
-        let found = try read(number)
+        let found: Published<Document>
+        do throws(VaultError) {
+            found = try read(number)
+        } catch .damaged(let object, let reason) {
+            // Ours, and not kept as we sent it: nobody counts on it, and the next to publish puts a sound one there.
+            guard try vault.memory.isUnseen(memoryName, number: number) else { throw .damaged(object: object, reason: reason) }
+            guard number > 1 else { return nil }
+            found = try read(number - 1)
+            number -= 1
+        }
         try vault.memory.accept(memoryName, number: number, hash: found.hash, previous: found.document.previous)
         return found
     }
 
     func read(_ number: UInt64) throws(VaultError) -> Published<Document> {
+        try decode(try vault.fetch(place(number)), number)
+    }
+
+    private func decode(_ bytes: [UInt8], _ number: UInt64) throws(VaultError) -> Published<Document> {
         let place = place(number)
-        let bytes = try vault.fetch(place)
         let plaintext = try vault.withKeys { keys throws(VaultError) in try SealedObject.open(bytes, place: place, keys: keys) }
         let document = try CanonicalJSON.decode(Document.self, plaintext, object: place.key)
         guard document.number == number, document.vault == vault.id, (number == 1) == (document.previous == nil) else {
@@ -74,28 +86,62 @@ struct Chain<Document: ChainDocument>: Sendable {
         next.timeMicros = Vault.nowMicros()
         let place = place(next.number)
         let bytes = try vault.seal(try CanonicalJSON.encode(next), place: place, generation: next.sealingGeneration)
-        try create(bytes, place)
+        try vault.memory.begin(memoryName, number: next.number)
+        try create(bytes, next.number)
         let hash = Hash256(bytes: Digest.sha256(bytes))!
         try vault.memory.accept(memoryName, number: next.number, hash: hash, previous: next.previous)
         return Published(document: next, hash: hash)
     }
 
     /// Puts the object where none is, and reads it back: whoever's bytes are there then has won.
-    private func create(_ bytes: [UInt8], _ place: ObjectPlace) throws(VaultError) {
-        if try vault.createsConditionally() {
-            do {
-                try vault.store.put(place.key, bytes, ifAbsent: true)
-            } catch where error.code == .alreadyExists {
-                // An answer that was lost may have been ours: the comparison below tells.
-            } catch {
-                throw .store(error)
-            }
-        } else {
-            guard try fromStore(nil, { () throws(StoreError) in try vault.store.head(place.key) }) == nil else { throw .conflict(chain: name) }
-            try fromStore { () throws(StoreError) in try vault.store.put(place.key, bytes, ifAbsent: false) }
+    private func create(_ bytes: [UInt8], _ number: UInt64) throws(VaultError) {
+        let key = place(number).key
+        if try !createIfAbsent(bytes, key), try fromStore(nil, { () throws(StoreError) in try vault.store.head(key) }) == nil {
+            try fromStore { () throws(StoreError) in try vault.store.put(key, bytes, ifAbsent: false) }
             vault.settle()
         }
-        guard try vault.fetchJustPut(place) == bytes else { throw .conflict(chain: name) }
+        let stored = try vault.fetchJustPut(place(number))
+        if stored == bytes { return }
+        guard try !opens(stored, number) else { throw .conflict(chain: name) }
+        try replace(stored, by: bytes, number)
+    }
+
+    /// False when the target cannot do it.
+    private func createIfAbsent(_ bytes: [UInt8], _ key: String) throws(VaultError) -> Bool {
+        guard try vault.createsConditionally() else { return false }
+        do {
+            try vault.store.put(key, bytes, ifAbsent: true)
+        } catch where error.code == .alreadyExists {
+            // An answer that was lost may have been ours: the caller's comparison tells.
+        } catch where error.code == .unsupported && !vault.store.features.conditionalPut {
+            // It could when it was asked.
+            return false
+        } catch {
+            throw .store(error)
+        }
+        return true
+    }
+
+    /// Bytes that open as nothing are nobody's object, but one that the target did not keep as it was sent: left there, they
+    /// would end the chain for everybody. Two who replace them at the same time see after a while whose bytes stayed.
+    private func replace(_ stored: [UInt8], by bytes: [UInt8], _ number: UInt64) throws(VaultError) {
+        let place = place(number)
+        guard try vault.fetchJustPut(place) == stored else { throw .notKept(object: place.key, reason: "two readings of it differ") }
+        try fromStore { () throws(StoreError) in try vault.store.put(place.key, bytes, ifAbsent: false) }
+        vault.settle()
+        let kept = try vault.fetchJustPut(place)
+        if kept == bytes { return }
+        guard try !opens(kept, number) else { throw .conflict(chain: name) }
+        throw .notKept(object: place.key, reason: "the bytes read back differ")
+    }
+
+    private func opens(_ stored: [UInt8], _ number: UInt64) throws(VaultError) -> Bool {
+        do throws(VaultError) {
+            _ = try decode(stored, number)
+            return true
+        } catch .damaged {
+            return false
+        }
     }
 
     private var memoryName: String { "\(vault.id)/\(name)" }

@@ -11,10 +11,16 @@ package final class HeadMemory: Sendable {
         let hash: Hash256
     }
 
+    private struct Begun: Codable {
+        var format = FormatLimits.formatVersion
+        let number: UInt64
+    }
+
     private let folder: String?
     /// Guards what was seen and the files. Another process may write the same file: each writes only what it has seen
     /// itself after reading what is there, so the file is at worst as old as one of them.
     private let chains = Mutex<[String: Seen]>([:])
+    private let begun = Mutex<[String: UInt64]>([:])
 
     /// `folder` must exist.
     package init(folder: String?) {
@@ -44,11 +50,38 @@ package final class HeadMemory: Sendable {
         }
     }
 
+    /// This host is about to put that object of the chain. Should the target not keep it as it was sent, and this program die
+    /// before it knew, the next one finds here that nobody ever counted on it.
+    func begin(_ chain: String, number: UInt64) throws(VaultError) {
+        try begun.withLock { begun throws(VaultError) in
+            begun[chain] = number
+            guard let path = begunPath(chain) else { return }
+            let bytes = try CanonicalJSON.encode(Begun(number: number))
+            try onFile { () throws(SystemError) in try DurableFile.replace(path, with: bytes) }
+        }
+    }
+
+    /// Whether this host began to put that object and has not seen it, or a later one, since.
+    func isUnseen(_ chain: String, number: UInt64) throws(VaultError) -> Bool {
+        let began = try begun.withLock { begun throws(VaultError) in
+            if let known = begun[chain] { return known as UInt64? }
+            guard let path = begunPath(chain), let bytes = try onFile({ () throws(SystemError) in try DurableFile.read(path) }) else { return nil }
+            return try CanonicalJSON.decode(Begun.self, bytes, object: path).number
+        }
+        guard began == number else { return false }
+        return try newest(chain)?.number ?? 0 < number
+    }
+
     /// The chain is gone for good (`vault forget`).
     package func forget(_ chain: String) throws(VaultError) {
         try chains.withLock { chains throws(VaultError) in
             chains[chain] = nil
             guard let path = path(chain) else { return }
+            try onFile { () throws(SystemError) in try DurableFile.remove(path) }
+        }
+        try begun.withLock { begun throws(VaultError) in
+            begun[chain] = nil
+            guard let path = begunPath(chain) else { return }
             try onFile { () throws(SystemError) in try DurableFile.remove(path) }
         }
     }
@@ -70,6 +103,8 @@ package final class HeadMemory: Sendable {
     private func path(_ chain: String) -> String? {
         folder.map { "\($0)/\(chain.split(separator: "/").joined(separator: "-")).json" }
     }
+
+    private func begunPath(_ chain: String) -> String? { path(chain).map { $0 + ".begun" } }
 
     private func onFile<Value>(_ call: () throws(SystemError) -> Value) throws(VaultError) -> Value {
         do {
