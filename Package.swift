@@ -73,11 +73,11 @@ let package = Package(
         .executableTarget(name: "raw-export", dependencies: ["BlockIO", "VirtualDisk", "FuseExport"], path: "Tests/RawExport", swiftSettings: house),
         tests("FuseExportTests", ["BlockIO", "VirtualDisk", "FuseExport", "raw-export"]),
         tests("ObjectStoreTests", ["BlockIO", "ObjectStore"]),
-        // A small vault and a disk of known content, for the two test targets below.
+        // A small vault and a disk of known content, for the test targets below.
         .target(name: "VaultFixtures", dependencies: ["BlockIO", "ObjectStore", "Vault"], path: "Tests/VaultFixtures", swiftSettings: house),
         tests("VaultTests", ["BlockIO", "ObjectStore", "Vault", "VaultFixtures"]),
         tests("SiteTests", ["BlockIO", "Site", .product(name: "GRDB", package: "GRDB.swift")]),
-        tests("ReplicationTests", ["BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "Site", "ObjectStore", "Vault", "Replication", "RecoveryPoints", log]),
+        tests("ReplicationTests", ["BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "Site", "ObjectStore", "Vault", "Replication", "RecoveryPoints", "VaultFixtures", log]),
         tests("RecoveryPointsTests", ["BlockIO", "DiskImage", "ObjectStore", "Vault", "RecoveryPoints", "VaultFixtures"]),
         // Readers of foreign bytes, for libFuzzer (Tests/fuzz) and for the short form in FuzzTests.
         .target(

@@ -10,6 +10,7 @@ import Replication
 import Site
 import Synchronization
 import Vault
+import VaultFixtures
 import VirtualDisk
 
 /// The owner of the disk's log, in the test's own process.
@@ -29,6 +30,8 @@ final class ReplicatedDisk: @unchecked Sendable {
     let folder: String
     let site: SiteDirectory
     let store: WatchedStore
+    /// How vaults are opened, here and by the uploader.
+    let settings: VaultSettings
     let id: LogID
     let key = KeySource.keyFile([UInt8](repeating: 7, count: 32))
     private(set) var sizeBytes: Int
@@ -39,8 +42,11 @@ final class ReplicatedDisk: @unchecked Sendable {
     private(set) var model: [UInt8]
     private(set) var points: [UInt64: [UInt8]] = [:]
 
-    init(content: [UInt8]) throws {
-        folder = FileManager.default.temporaryDirectory.path + "/farshore-replication-" + UUID().uuidString
+    /// The vault lies in `target`, or else in a directory.
+    init(content: [UInt8], in target: (any ObjectStore)? = nil, settings: VaultSettings = VaultSettings()) throws {
+        self.settings = settings
+        // With a target in memory the rest is in memory too, where that is to be had.
+        folder = try target == nil ? FileManager.default.temporaryDirectory.path + "/farshore-replication-" + UUID().uuidString : temporaryDirectory()
         try Directory.create(folder)
         id = .random()
         model = content
@@ -48,8 +54,8 @@ final class ReplicatedDisk: @unchecked Sendable {
         try Data(content).write(to: URL(fileURLWithPath: folder + "/image"))
         site = SiteDirectory(path: folder + "/site")
         try site.create()
-        store = WatchedStore(try DirectoryStore(root: folder + "/vault", create: true))
-        let vault = try Vault.create(store: store, protection: key, memory: HeadMemory(folder: nil)).vault
+        store = WatchedStore(try target ?? DirectoryStore(root: folder + "/vault", create: true))
+        let vault = try Vault.create(store: store, protection: key, memory: HeadMemory(folder: nil), settings: settings).vault
         let start = try Sequencer(path: site.sequencePath).next()
         try ChangeLog.create(
             LogFolder(folder + "/log"), diskID: id, diskBytes: UInt64(content.count), targets: [vault.id.description], segmentBytes: 1 << 20,
@@ -68,7 +74,8 @@ final class ReplicatedDisk: @unchecked Sendable {
         folder = other.folder + "-copy"
         try Directory.create(folder)
         for name in ["image", "log", "site"] { try FileManager.default.copyItem(atPath: other.folder + "/" + name, toPath: folder + "/" + name) }
-        (id, model, points, sizeBytes, store, bootID) = (other.id, other.model, other.points, other.sizeBytes, other.store, other.bootID)
+        (id, model, points, sizeBytes, bootID) = (other.id, other.model, other.points, other.sizeBytes, other.bootID)
+        (store, settings) = (other.store, other.settings)
         site = SiteDirectory(path: folder + "/site")
         let catalogue = try Catalogue(site: site)
         let state = try catalogue.replication(ofDisk: Self.name)
@@ -110,15 +117,17 @@ final class ReplicatedDisk: @unchecked Sendable {
         sizeBytes = bytes
     }
 
-    func openVault() throws -> Vault { try Vault.open(store: store, key: key, memory: HeadMemory(folder: nil)) }
+    func openVault() throws -> Vault { try Vault.open(store: store, key: key, memory: HeadMemory(folder: nil), settings: settings) }
 
     func replicator(
-        stop: StopFlag = StopFlag(), site: SiteDirectory? = nil, key: KeySource? = nil, owner: (any DiskOwner)? = nil,
-        catalogAgeSecondsMax: UInt64 = ReplicationLimits.catalogAgeSecondsMax
+        stop: StopFlag = StopFlag(), site: SiteDirectory? = nil, key: KeySource? = nil, owner: (any DiskOwner)? = nil, host: String = "test",
+        catalogAgeSecondsMax: UInt64 = ReplicationLimits.catalogAgeSecondsMax, clock: UploadClock = .system, through target: (any ObjectStore)? = nil
     ) throws -> Replicator {
         try Replicator(
-            catalogue: Catalogue(site: site ?? self.site), host: "test", stop: stop, catalogAgeSecondsMax: catalogAgeSecondsMax,
-            openVault: { [store, own = self.key] _ in try Vault.open(store: store, key: key ?? own, memory: HeadMemory(folder: nil)) },
+            catalogue: Catalogue(site: site ?? self.site), host: host, stop: stop, catalogAgeSecondsMax: catalogAgeSecondsMax, clock: clock,
+            openVault: { [store, settings, own = self.key, remembered = (site ?? self.site).headsFolder] _ in
+                try Vault.open(store: target ?? store, key: key ?? own, memory: HeadMemory(folder: remembered), settings: settings)
+            },
             owner: { [self] _ in owner ?? TestOwner { self.disk } }, progress: { _, _, _ in })
     }
 

@@ -6,7 +6,7 @@ package enum Digests {
     package static func sha256(_ bytes: [UInt8]) -> [UInt8] { digest("SHA256", bytes, count: 32) }
 
     /// Only ever a transport checksum.
-    static func md5(_ bytes: [UInt8]) -> [UInt8] { digest("MD5", bytes, count: 16) }
+    package static func md5(_ bytes: [UInt8]) -> [UInt8] { digest("MD5", bytes, count: 16) }
 
     static func hmacSHA256(key: [UInt8], _ message: [UInt8]) -> [UInt8] {
         var result = [UInt8](repeating: 0, count: 32)

@@ -27,7 +27,7 @@ package struct AttemptFailure: Error, CustomStringConvertible {
     /// Someone has to look, though it is tried again.
     package var isAlarm: Bool {
         switch cause {
-        case VaultError.notKept, VaultError.noVault: true
+        case VaultError.notKept, VaultError.noVault, VaultError.damaged, VaultError.missing, VaultError.rolledBack: true
         // Storage of this host: it may be one bad read, and must be looked at.
         case let error as SystemError: error.errno == EIO || outcome != .mayPass
         case VaultError.memory(let error): error.errno == EIO || outcome != .mayPass
@@ -62,7 +62,8 @@ package struct AttemptFailure: Error, CustomStringConvertible {
         case .wrongKey: return AttemptFailure(.forGood, "\(error)", remedy: "bring the vault's own key file or passphrase to where the disk's is, then farshore resume DISK", cause: error)
         case .noKeyFile(let path): return AttemptFailure(.forGood, "\(error)", remedy: "bring \(path) back from a copy, then farshore resume DISK", cause: error)
         case .damaged, .missing, .rolledBack:
-            return AttemptFailure(.forGood, "\(error)", remedy: "farshore vault check URL names all that is damaged", cause: error)
+            // As the target shows it now: an answer may have been changed on its way, or come from a part of the target that is behind.
+            return AttemptFailure(.mayPass, "\(error)", remedy: "farshore vault check URL names all that is damaged", cause: error)
         case .notFound:
             return AttemptFailure(.forGood, "\(error)", remedy: "unprotect the disk, and protect it again, which sends it anew", cause: error)
         case .noVault:

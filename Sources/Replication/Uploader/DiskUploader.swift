@@ -3,36 +3,44 @@
 
 import BlockIO
 import ChangeLog
-import Logging
+package import Logging
 import ObjectStore
 import Site
 import Synchronization
 import Vault
 
-final class DiskUploader: Sendable {
+package final class DiskUploader: Sendable {
     /// How often a waiting thread looks whether its disk was paused, resumed or removed.
     private static let pollMilliseconds = 1000
 
     private let name: String
     private let catalogue: Catalogue
     private let stop: StopFlag
+    private let clock: UploadClock
     private let log: Logger
     private let replicator: Replicator
     /// How far the disk's log is filled up with what the vault lacks.
     private let pressure: @Sendable () -> LogPressure
+    private let delays: DelayWatch?
 
-    init(name: String, replicator: Replicator, log: Logger, pressure: @escaping @Sendable () -> LogPressure = { .low }) {
+    package convenience init(name: String, replicator: Replicator, log: Logger) {
+        self.init(name: name, replicator: replicator, log: log, delays: nil) { .low }
+    }
+
+    init(name: String, replicator: Replicator, log: Logger, delays: DelayWatch?, pressure: @escaping @Sendable () -> LogPressure) {
+        self.delays = delays
         self.pressure = pressure
         self.name = name
         self.replicator = replicator
         self.log = log
         catalogue = replicator.catalogue
         stop = replicator.stop
+        clock = replicator.clock
     }
 
     /// Returns when the uploader stops or the disk is no longer protected.
-    func run() {
-        var cycle = UploadCycle(intervalSeconds: 1, now: Clock.monotonicNanoseconds())
+    package func run() {
+        var cycle = UploadCycle(intervalSeconds: 1, now: clock.now())
         var wasPaused = false
         var announced: UInt64?
         var unrecorded: AttemptFailure?
@@ -42,13 +50,13 @@ final class DiskUploader: Sendable {
                 guard let disk = try catalogue.disks().first(where: { $0.name == name }), disk.state == .protected else { return }
                 cycle.setInterval(seconds: disk.policy.intervalSeconds)
                 // The catalogue may have failed with the attempt: health and `resume` go by what is noted there.
-                if let failure = unrecorded { announced = try recordFailure(failure, nextAttemptIn: Self.wait(cycle)) }
+                if let failure = unrecorded { announced = try recordFailure(failure, nextAttemptIn: wait(cycle)) }
                 unrecorded = nil
-                if wasPaused, !disk.isPaused { cycle.resume(now: Clock.monotonicNanoseconds()) }
+                if wasPaused, !disk.isPaused { cycle.resume(now: clock.now()) }
                 wasPaused = disk.isPaused
-                if cycle.isHalted, try catalogue.replication(ofDisk: name).nextAttemptNanoseconds != announced { cycle.resume(now: Clock.monotonicNanoseconds()) }
-                if try isUrgent(disk) { cycle.hasten(now: Clock.monotonicNanoseconds()) }
-                if !disk.isPaused, cycle.begin(now: Clock.monotonicNanoseconds()) {
+                if cycle.isHalted, try catalogue.replication(ofDisk: name).nextAttemptNanoseconds != announced { cycle.resume(now: clock.now()) }
+                if try isUrgent(disk) { cycle.hasten(now: clock.now()) }
+                if !disk.isPaused, cycle.begin(now: clock.now()) {
                     unrecorded = try carryOut(&cycle, disk, replication)
                     if unrecorded != nil { continue }
                 }
@@ -56,7 +64,7 @@ final class DiskUploader: Sendable {
                 // The catalogue itself fails (full disk, lock): nothing can be recorded there now.
                 let failure = unrecorded.map { "; before that replication failed: \($0.message)" } ?? ""
                 log.error("\(name): cannot record or look up how it stands: \(error)\(failure)")
-                stop.sleep(milliseconds: Self.pollMilliseconds)
+                clock.sleep(Self.pollMilliseconds, stop)
             }
             // A fenced thread stays and does nothing: ended, it would be started again and take the disk back.
             sleep(until: cycle.wakeAt)
@@ -101,32 +109,36 @@ final class DiskUploader: Sendable {
 
     /// One attempt; its failure, when it failed.
     private func carryOut(_ cycle: inout UploadCycle, _ disk: ProtectedDisk, _ replication: DiskReplication) throws(SiteError) -> AttemptFailure? {
+        let began = clock.now()
         do {
             let isReplicated = try replication.attempt(disk)
-            cycle.ended(.succeeded, now: Clock.monotonicNanoseconds())
-            if isReplicated { try recordSuccess() }
+            cycle.ended(.succeeded, now: clock.now())
+            if isReplicated {
+                delays?.succeeded(disk.name, begunAt: began)
+                try recordSuccess()
+            }
         } catch is Stopped {
-            cycle.ended(.succeeded, now: Clock.monotonicNanoseconds())
+            cycle.ended(.succeeded, now: clock.now())
         } catch VaultError.store(let error) where error.code == .heldBack {
             // By the bandwidth limit, until the time to drain was over.
-            cycle.ended(.succeeded, now: Clock.monotonicNanoseconds())
+            cycle.ended(.succeeded, now: clock.now())
         } catch {
             let failure = AttemptFailure(error)
-            cycle.ended(failure.outcome, now: Clock.monotonicNanoseconds())
+            cycle.ended(failure.outcome, now: clock.now())
             return failure
         }
         return nil
     }
 
-    private static func wait(_ cycle: UploadCycle) -> UInt64? {
-        let now = Clock.monotonicNanoseconds()
+    private func wait(_ cycle: UploadCycle) -> UInt64? {
+        let now = clock.now()
         return cycle.wakeAt.map { $0 - min($0, now) }
     }
 
     private func sleep(until wakeAt: UInt64?) {
-        let now = Clock.monotonicNanoseconds()
+        let now = clock.now()
         let left = wakeAt.map { $0 > now ? Int(($0 - now + 999_999) / 1_000_000) : 0 } ?? Self.pollMilliseconds
-        if left > 0 { stop.sleep(milliseconds: min(left, Self.pollMilliseconds)) }
+        if left > 0 { clock.sleep(min(left, Self.pollMilliseconds), stop) }
     }
 
     private func recordSuccess() throws(SiteError) {

@@ -13,16 +13,19 @@ package struct Replicator: Sendable {
     /// Named in the vault's heads.
     let host: String
     let stop: StopFlag
+    let clock: UploadClock
     let limits: SendingLimits
     let progress: Progress
 
     package init(
-        catalogue: Catalogue, host: String, stop: StopFlag, catalogAgeSecondsMax: UInt64 = ReplicationLimits.catalogAgeSecondsMax, openVault: @escaping VaultConnections.Open,
+        catalogue: Catalogue, host: String, stop: StopFlag, catalogAgeSecondsMax: UInt64 = ReplicationLimits.catalogAgeSecondsMax,
+        clock: UploadClock = .system, openVault: @escaping VaultConnections.Open,
         owner: @escaping @Sendable (ProtectedDisk) throws -> any DiskOwner, progress: @escaping Progress
     ) {
         self.catalogue = catalogue
         self.host = host
         self.stop = stop
+        self.clock = clock
         self.owner = owner
         self.progress = progress
         limits = SendingLimits(catalogue: catalogue, stop: stop)

@@ -18,6 +18,7 @@ package final class UploadService: Sendable {
     /// By disk.
     private let pressures = Mutex<[String: LogPressure]>([:])
     private let retention: GroupRetention
+    private let delays: DelayWatch
 
     package init(replicator: Replicator, log: Logger) {
         self.replicator = replicator
@@ -25,10 +26,12 @@ package final class UploadService: Sendable {
         catalogue = replicator.catalogue
         stop = replicator.stop
         retention = GroupRetention(replicator, log: log)
+        delays = DelayWatch(replicator, log: log)
     }
 
     /// Uploads until `stop`; returns when all threads have ended.
     package func run() throws {
+        try delays.begin()
         var threads: [String: OwnThread] = [:]
         let retaining = try OwnThread(name: "retention") { [self] in
             while !stop.isStopping {
@@ -45,9 +48,11 @@ package final class UploadService: Sendable {
                 threads.removeValue(forKey: name)?.join()
             }
             do {
-                for disk in try catalogue.disks() where disk.state == .protected && threads[disk.name] == nil {
+                let disks = try catalogue.disks()
+                for disk in disks where disk.state == .protected && threads[disk.name] == nil {
                     threads[disk.name] = try start(disk.name)
                 }
+                delays.look(at: disks)
             } catch {
                 // Ended here, it would wait for the disks' threads for ever and start no more; the next turn may work.
                 log.error("the protected disks cannot be looked up: \(error)")
@@ -67,7 +72,7 @@ package final class UploadService: Sendable {
     }
 
     private func start(_ name: String) throws(SystemError) -> OwnThread {
-        let uploader = DiskUploader(name: name, replicator: replicator, log: log) { [self] in pressures.withLock { $0[name] ?? .low } }
+        let uploader = DiskUploader(name: name, replicator: replicator, log: log, delays: delays) { [self] in pressures.withLock { $0[name] ?? .low } }
         return try OwnThread(name: "upload") { [self] in
             uploader.run()
             endedNames.withLock { _ = $0.insert(name) }

@@ -12,6 +12,7 @@ extension Catalogue {
         migrator.registerMigration("3 folders of parents") { try $0.execute(sql: "ALTER TABLE disk ADD COLUMN parent_folders TEXT NOT NULL DEFAULT ''") }
         migrator.registerMigration("4 policies") { try createPolicies($0) }
         migrator.registerMigration("5 resynchronisation") { try createResynchronisation($0) }
+        migrator.registerMigration("6 standing warnings") { try createWarnings($0) }
         return migrator
     }
 
@@ -120,6 +121,18 @@ extension Catalogue {
             ) STRICT;
             ALTER TABLE policy ADD COLUMN resync_window TEXT NOT NULL DEFAULT '18:00-06:00';
             ALTER TABLE policy ADD COLUMN when_full TEXT NOT NULL DEFAULT 'refuse';
+            """)
+    }
+
+    private static func createWarnings(_ database: Database) throws {
+        try database.execute(sql: """
+            CREATE TABLE warning (
+                disk TEXT NOT NULL REFERENCES disk(name) ON DELETE CASCADE,
+                kind TEXT NOT NULL,
+                text TEXT NOT NULL,
+                remedy TEXT NOT NULL,
+                PRIMARY KEY (disk, kind)
+            ) STRICT, WITHOUT ROWID;
             """)
     }
 

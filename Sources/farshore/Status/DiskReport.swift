@@ -58,7 +58,8 @@ struct DiskReport: Encodable {
         if let ended = Self.notServed(disk, refused, isBeingEnded: job?.kind == Job.Kind.unprotect.rawValue) {
             (health, reason, remedy) = ("critical", ended.text, ended.remedy)
         } else {
-            (health, reason, remedy) = Self.judge(disk, replication, served, log, behind, mark)
+            let standing = isUploading ? try catalogue.warnings(ofDisk: disk.name) : []
+            (health, reason, remedy) = Self.judge(disk, replication, served, log, [behind].compactMap { $0 } + standing.map { ($0.text, $0.remedy) }, mark)
         }
         image = disk.imagePath
         sizeBytes = disk.sizeBytes
@@ -117,7 +118,7 @@ struct DiskReport: Encodable {
 
     /// The worst of what they say.
     private static func judge(
-        _ disk: ProtectedDisk, _ replication: ReplicationState, _ served: ServedDiskStatus?, _ log: LogView, _ behind: (text: String, remedy: String)?,
+        _ disk: ProtectedDisk, _ replication: ReplicationState, _ served: ServedDiskStatus?, _ log: LogView, _ delays: [(text: String, remedy: String)],
         _ mark: Resynchronisation?
     ) -> (String, String?, String?) {
         var found: [(rank: Int, text: String?, remedy: String?)] = []
@@ -125,7 +126,7 @@ struct DiskReport: Encodable {
         found.append((replication.health.rank, replication.error.map { "replication failed: \($0)" }, replication.remedy))
         if let mark { found.append((2, "resynchronisation required: \(mark.reason)", mark.isNow ? "farshore job list shows how far it is" : "farshore resync \(disk.name) --now")) }
         if let problem = log.problem { found.append((3, problem, "mend the volume of \(disk.logFolder)")) }
-        if let behind { found.append((1, behind.text, behind.remedy)) }
+        found += delays.map { (1, $0.text, $0.remedy) }
         guard let worst = found.max(by: { $0.rank < $1.rank }), worst.rank > 0 else { return ("normal", nil, nil) }
         return (["normal", "warning", "resynchronisation-required", "critical"][worst.rank], worst.text, worst.remedy)
     }

@@ -1,0 +1,114 @@
+// Looks, beside the threads that upload, whether each disk's vault is as new as its policy wants it, and whether its cycles
+// are kept: an upload that hangs or crawls is noticed while it does. Keeps the warnings in the catalogue. Called by
+// UploadService's own thread; the disks' threads tell what succeeded.
+
+import BlockIO
+import ChangeLog
+import Logging
+import Site
+import Synchronization
+
+final class DelayWatch: Sendable {
+    private struct Watched {
+        var lag = LagWatch()
+        var cycles: MissedCycles?
+        var nextLook: UInt64 = 0
+    }
+
+    private let catalogue: Catalogue
+    private let clock: UploadClock
+    private let log: Logger
+    private let watched = Mutex<[String: Watched]>([:])
+
+    init(_ replicator: Replicator, log: Logger) {
+        catalogue = replicator.catalogue
+        clock = replicator.clock
+        self.log = log
+    }
+
+    /// What an uploader before left standing.
+    func begin() throws(SiteError) { try catalogue.takeAwayAllWarnings() }
+
+    func succeeded(_ disk: String, begunAt time: UInt64) {
+        watched.withLock {
+            $0[disk, default: Watched()].lag.succeeded(begunAt: time)
+            $0[disk]?.cycles?.succeeded(begunAt: time)
+        }
+    }
+
+    func look(at disks: [ProtectedDisk]) {
+        let names = Set(disks.map(\.name))
+        watched.withLock { $0 = $0.filter { names.contains($0.key) } }
+        for disk in disks {
+            do throws(SiteError) { try look(disk) } catch { log.error("\(disk.name): its lag cannot be noted: \(error)") }
+        }
+    }
+
+    private func look(_ disk: ProtectedDisk) throws(SiteError) {
+        let now = clock.now()
+        guard now >= watched.withLock({ $0[disk.name]?.nextLook ?? 0 }) else { return }
+        let replication = try catalogue.replication(ofDisk: disk.name)
+        guard disk.state == .protected, !disk.isPaused, replication.phase == .delta, let proven = replication.provenSequence else {
+            watched.withLock { $0[disk.name] = nil }
+            for kind in StandingWarning.Kind.allCases { try catalogue.takeAway(kind, ofDisk: disk.name) }
+            return
+        }
+        let oldest = oldestUnproven(disk, proven)
+        let (late, missed) = watched.withLock { all -> (LagWatch.Change?, MissedCycles.Change?) in
+            var mine = all[disk.name] ?? Watched()
+            defer { all[disk.name] = mine }
+            // Often enough to see what the threshold is about, and no more: each look reads the log's folder.
+            mine.nextLook = now + UInt64(max(1, min(disk.policy.intervalSeconds, disk.policy.lateSeconds / 4))) * 1_000_000_000
+            if mine.cycles?.isFor(intervalSeconds: disk.policy.intervalSeconds) != true { mine.cycles = MissedCycles(intervalSeconds: disk.policy.intervalSeconds, now: now) }
+            let late = mine.lag.look(
+                oldestWallNanoseconds: oldest, now: now, wallNanoseconds: Clock.wallNanoseconds(), lateSeconds: disk.policy.lateSeconds,
+                intervalSeconds: disk.policy.intervalSeconds)
+            return (late, mine.cycles?.look(now: now))
+        }
+        try note(late, disk)
+        try note(missed, disk)
+    }
+
+    /// The time of the oldest write that the vault lacks; nil when it has all, or the log cannot be read, which `status` says.
+    private func oldestUnproven(_ disk: ProtectedDisk, _ proven: UInt64) -> UInt64? {
+        struct Found: Error {}
+        var oldest: UInt64?
+        do {
+            try LogReader(LogFolder(disk.logFolder)).headers(after: proven) { record in
+                guard record.kind != .void else { return }
+                oldest = record.wallNanoseconds
+                throw Found()
+            }
+        } catch {}
+        return oldest
+    }
+
+    private func note(_ change: LagWatch.Change?, _ disk: ProtectedDisk) throws(SiteError) {
+        let allowed = Quantity.spanText(seconds: UInt64(disk.policy.lateSeconds))
+        switch change {
+        case .raised(let seconds):
+            try catalogue.set(
+                StandingWarning(
+                    kind: .lag, text: "the vault is proven to be \(Int(seconds)) s behind, more than the \(allowed) of the policy \(disk.policy.name)",
+                    remedy: "look at the target and the way to it, or allow more with farshore policy edit \(disk.policy.name) --rpo"),
+                ofDisk: disk.name)
+        case .over:
+            if try catalogue.takeAway(.lag, ofDisk: disk.name) { try catalogue.record(.information, disk: disk.name, "the vault is no more than \(allowed) behind again") }
+        case nil: break
+        }
+    }
+
+    private func note(_ change: MissedCycles.Change?, _ disk: ProtectedDisk) throws(SiteError) {
+        switch change {
+        case .raised(let missed, let all):
+            try catalogue.set(
+                StandingWarning(
+                    kind: .missedCycles, text: "\(missed) of the last \(all) upload intervals were missed",
+                    remedy: "farshore events says what failed; where nothing did, the target is too slow for this interval"),
+                ofDisk: disk.name)
+        case .over:
+            if try catalogue.takeAway(.missedCycles, ofDisk: disk.name) { try catalogue.record(.information, disk: disk.name, "upload intervals are kept again") }
+        case nil: break
+        }
+    }
+}

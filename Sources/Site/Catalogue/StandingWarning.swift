@@ -1,0 +1,59 @@
+// What is wrong with a disk's replication for a while, though no attempt need have failed: set and taken away by the
+// running uploader, shown by `status` while one runs.
+
+import BlockIO
+import GRDB
+
+package struct StandingWarning: Equatable, Sendable {
+    package enum Kind: String, Sendable, CaseIterable {
+        /// The vault is proven to be further behind than the policy allows.
+        case lag
+        /// Too many of the last hour's cycles did not bring the vault up to date.
+        case missedCycles = "missed-cycles"
+    }
+
+    package let kind: Kind
+    package let text: String
+    package let remedy: String
+
+    package init(kind: Kind, text: String, remedy: String) {
+        self.kind = kind
+        self.text = text
+        self.remedy = remedy
+    }
+}
+
+extension Catalogue {
+    package func warnings(ofDisk name: String) throws(SiteError) -> [StandingWarning] {
+        try read { database in
+            try Row.fetchAll(database, sql: "SELECT * FROM warning WHERE disk = ? ORDER BY kind", arguments: [name]).map {
+                StandingWarning(kind: try storedName($0["kind"]), text: $0["text"], remedy: $0["remedy"])
+            }
+        }
+    }
+
+    /// Sets the warning, and records it as an event.
+    package func set(_ warning: StandingWarning, ofDisk name: String) throws(SiteError) {
+        try write {
+            try $0.execute(
+                sql: """
+                    INSERT INTO warning (disk, kind, text, remedy) SELECT name, ?, ?, ? FROM disk WHERE name = ?
+                    ON CONFLICT (disk, kind) DO UPDATE SET text = excluded.text, remedy = excluded.remedy
+                    """,
+                arguments: [warning.kind.rawValue, warning.text, warning.remedy, name])
+        }
+        try record(.warning, disk: name, "\(warning.text); \(warning.remedy)")
+    }
+
+    /// True when it stood.
+    @discardableResult
+    package func takeAway(_ kind: StandingWarning.Kind, ofDisk name: String) throws(SiteError) -> Bool {
+        try write {
+            try $0.execute(sql: "DELETE FROM warning WHERE disk = ? AND kind = ?", arguments: [name, kind.rawValue])
+            return $0.changesCount > 0
+        }
+    }
+
+    /// Those of an uploader that ended: the next one judges anew.
+    package func takeAwayAllWarnings() throws(SiteError) { try write { try $0.execute(sql: "DELETE FROM warning") } }
+}
