@@ -101,8 +101,17 @@ package final class Vault: Sendable {
         } catch {
             throw .store(error)
         }
-        let (marker, cipher) = try VaultMarker.decode(bytes)
-        let keys = try unlock(store, marker, cipher, key)
+        let keys: VaultKeys
+        do throws(VaultError) {
+            let (marker, cipher) = try VaultMarker.decode(bytes)
+            keys = try unlock(store, marker, cipher, key)
+        } catch {
+            // The marker is in the clear: changed on its way, it would make the key look wrong.
+            guard try fromStore(ObjectPlace.markerKey, { () throws(StoreError) in try store.get(ObjectPlace.markerKey, range: nil) }) == bytes else {
+                throw .damaged(object: ObjectPlace.markerKey, reason: "two readings of it differ")
+            }
+            throw error
+        }
         return Vault(store: store, keys: OpenedKeys(keys), source: key, keyFiles: keyFiles, marker: bytes, memory: memory, settings: settings)
     }
 
@@ -116,8 +125,10 @@ package final class Vault: Sendable {
             return kit.keys
         case (.aes256GCM, _):
             let objects = KeyObjects(store: store, vault: marker.vault)
-            guard let keys = try objects.open(key) else { throw .wrongKey("no key of the vault at \(store.location) opens with the \(key.hint) given") }
-            return keys
+            if let keys = try objects.open(key) { return keys }
+            // An encrypted vault has one: where none is to be seen, that says nothing of the key given.
+            guard try !objects.numbers().isEmpty else { throw .missing(object: ObjectPlace.keyObject(1)) }
+            throw .wrongKey("no key of the vault at \(store.location) opens with the \(key.hint) given")
         }
     }
 

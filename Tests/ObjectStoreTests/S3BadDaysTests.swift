@@ -3,6 +3,7 @@
 
 import Foundation
 import ObjectStore
+import Synchronization
 import Testing
 
 @Suite(.timeLimit(.minutes(2))) struct S3BadDaysTests {
@@ -132,6 +133,17 @@ import Testing
         try withServer({ _, request in request.method == "HEAD" ? .reply(403) : .reply(400, body: Self.xml("ExpiredToken")) }) { store, server in
             expectCode(.credentialsExpired) { _ = try store.head("k") }
             #expect(server.requests.map(\.method) == ["HEAD", "GET"])
+        }
+    }
+
+    @Test func aRefusalThatIsOverIsNoError() throws {
+        let answers = Mutex(0)
+        try withServer({ _, request in
+            if request.method == "GET" { return .reply(404, body: Self.xml("NoSuchKey")) }
+            return .reply(answers.withLock { $0 += 1; return $0 } == 1 ? 400 : 200)
+        }) { store, _ in
+            let found = try store.head("k")
+            #expect(found == nil)
         }
     }
 

@@ -5,6 +5,7 @@ import Foundation
 import ObjectStore
 import Replication
 import Site
+import Synchronization
 import Testing
 import Vault
 
@@ -102,6 +103,50 @@ import Vault
             #expect(look(&watch, 1_110, written: 1_108 + jump, clock: jump) == nil)
             #expect(look(&watch, 1_170, written: 1_165 + jump, clock: jump) == .over)
             #expect(look(&watch, 1_270, written: 1_168 + jump, clock: jump) == .raised(lagSeconds: 102))
+        }
+    }
+
+    // MARK: A running uploader
+
+    /// Hours of its clock are seconds here: the target is away, then back.
+    @Test func aRunningUploaderWarnsAndSaysWhenItIsOver() throws {
+        let disk = try ReplicatedDisk(content: [UInt8](repeating: 5, count: 1 << 20))
+        let catalogue = try Catalogue(site: disk.site)
+        _ = try catalogue.changePolicy(named: "default", PolicyChange(intervalSeconds: 30, rpoSeconds: 100))
+        #expect(try disk.upload() == nil)
+        let passed = Atomic<UInt64>(0)
+        let clock = UploadClock(
+            now: { passed.load(ordering: .relaxed) },
+            sleep: { milliseconds, _ in
+                passed.add(UInt64(milliseconds) * 1_000_000, ordering: .relaxed)
+                usleep(100)
+            })
+        let stop = StopFlag()
+        let service = UploadService(replicator: try disk.replicator(stop: stop, clock: clock), log: ReplicatedDisk.quiet)
+        let thread = try OwnThread(name: "service") { do { try service.run() } catch { Issue.record(error) } }
+        defer {
+            stop.stop()
+            thread.join()
+        }
+        func waits(for kinds: [StandingWarning.Kind]) throws -> Bool {
+            let deadline = Date.now.addingTimeInterval(60)
+            while try catalogue.warnings(ofDisk: ReplicatedDisk.name).map(\.kind) != kinds {
+                guard Date.now < deadline else { return false }
+                usleep(20_000)
+            }
+            return true
+        }
+        disk.store.failPuts { _, _ in unreachable }
+        try disk.write([1, 2, 3], at: 4_096)
+        #expect(try waits(for: [.lag, .missedCycles]))
+        disk.store.failPuts(nil)
+        #expect(try waits(for: []))
+        let events = try catalogue.events(limit: 100)
+        for (severity, text) in [
+            (SiteEvent.Severity.warning, "more than the 100s of the policy default"), (.information, "no more than 100s behind again"),
+            (.warning, "upload intervals were missed"), (.information, "upload intervals are kept again"),
+        ] {
+            #expect(events.count { $0.severity == severity && $0.text.contains(text) } == 1, "\(text): \(events.map(\.text))")
         }
     }
 

@@ -80,6 +80,8 @@ import VaultFixtures
         let first = Racer("first", disk, disk.site, memory, conditionalPut: conditionalPut)
         let second = Racer("second", disk, SiteDirectory(path: disk.folder + "/other-site"), memory, conditionalPut: conditionalPut)
         try FileManager.default.copyItem(atPath: old, toPath: second.site.path)
+        // So that they meet within one attempt.
+        memory.setLatency(microseconds: 500)
         var (next, epoch, fenced) = (UInt64(1), UInt64(0), 0)
         for round in 0..<10 * campaignScale {
             let what = "seed \(seed), round \(round)"
@@ -129,6 +131,7 @@ import VaultFixtures
             let disk = try ReplicatedDisk(content: [UInt8](repeating: 3, count: 1 << 20), in: memory, settings: quick())
             #expect(try disk.upload() == nil)
             let copy = try ReplicatedDisk(copyOf: disk)
+            memory.setLatency(microseconds: 500)
             let racers = [("first", disk), ("second", copy)].map { Racer($0, $1, $1.site, memory, conditionalPut: conditionalPut) }
             for _ in 0..<2 {
                 for racer in racers { try racer.disk.scribble(Int.random(in: 1...4, using: &random), using: &random) }

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 
-from scenario import MIB, ROOT, Scenario, check, run
+from scenario import MIB, ROOT, Failed, Scenario, check, run
 
 YEAR = 365 * 86400
 
@@ -30,7 +30,8 @@ def digest(path):
 def wait_until(what, condition, timeout=30):
     deadline = time.monotonic() + timeout
     while not condition():
-        check(time.monotonic() < deadline, "waited in vain: " + what)
+        if time.monotonic() > deadline:
+            raise Failed(f"waited in vain: {what}\n{s.farshore('status').stdout}{s.farshore('events').stdout}")
         time.sleep(0.1)
 
 

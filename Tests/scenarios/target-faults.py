@@ -5,10 +5,10 @@ point restores to the byte.
 Promise F3: A local segment is let go only after the vault's copy of it was verified.
 """
 import hashlib
+import itertools
 import os
 import random
 import signal
-import time
 
 from scenario import MIB, SCALE, Scenario, check, requires
 import objects
@@ -64,7 +64,7 @@ with Scenario() as s:
     s.farshore("upload", "--once")
     _, mnt = s.mount(served="d")
     served = os.path.join(mnt, "d", "disk.raw")
-    held = {}
+    held, uploading = {}, []
 
     def change():
         with open(served, "r+b", buffering=0) as file:
@@ -76,11 +76,13 @@ with Scenario() as s:
         with open(served, "rb") as file:
             held[point] = hashlib.file_digest(file, "sha256").hexdigest()
 
-    def strike(methods, fault, seed):
-        """A quarter of the requests, from the seed alone."""
-        draws, struck = random.Random(seed), []
+    def strike(methods, fault, seed, kill_at):
+        """A quarter of the requests, from the seed alone. The uploader is killed at each `kill_at`-th request."""
+        draws, struck, count = random.Random(seed), [], itertools.count(1)
 
         def misbehave(method, path):
+            if kill_at and next(count) % kill_at == 0 and uploading and uploading[-1].poll() is None:
+                os.killpg(uploading[-1].pid, signal.SIGKILL)
             if method not in methods.split() or draws.random() > 0.25:
                 return None
             struck.append(path)
@@ -90,16 +92,12 @@ with Scenario() as s:
     for number, (name, (methods, fault, statuses)) in enumerate(FAULTS.items()):
         for turn in range(max(1, int(SCALE))):
             change()
-            ends, is_killed = [], (number + turn) % 2 == 1
-            proxy.fault, struck = strike(methods, fault, s.seed + 1000 * turn + number)
+            ends, kill_at = [], s.random.randrange(3, 24) if (number + turn) % 2 == 1 else 0
+            proxy.fault, struck = strike(methods, fault, s.seed + 1000 * turn + number, kill_at)
             for _ in range(2):
-                uploading = s.start("upload", "--once", log=s.path("upload.log"))
-                if is_killed:
-                    time.sleep(s.random.uniform(0.05, 0.4))
-                    if uploading.poll() is None:
-                        os.killpg(uploading.pid, signal.SIGKILL)
-                ends.append(uploading.wait(120))
-                check(ends[-1] == -signal.SIGKILL or ends[-1] in statuses, f"{name}: upload ended with {ends[-1]}: {open(uploading.log).read()}")
+                uploading.append(s.start("upload", "--once", log=s.path("upload.log")))
+                ends.append(uploading[-1].wait(120))
+                check(ends[-1] == -signal.SIGKILL or ends[-1] in statuses, f"{name}: upload ended with {ends[-1]}: {open(uploading[-1].log).read()}")
             proxy.fault = None
             done = s.farshore("upload", "--once", ok=False)
             check(done.returncode == 0, f"{name}: it is over, and the upload ended with {done.returncode}: {done.stderr}")

@@ -101,6 +101,11 @@ package final class S3Store: ObjectStore {
             throw failure(answer, "HEAD of \(key)")
         default:
             let asked = try exchange(TargetRequest(.get, path: path(key), headers: [("range", "bytes=0-0")]))
+            // What refused the first is over, and the second says what the first was asked.
+            if asked.status == 404, S3ErrorBody(asked.body)?.Code == "NoSuchKey" {
+                try seeBucket()
+                return nil
+            }
             throw failure(asked.status >= 300 ? asked : answer, "HEAD of \(key)")
         }
     }

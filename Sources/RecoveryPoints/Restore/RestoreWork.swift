@@ -1,12 +1,13 @@
 // The regions of a restore and who works on which. The threads take regions; the caller's thread waits, notes and
 // reports.
 
-import Foundation
+import BlockIO
 
 final class RestoreWork: @unchecked Sendable {
-    // Sendable: everything below `condition` is only touched while it is locked.
+    // Sendable: everything below `monitor` is only touched while it is locked.
 
-    private let condition = NSCondition()
+    private let monitor = Monitor()
+    private let progressed = Signal()
     private let regions: UInt64
     private var finished: RegionSet
     private var next: UInt64 = 0
@@ -48,7 +49,7 @@ final class RestoreWork: @unchecked Sendable {
                 case .failure(let failure):
                     error = error ?? failure
                 }
-                condition.broadcast()
+                progressed.wakeAll()
             }
         }
     }
@@ -68,14 +69,14 @@ final class RestoreWork: @unchecked Sendable {
         locked {
             let isOver = error == nil ? finished.count == regions && running == 0 : running == 0
             guard !isOver else { return false }
-            _ = condition.wait(until: Date(timeIntervalSinceNow: Double(milliseconds) / 1000))
+            monitor.wait(for: progressed, milliseconds: milliseconds)
             return true
         }
     }
 
     private func locked<Value>(_ body: () -> Value) -> Value {
-        condition.lock()
-        defer { condition.unlock() }
+        monitor.lock()
+        defer { monitor.unlock() }
         return body()
     }
 }

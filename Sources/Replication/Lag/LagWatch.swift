@@ -3,8 +3,7 @@
 // publications the lag falls to nothing and rises again, which is no end of anything.
 //
 // The age is that which the record's own time gives. No write is older than the beginning of the last attempt that
-// succeeded, by the monotonic clock: that bounds it when the wall clock was set forward, and stands for it when the clock
-// was set at all since then.
+// succeeded, by the monotonic clock: that bounds it, and stands for it when the wall clock was set since then.
 
 package struct LagWatch: Equatable, Sendable {
     package enum Change: Equatable, Sendable {
@@ -16,6 +15,7 @@ package struct LagWatch: Equatable, Sendable {
     private static let clockToleranceNanoseconds: UInt64 = 2_000_000_000
 
     private var provenThrough: UInt64?
+    private var watchedSince: UInt64?
     private var clockOffset: UInt64?
     private var isClockDoubted = false
     private var calmSince: UInt64?
@@ -34,6 +34,7 @@ package struct LagWatch: Equatable, Sendable {
         oldestWallNanoseconds: UInt64?, now: UInt64, wallNanoseconds: UInt64, lateSeconds: Int, intervalSeconds: Int
     ) -> Change? {
         noteClock(wallNanoseconds &- now)
+        watchedSince = watchedSince ?? now
         let age = oldestWallNanoseconds.map { self.age($0, now: now, wallNanoseconds: wallNanoseconds) } ?? 0
         let late = UInt64(lateSeconds) * 1_000_000_000
         if age > late {
@@ -63,8 +64,8 @@ package struct LagWatch: Equatable, Sendable {
 
     private func age(_ written: UInt64, now: UInt64, wallNanoseconds: UInt64) -> UInt64 {
         let byWall = wallNanoseconds > written ? wallNanoseconds - written : 0
-        guard let provenThrough else { return byWall }
-        let most = now > provenThrough ? now - provenThrough : 0
-        return isClockDoubted ? most : min(byWall, most)
+        // Before the first success of this watch there is no more to go by than its own beginning.
+        if isClockDoubted { return now - min(now, provenThrough ?? watchedSince ?? now) }
+        return min(byWall, provenThrough.map { now - min(now, $0) } ?? .max)
     }
 }

@@ -50,21 +50,23 @@ final class DelayWatch: Sendable {
         let replication = try catalogue.replication(ofDisk: disk.name)
         guard disk.state == .protected, !disk.isPaused, replication.phase == .delta, let proven = replication.provenSequence else {
             watched.withLock { $0[disk.name] = nil }
-            for kind in StandingWarning.Kind.allCases { try catalogue.takeAway(kind, ofDisk: disk.name) }
+            for warning in try catalogue.warnings(ofDisk: disk.name) { try catalogue.takeAway(warning.kind, ofDisk: disk.name) }
             return
         }
         let oldest = oldestUnproven(disk, proven)
-        let (late, missed) = watched.withLock { all -> (LagWatch.Change?, MissedCycles.Change?) in
+        let (late, missed, isCountedAnew) = watched.withLock { all -> (LagWatch.Change?, MissedCycles.Change?, Bool) in
             var mine = all[disk.name] ?? Watched()
             defer { all[disk.name] = mine }
             // Often enough to see what the threshold is about, and no more: each look reads the log's folder.
             mine.nextLook = now + UInt64(max(1, min(disk.policy.intervalSeconds, disk.policy.lateSeconds / 4))) * 1_000_000_000
-            if mine.cycles?.isFor(intervalSeconds: disk.policy.intervalSeconds) != true { mine.cycles = MissedCycles(intervalSeconds: disk.policy.intervalSeconds, now: now) }
+            let isCountedAnew = mine.cycles?.isFor(intervalSeconds: disk.policy.intervalSeconds) != true
+            if isCountedAnew { mine.cycles = MissedCycles(intervalSeconds: disk.policy.intervalSeconds, now: now) }
             let late = mine.lag.look(
                 oldestWallNanoseconds: oldest, now: now, wallNanoseconds: Clock.wallNanoseconds(), lateSeconds: disk.policy.lateSeconds,
                 intervalSeconds: disk.policy.intervalSeconds)
-            return (late, mine.cycles?.look(now: now))
+            return (late, mine.cycles?.look(now: now), isCountedAnew)
         }
+        if isCountedAnew { try catalogue.takeAway(.missedCycles, ofDisk: disk.name) }
         try note(late, disk)
         try note(missed, disk)
     }

@@ -2,7 +2,6 @@
 // drain time is over. Set by a signal's thread, asked by every thread between two objects.
 
 import BlockIO
-import Foundation
 import Synchronization
 
 package final class StopFlag: Sendable {
@@ -10,15 +9,17 @@ package final class StopFlag: Sendable {
     package static let drainSeconds: UInt64 = 30
 
     private let stopped = Mutex<UInt64?>(nil)
-    private let changed = NSCondition()
+    /// Waits by the monotonic clock: by another, a wall clock that is set back would make a second's wait one of years.
+    private let monitor = Monitor()
+    private let changed = Signal()
 
     package init() {}
 
     package func stop() {
         stopped.withLock { $0 = $0 ?? Clock.monotonicNanoseconds() }
-        changed.lock()
-        changed.broadcast()
-        changed.unlock()
+        monitor.lock()
+        changed.wakeAll()
+        monitor.unlock()
     }
 
     package var isStopping: Bool { stopped.withLock { $0 != nil } }
@@ -31,9 +32,9 @@ package final class StopFlag: Sendable {
 
     /// Sleeps for at most `milliseconds`, shorter when `stop` comes.
     package func sleep(milliseconds: Int) {
-        changed.lock()
-        defer { changed.unlock() }
-        if !isStopping { _ = changed.wait(until: Date(timeIntervalSinceNow: Double(milliseconds) / 1000)) }
+        monitor.lock()
+        defer { monitor.unlock() }
+        if !isStopping { monitor.wait(for: changed, milliseconds: milliseconds) }
     }
 }
 

@@ -5,7 +5,7 @@ import BlockIO
 import GRDB
 
 package struct StandingWarning: Equatable, Sendable {
-    package enum Kind: String, Sendable, CaseIterable {
+    package enum Kind: String, Sendable {
         /// The vault is proven to be further behind than the policy allows.
         case lag
         /// Too many of the last hour's cycles did not bring the vault up to date.
