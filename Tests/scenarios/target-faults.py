@@ -41,7 +41,7 @@ FAULTS = {
     "412 for one's own object": ("PUT", "taken", PASSING),
     "409": ("PUT", (409, [], xml("ConditionalRequestConflict")), PASSING),
     "quota": ("PUT", (507, [], xml("QuotaExceeded")), PASSING),
-    "no such key, though it is there": ("GET HEAD", (404, [], xml("NoSuchKey")), MENDED | {10}),
+    "no such key, though it is there": ("GET HEAD", (404, [], xml("NoSuchKey")), MENDED | {5, 10}),
     "403": (ALL, (403, [], xml("AccessDenied")), MENDED),
     "token expired": (ALL, (400, [], xml("ExpiredToken")), MENDED),
     "clock skew": (ALL, (403, [], xml("RequestTimeTooSkewed")), MENDED),
