@@ -45,6 +45,34 @@ import VirtualDisk
         #expect(try VaultCheck(vault: group.openVault(), readData: true).run().isClean)
     }
 
+    /// The others' points of the time that it lost are theirs; points that all of them have go on once it has caught up.
+    @Test func aDiskOfAGroupIsResynchronised() throws {
+        let group = try grouped(["a", "b"])
+        #expect(try group.upload().isEmpty)
+        try group.write("a", 11)
+        let before = try group.cut()
+        #expect(try group.upload().isEmpty)
+        let entry = try group.catalogue.disk(named: "a")
+        try markResynchronisation(entry, LogFolder(entry.logFolder), group.catalogue, reason: "test", isNow: false)
+        _ = try group.catalogue.changePolicy(named: Policy.defaultName, PolicyChange(resyncWindow: try WeeklyWindow("never")))
+        try group.write("a", 12)
+        try group.write("b", 13)
+        let during = try group.cut()
+        try group.write("a", 14)
+        #expect(try group.upload().map(\.disk) == ["a"])
+        #expect(try group.listed("b")[during] == nil)
+        try group.catalogue.markResynchronisation(ofDisk: "a", reason: "test", isNow: true)
+        #expect(try group.upload().isEmpty)
+        #expect(try group.listed("b")[during] == ["b"])
+        #expect(try group.listed("a")[during] == nil)
+        try group.write("a", 15)
+        let after = try group.cut()
+        #expect(try group.upload().isEmpty)
+        for disk in group.names { #expect(try group.listed(disk)[before] == group.names && group.listed(disk)[after] == group.names) }
+        #expect(try group.shared("a").newest()?.sequence == after)
+        #expect(try group.mismatches().isEmpty)
+    }
+
     // Promise G2: A point of several disks is listed in a vault when every one of them has its part there, and not before.
     @Test func aKilledUploaderLeavesNoHalfPoint() throws {
         let group = try grouped(["a", "b", "c"])

@@ -111,6 +111,23 @@ with Scenario() as s:
     s.farshore("upload", "--once")
     check(restored("latest", "delta.raw") == model, "deltas do not go on")
 
+    # By policy: a guest that writes more than the budget while the target is away meets no error.
+    s.farshore("policy", "edit", "slow", "--when-full", "resync")
+    uploader = s.start("upload", "--foreground")
+    os.rename(vault, vault + ".away")
+    for number in range(2 * BUDGET // MIB):
+        write(60 * MIB, s.random.randbytes(MIB))
+        time.sleep(0.15)
+    check(status()["health"] == "resynchronisation-required" and "budget" in status()["resynchronisation"]["reason"], status())
+    os.rename(vault + ".away", vault)
+    present = chunks(vault)
+    s.farshore("resync", "db", "--now")
+    wait("the uploader does not resynchronise by itself", lambda: status()["health"] == "normal")
+    s.stop(uploader)
+    s.farshore("upload", "--once")
+    check(len(set(chunks(vault)) - set(present)) == 1, "one chunk differs")
+    check(restored("latest", "full.raw") == model, "a write of the outage is not in the vault")
+
     # Somebody writes to the image while nothing serves it.
     os.close(disk)
     s.farshore("unmount", mnt)

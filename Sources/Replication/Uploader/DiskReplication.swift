@@ -33,7 +33,7 @@ final class DiskReplication {
         } else if due == .waits {
             return false
         } else if relation == .unrelated, due == .none {
-            throw Self.otherHistory("the vault's history of \(disk.name) is not that of this log, and does not say why", disk, publisher)
+            throw Self.otherHistory("the vault's history of \(disk.name) is not that of this log: another host has replicated a copy of this disk, or one of this host's logs is lost", disk, publisher)
         } else {
             if case .branches(let sequence) = relation { try follow(at: sequence, disk, publisher, folder) }
             if due == .isDue { try resynchronise(disk, connection, publisher, folder) } else if case .continues = relation { try settleMark(disk, publisher, folder) }

@@ -56,7 +56,7 @@ struct ResyncCommand: ParsableCommand {
         }
         try catalogue.record(.information, disk: disk, "resynchronisation asked for by the administrator" + (mark.isNow ? ", at once" : ""))
         let document = Document(disk: disk, resynchronisation: ResynchronisationDocument(mark, protected))
-        try output.print(document) { "\($0.disk): \($0.resynchronisation.text)" }
+        try output.print(document) { "\($0.disk): \($0.resynchronisation.text)" + (protected.isPaused ? "; the disk is paused: farshore resume \(disk)" : "") }
     }
 }
 
