@@ -72,7 +72,7 @@ private func openRaw(_ container: consuming ContainerFile, access: ImageAccess) 
     try requireNotEmpty(container)
     guard access == .readOnly || status.sizeBytes % 512 == 0 else {
         throw .unsupported(path: path, what: "a raw image of \(status.sizeBytes) bytes ends inside a sector and cannot be written",
-            remedy: "truncate -s %512 \(path)")
+            remedy: "check that it is a disk image at all; if it is, pad a copy of it: truncate -s %512 COPY")
     }
     do throws(SystemError) {
         return try RawImage(container.descriptor, storedBytes: status.sizeBytes, isBlockDevice: status.kind == .blockDevice)

@@ -38,7 +38,7 @@ package enum VaultError: Error, Equatable, Sendable, CustomStringConvertible {
     package var description: String {
         switch self {
         case .wrongKey(let text): "wrong key: \(text)"
-        case .unknownKey(let object, let generation): "wrong key: \(object) is sealed with key generation \(generation), made after the key given, which opens only what is older"
+        case .unknownKey(let object, let generation): "wrong key: \(object) is sealed with key generation \(generation), made after the key given"
         case .damaged(let object, let reason): "the vault's object \(object) is damaged: \(reason)"
         case .missing(let object): "the vault's object \(object) is missing"
         case .notKept(let object, let reason): "the target did not keep the object \(object), which it had acknowledged: \(reason)"

@@ -24,9 +24,9 @@ import Vault
 
     private func expected(_ error: VaultError) -> (outcome: UploadCycle.Outcome, isAlarm: Bool) {
         switch error {
-        case .wrongKey, .unknownKey, .noKeyFile, .unsupportedVersion, .alreadyExists, .notFound, .refused: (.forGood, true)
+        case .wrongKey, .noKeyFile, .unsupportedVersion, .alreadyExists, .notFound, .refused: (.forGood, true)
         // As the target shows it now; somebody has to look all the same.
-        case .damaged, .missing, .notKept, .rolledBack, .noVault: (.mayPass, true)
+        case .unknownKey, .damaged, .missing, .notKept, .rolledBack, .noVault: (.mayPass, true)
         case .fenced: (.fenced, true)
         case .conflict: (.mayPass, false)
         case .store(let error): mayPass(error.code) ? (.mayPass, false) : (.forGood, true)

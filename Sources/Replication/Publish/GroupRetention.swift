@@ -59,8 +59,7 @@ final class GroupRetention: Sendable {
 
     private func round(_ heads: GroupHeads, _ connection: VaultConnection) {
         do {
-            guard let thinning = try thinning(heads.group) else { return }
-            guard let head = heads.head?.document else { return }
+            guard let head = heads.head?.document, let thinning = try thinning(heads.group, head) else { return }
             let isDue = state.withLock {
                 $0.schedules[heads.group, default: RetentionSchedule()].isDue(
                     head: head.number, now: Clock.monotonicNanoseconds(), wallMicros: Clock.wallNanoseconds() / 1_000, clockMicros: head.clock?.timeMicros,
@@ -74,9 +73,12 @@ final class GroupRetention: Sendable {
         }
     }
 
-    /// Of disks that share points each keeps what any of their policies asks for; nil when one keeps everything.
-    private func thinning(_ group: VaultID) throws(SiteError) -> Thinning? {
+    /// Of disks that share points each keeps what any of their policies asks for; nil when one keeps everything, or when a disk of the
+    /// head is none of this group here any more: its points are not those of the others to thin out.
+    private func thinning(_ group: VaultID, _ head: Head) throws(SiteError) -> Thinning? {
         guard let found = try catalogue.consistencyGroups().first(where: { $0.id == group.description }) else { return nil }
+        let own = Set(found.disks.map(\.id))
+        guard head.disks.allSatisfy({ $0.movedTo != nil || own.contains($0.disk.description) }) else { return nil }
         let policies = found.disks.map(\.policy.retention)
         guard !policies.contains(.everything) else { return nil }
         return Thinning(rules: policies.flatMap(\.rules).map { Thinning.Rule(periodSeconds: $0.periodSeconds, spanSeconds: $0.spanSeconds) })

@@ -34,6 +34,16 @@ package final class Publisher {
     package var state: DiskState? { head?.document.state(of: disk) }
     package var writerEpoch: UInt64? { heads.writerEpoch }
 
+    /// Publishes what was made under the collection epoch `epoch`. When a newer one was acknowledged meanwhile, a collection may have
+    /// deleted some of it: then nothing is published, and it is made again.
+    package func publishing(madeUnder epoch: UInt32, _ body: () throws(VaultError) -> Void) throws(VaultError) {
+        // No epoch is acknowledged until this returns.
+        try heads.making { current throws(VaultError) in
+            guard current == epoch else { throw .conflict(chain: "heads/\(heads.group)") }
+            try body()
+        }
+    }
+
     /// The first state of a disk, or of a history that shares nothing with those in the vault: they stay readable.
     package func publishInitial(lineage: VaultID, sequence: UInt64, sizeBytes: UInt64, root: MapRoot, timeMicros: UInt64) throws(VaultError) {
         if let newest = state?.newestSequence, newest >= sequence {

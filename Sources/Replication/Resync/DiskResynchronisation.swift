@@ -76,6 +76,8 @@ extension DiskReplication {
         try job.step("freeze") {
             sequence = try freeze(disk, publisher, folder)
             frozenAt = Clock.wallNanoseconds()
+            // A mark that was settled there says that the disk is replicated.
+            try setPhase(.resynchronisation, disk)
             return "image held at sequence \(sequence)"
         }
         // Killed between the head and what follows it.
@@ -105,10 +107,12 @@ extension DiskReplication {
                 try connection.refuseMisplaced(publisher.disk, in: publisher.heads.group)
                 let log = try folder.readState()
                 // A log that was made anew is a history of its own.
-                if log.lineage.vaultID == publisher.state?.current?.id {
-                    try publisher.publishResynchronised(sequence: sequence, root: root, timeMicros: frozenAt / 1000, sizes: log)
-                } else {
-                    try publisher.publishInitial(lineage: log.lineage.vaultID, sequence: sequence, sizeBytes: sizeBytes, root: root, timeMicros: frozenAt / 1000)
+                try publisher.publishing(madeUnder: epoch) { () throws(VaultError) in
+                    if log.lineage.vaultID == publisher.state?.current?.id {
+                        try publisher.publishResynchronised(sequence: sequence, root: root, timeMicros: frozenAt / 1000, sizes: log)
+                    } else {
+                        try publisher.publishInitial(lineage: log.lineage.vaultID, sequence: sequence, sizeBytes: sizeBytes, root: root, timeMicros: frozenAt / 1000)
+                    }
                 }
                 return "point #\(sequence)"
             }

@@ -27,7 +27,7 @@ package struct AttemptFailure: Error, CustomStringConvertible {
     /// Someone has to look, though it is tried again.
     package var isAlarm: Bool {
         switch cause {
-        case VaultError.notKept, VaultError.noVault, VaultError.damaged, VaultError.missing, VaultError.rolledBack: true
+        case VaultError.unknownKey, VaultError.notKept, VaultError.noVault, VaultError.damaged, VaultError.missing, VaultError.rolledBack: true
         // Storage of this host: it may be one bad read, and must be looked at.
         case let error as SystemError: error.errno == EIO || outcome != .mayPass
         case VaultError.memory(let error): error.errno == EIO || outcome != .mayPass

@@ -152,8 +152,9 @@ final class DiskReplication {
             try connection.refuseMisplaced(publisher.disk, in: publisher.heads.group)
             // Read while frozen: a power loss before the freeze began a lineage that is the current one now.
             let lineage = try folder.readState().lineage
-            try publisher.publishInitial(
-                lineage: lineage.vaultID, sequence: sequence, sizeBytes: sizeBytes, root: root, timeMicros: frozenAt / 1000)
+            try publisher.publishing(madeUnder: epoch) { () throws(VaultError) in
+                try publisher.publishInitial(lineage: lineage.vaultID, sequence: sequence, sizeBytes: sizeBytes, root: root, timeMicros: frozenAt / 1000)
+            }
             try noteProven(disk, publisher, folder)
             return "point #\(sequence)"
         }

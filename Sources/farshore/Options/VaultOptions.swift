@@ -53,7 +53,8 @@ func headMemory(_ site: SiteOptions) -> HeadMemory {
 extension Failure {
     init(_ error: VaultError) {
         switch error {
-        case .wrongKey, .unknownKey: self.init(.wrongKey, error.description, try: "give the key file or passphrase this vault was made with, or its recovery kit as --key-file")
+        case .unknownKey: self.init(.wrongKey, error.description, try: "give the key file or passphrase of the last `farshore vault key rotate`, or the recovery kit that it printed")
+        case .wrongKey: self.init(.wrongKey, error.description, try: "give the key file or passphrase this vault was made with, or its recovery kit as --key-file")
         case .damaged, .missing:
             self.init(.integrityDamage, error.description, try: "run `farshore vault check URL --read-data` to see which points are affected")
         case .rolledBack:

@@ -86,7 +86,7 @@ struct PointPin: ParsableCommand {
 
     func validate() throws {
         _ = try parts()
-        _ = try untilMicros()
+        guard try untilMicros() ?? .max > Clock.wallNanoseconds() / 1_000 else { throw ValidationError("--until is in the past") }
     }
 
     func run() throws {

@@ -64,8 +64,8 @@ struct VaultKeyRotate: ParsableCommand {
         commandName: "rotate",
         abstract: "Seal what is written from now on with a new key.",
         discussion: """
-            The key given, or the new one named, opens everything; all other keys of the vault and the recovery kits printed before open
-            only what was written until now. Add those that shall go on with `farshore vault key add`, keep the new recovery kit, and bring
+            The key given, or the new one named, opens everything, older points too; all other keys of the vault and the recovery kits
+            printed before do not open it any more. Add those that shall go on with `farshore vault key add`, keep the new recovery kit, and bring
             a new key file to every host that uses the vault, at the path that the old one has: a running uploader takes it from there.
 
             Example:
@@ -93,7 +93,7 @@ struct VaultKeyRotate: ParsableCommand {
         let document = Document(number: rotated.number, generation: try Int(vault.catalog().document.keyGeneration), recoveryKit: rotated.kit.text)
         try output.print(document) { document in
             """
-            New objects are sealed with key generation \(document.generation), which key \(document.number) opens. Other keys and older kits open only what is older.
+            New objects are sealed with key generation \(document.generation), which key \(document.number) opens. Other keys and older kits do not open the vault any more.
 
             \(document.recoveryKit)
             """
