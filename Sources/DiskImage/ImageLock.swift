@@ -68,6 +68,7 @@ package struct ImageLock: ~Copyable, Sendable {
     /// Whether someone writes to the image now; for information only.
     package static func isHeldByWriter(_ path: String) throws(ImageError) -> Bool {
         try asImageError { () throws(SystemError) in
+            try refuseFIFO(path)
             let descriptor = try Descriptor.open(path, O_RDONLY)
             return try descriptor.isLockedElsewhere(.exclusive, at: Permission.write.heldByte, length: 1)
         }
@@ -82,7 +83,14 @@ package struct ImageLock: ~Copyable, Sendable {
         return copy
     }
 
+    /// Opening it would wait for its other end.
+    static func refuseFIFO(_ path: String) throws(SystemError) {
+        var info = stat()
+        guard stat(path, &info) != 0 || info.st_mode & S_IFMT != S_IFIFO else { throw SystemError(errno: ESPIPE, operation: "use a FIFO as an image", path: path) }
+    }
+
     private static func open(_ path: String) throws(SystemError) -> Descriptor {
+        try refuseFIFO(path)
         let plain = try Descriptor.open(path, O_RDONLY)
         guard try plain.status().kind == .blockDevice else { return plain }
         // On a device O_EXCL excludes mounts, other exclusive openers and the kernel's own users.

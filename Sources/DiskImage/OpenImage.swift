@@ -46,7 +46,10 @@ struct ContainerFile: ~Copyable {
     }
 
     static func open(_ path: String, access: ImageAccess) throws(ImageError) -> ContainerFile {
-        try checked(asImageError { () throws(SystemError) in try ContainerFile(Descriptor.open(path, access.flags)) })
+        try checked(asImageError { () throws(SystemError) in
+            try ImageLock.refuseFIFO(path)
+            return try ContainerFile(Descriptor.open(path, access.flags))
+        })
     }
 
     static func open(_ lock: borrowing ImageLock, access: ImageAccess) throws(ImageError) -> ContainerFile {

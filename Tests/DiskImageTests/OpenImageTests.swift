@@ -21,6 +21,19 @@ import Testing
         }
     }
 
+    /// Nobody is at its other end.
+    @Test func aFIFOIsRefusedAtOnce() throws {
+        let folder = try TestFolder()
+        let path = folder.file("fifo")
+        #expect(mkfifo(path, 0o600) == 0)
+        #expect(throws: ImageError.self) { try openImage(path, access: .readOnly) }
+        #expect(throws: ImageError.self) { try inspectImage(path) }
+        #expect(throws: ImageError.self) {
+            let lock = try ImageLock.take(path, for: .exclusive)
+            _ = try openImage(locked: lock, access: .readWrite)
+        }
+    }
+
     /// A guest of a raw or fixed disk that writes VHD structures must not change what its disk is taken for unasked.
     @Test func contradictionsAreAskedAbout() throws {
         let folder = try TestFolder()

@@ -113,6 +113,15 @@ with Scenario() as s:
         check(file.read()[4 * MIB:4 * MIB + 64 * KIB] == newest, "the merged image lacks a write")
     print("refused disks: named, left alone, ended on request")
 
+    # A loop device writes without asking for a lock.
+    attached = s.path("attached.img")
+    with open(attached, "wb") as file:
+        file.truncate(8 * MIB)
+    device = s.loop(attached)
+    said = s.farshore("protect", attached, "--name", "attached", "--vault", url, "--key-file", s.key(), status=9).stderr
+    check(device in said, said)
+    s.detach(device)
+
     # The uploader: named, its pid written, stopped by a command that waits.
     protect("last")
     s.farshore("upload", "--stop", status=10)

@@ -189,11 +189,20 @@ class Load:
     def stop(self):
         self.fio.send_signal(signal.SIGSTOP)
 
+    def undestaged(self):
+        """Of each disk; a worker that has just been replaced serves them all after a moment."""
+        for _ in range(50):
+            disks = self.s.farshore_json("status")["disks"]
+            if all("undestagedBytes" in disk for disk in disks):
+                break
+            time.sleep(0.1)
+        return [disk["undestagedBytes"] for disk in disks]
+
     def keep_within(self, done, kills):
         """Longer or shorter bursts, so that the last kill meets a log that is nearly as long as it may be."""
         if done - self.looked < KILLS_BETWEEN_LOOKS or done >= kills:
             return
-        grown = max(disk["undestagedBytes"] for disk in self.s.farshore_json("status")["disks"]) - UNMERGED
+        grown = max(self.undestaged()) - UNMERGED
         each = max(grown - self.seen, 64 * KIB) / (done - self.looked)
         self.burst = min(0.2, max(0.001, self.burst * min(2, max(0, GROWTH - grown) / (kills - done) / each)))
         self.looked, self.seen = done, grown

@@ -46,6 +46,9 @@ struct ProtectionChecks {
             let what = known.name == name ? "a disk named \(name)" : "the image \(real) as \(known.name)"
             throw Failure(.inUse, "this site already protects \(what)", try: "farshore status \(known.name)")
         }
+        if let device = Self.loopDevice(of: real) {
+            throw Failure(.inUse, "\(real) is attached to \(device), which writes to it without asking for its lock", try: "unmount what is on it, then losetup -d \(device)")
+        }
         let lock = try ImageLock.take(real, for: .exclusive)
         let parentLocks = ParentLocks()
         let image = try openImage(locked: lock, access: .readWrite, format: format, parentFolders: folders, parentLocks: parentLocks)
@@ -58,6 +61,15 @@ struct ProtectionChecks {
         return Image(
             path: real, format: inspected.format, sizeBytes: image.sizeBytes, isBlockDevice: inspected.isBlockDevice, parentFolders: folders,
             warnings: inspected.parents.compactMap(\.warning))
+    }
+
+    /// The kernel names the file as it was when the device was made.
+    private static func loopDevice(of image: String) -> String? {
+        let names = (try? Directory.list("/sys/block")) ?? []
+        return names.filter { $0.hasPrefix("loop") }.sorted().first { name in
+            let backing = try? String(contentsOfFile: "/sys/block/\(name)/loop/backing_file", encoding: .utf8)
+            return backing?.trimmingCharacters(in: .newlines) == image
+        }.map { "/dev/\($0)" }
     }
 
     private static func realPath(_ path: String, try remedy: String) throws -> String {
