@@ -56,11 +56,12 @@ let package = Package(
         room("Site", ["BlockIO", .product(name: "GRDB", package: "GRDB.swift"), log]),
         room("Replication", ["BlockIO", "DiskImage", "ChangeLog", "Site", "ObjectStore", "Vault", log]),
         room("RecoveryPoints", ["BlockIO", "DiskImage", "VirtualDisk", "ObjectStore", "Vault"]),
+        room("Failover", ["BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "ObjectStore", "Vault", "Site", "Replication", "RecoveryPoints", log]),
         .executableTarget(
             name: "farshore",
             dependencies: [
                 "BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "FuseExport", "ObjectStore", "Vault", "Site", "Replication",
-                "RecoveryPoints", "CLinux", log, .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                "RecoveryPoints", "Failover", "CLinux", log, .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             swiftSettings: house),
 
@@ -79,6 +80,9 @@ let package = Package(
         tests("SiteTests", ["BlockIO", "Site", .product(name: "GRDB", package: "GRDB.swift")]),
         tests("ReplicationTests", ["BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "Site", "ObjectStore", "Vault", "Replication", "RecoveryPoints", "VaultFixtures", log]),
         tests("RecoveryPointsTests", ["BlockIO", "DiskImage", "ObjectStore", "Vault", "RecoveryPoints", "VaultFixtures"]),
+        tests("FailoverTests", [
+            "BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "Site", "ObjectStore", "Vault", "Replication", "RecoveryPoints", "Failover", "VaultFixtures", log,
+        ]),
         // Readers of foreign bytes, for libFuzzer (Tests/fuzz) and for the short form in FuzzTests.
         .target(
             name: "FuzzTargets",

@@ -5,6 +5,7 @@
 //   sequence             the reserved block of sequence numbers (written by the change log's sequencer)
 //   logs/DISK/           change logs of disks protected without --log-dir beside a block device
 //   heads/               the newest head seen of each vault and group, against rollback
+//   host-id              who this site is in vaults, 32 hex digits; made at first use
 //   run/                 sockets and pid files of this boot
 //   mount.lock           held by the one mount of the site; upload.lock by the one uploader
 
@@ -30,6 +31,28 @@ package struct SiteDirectory: Sendable, Equatable {
         var trimmed = path
         while trimmed.count > 1, trimmed.hasSuffix("/") { trimmed.removeLast() }
         self.path = trimmed
+    }
+
+    /// Who this site is in heads and under `hosts/` of a vault: 32 lower-case hex digits, random, made at first use and never changed.
+    /// A copy of the site is the same host.
+    package func hostID() throws -> String {
+        let path = path + "/host-id"
+        while true {
+            if let bytes = try DurableFile.read(path, limitBytes: 64) {
+                let text = String(decoding: bytes, as: UTF8.self).filter { !$0.isWhitespace }
+                guard text.count == 32, text.allSatisfy({ $0.isHexDigit && !$0.isUppercase }) else {
+                    throw SiteError(.catalogueDamaged, "\(path) holds no host id", remedy: "restore it from a backup; without it the vault takes this site for another host")
+                }
+                return text
+            }
+            // Made beside and linked: of two processes that begin at once, both use the first one's.
+            let made = path + ".\(getpid()).made"
+            let digits = (0..<32).map { _ in String(UInt8.random(in: 0...15), radix: 16) }.joined()
+            try DurableFile.replace(made, with: Array((digits + "\n").utf8))
+            defer { unlink(made) }
+            guard link(made, path) == 0 || errno == EEXIST else { throw SystemError(errno: errno, operation: "make", path: path) }
+            try Directory.sync(self.path)
+        }
     }
 
     /// Makes the directories that are missing. Only this host's owner may look inside.

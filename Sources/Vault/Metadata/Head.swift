@@ -170,6 +170,7 @@ package struct Head: ChainDocument, Equatable {
     package var pins: [Pin]?
     package var verdicts: [Verdict]?
     package var clock: Clock?
+    package var lifeCycle: LifeCycle?
 
     package func state(of disk: VaultID) -> DiskState? { disks.first { $0.disk == disk } }
 

@@ -1,0 +1,58 @@
+// Where a group stands between protection, failover and failback: `lifeCycle` of its newest head (docs/formats/vault.md
+// section 8). In the vault, because the site that is left must know it without the one that is gone.
+
+package struct LifeCycle: Codable, Equatable, Sendable {
+    package enum State: String, Codable, Sendable, CaseIterable {
+        /// `active` writes, its uploader replicates.
+        case replicating
+        /// `active` was shut down for a planned failover and has sent everything: `points`.
+        case prepared
+        /// `target` has claimed the group and makes the recovery disks.
+        case failingOver
+        /// Guests write on `active`, which was the target; another point can still be chosen.
+        case failedOver
+        /// As before, for good. Not replicated until it is reprotected.
+        case committed
+    }
+
+    package enum Kind: String, Codable, Sendable { case planned, unplanned }
+
+    /// The state of one disk that a failover begins with.
+    package struct Point: Codable, Equatable, Sendable {
+        package let disk: VaultID
+        package let lineage: VaultID
+        package let sequence: UInt64
+
+        package init(disk: VaultID, lineage: VaultID, sequence: UInt64) {
+            self.disk = disk
+            self.lineage = lineage
+            self.sequence = sequence
+        }
+    }
+
+    package var state: State
+    /// The host on which guests write.
+    package var active: VaultID
+    /// The host on which the group was first protected: what failback goes to.
+    package var home: VaultID
+    package var target: VaultID?
+    /// The random id of the failover that is going on, or was the last one.
+    package var run: VaultID?
+    package var kind: Kind?
+    package var points: [Point]?
+    /// Of the last change; a label.
+    package var timeMicros: UInt64
+
+    package init(
+        state: State, active: VaultID, home: VaultID, target: VaultID? = nil, run: VaultID? = nil, kind: Kind? = nil, points: [Point]? = nil, timeMicros: UInt64
+    ) {
+        self.state = state
+        self.active = active
+        self.home = home
+        self.target = target
+        self.run = run
+        self.kind = kind
+        self.points = points
+        self.timeMicros = timeMicros
+    }
+}
