@@ -6,7 +6,7 @@
 //   logs/DISK/           change logs of disks protected without --log-dir beside a block device
 //   heads/               the newest head seen of each vault and group, against rollback
 //   host-id              who this site is in vaults, 32 hex digits; made at first use
-//   run/                 sockets and pid files of this boot
+//   run/                 sockets, logs, and the pid files of the services; that of a mount stays when it was killed
 //   mount.lock           held by the one mount of the site; upload.lock by the one uploader
 
 package import BlockIO
@@ -53,6 +53,15 @@ package struct SiteDirectory: Sendable, Equatable {
             guard link(made, path) == 0 || errno == EEXIST else { throw SystemError(errno: errno, operation: "make", path: path) }
             try Directory.sync(self.path)
         }
+    }
+
+    /// The process of a mount that ended without closing its disks (killed, or the host went down), while no other serves them; nil where
+    /// none did. What it had acknowledged is in the logs.
+    package func deadMount() throws(SystemError) -> Int32? {
+        guard let bytes = try DurableFile.read(mountPIDPath, limitBytes: 64), try !SiteLock.isTaken(mountLockPath) else { return nil }
+        // Read again: one that was ending in order has removed it by now.
+        guard try DurableFile.read(mountPIDPath, limitBytes: 64) == bytes else { return nil }
+        return Int32(String(decoding: bytes, as: UTF8.self).prefix { $0.isNumber })
     }
 
     /// Makes the directories that are missing. Only this host's owner may look inside.

@@ -79,7 +79,7 @@ package final class Vault: Sendable {
         let first = [ObjectPlace.keyObject(1), ObjectPlace.catalog(1).key]
         let present = try fromStore { () throws(StoreError) in try store.list(prefix: "", startAfter: nil) }
         if let other = present.objects.first(where: { !first.contains($0.key) }) {
-            throw .refused("\(store.location) is not empty (\(other.key)); a vault needs an empty directory or prefix")
+            throw .alreadyExists("\(store.location) is not empty (\(other.key)); a vault needs an empty directory or prefix")
         }
         if keys.cipher == .aes256GCM {
             try putOpening(first[0], try KeyObject.wrap(keys, by: protection, number: 1, label: "first", createdMicros: createdMicros))

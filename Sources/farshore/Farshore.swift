@@ -75,7 +75,9 @@ struct Program {
             return .done
         }
         if code == .validationFailure {
-            printError(text + "\nTry: farshore --help")
+            // The parser names the command's own help in its last line.
+            let help = text.firstMatch(of: /\n *See '(farshore.* --help)' for more information\.\n?/)
+            printError(help.map { "\(text[..<$0.range.lowerBound])\nTry: \($0.1)" } ?? text + "\nTry: farshore --help")
             return .usage
         }
         if !text.isEmpty { printError("farshore: \(text)\nTry: farshore doctor") }

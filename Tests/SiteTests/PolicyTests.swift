@@ -82,7 +82,7 @@ import Testing
         #expect(try worker.disks().map(\.policy.intervalSeconds) == [30, 10])
         _ = try admin.changePolicy(named: "fast", PolicyChange(pointSeconds: 7))
         #expect(try worker.disk(named: "b").policy.pointSeconds == 7)
-        #expect { try admin.removePolicy(named: "fast") } throws: { ($0 as? SiteError)?.code == .refused }
+        #expect { try admin.removePolicy(named: "fast") } throws: { ($0 as? SiteError)?.code == .policyInUse }
         #expect { try admin.removePolicy(named: "default") } throws: { ($0 as? SiteError)?.code == .refused }
         #expect { try admin.assignPolicy(named: "default", disks: ["b", "x"]) } throws: { ($0 as? SiteError)?.code == .diskNotFound }
         #expect(try admin.disk(named: "b").policy.name == "fast")

@@ -34,6 +34,11 @@ with Scenario() as s:
         time.sleep(s.random.uniform(0.05, 0.6))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        if number == 0:
+            report = s.farshore_json("status", "d")
+            check("ended without closing" in report["warnings"][0]["text"] and report["disks"][0]["health"] == "critical", f"a dead mount is not told: {report}")
         os.system(f"umount -l {mnt}")
         disk.stop()
+    told = [event for event in s.farshore_json("events") if "ended without closing" in event["text"]]
+    check(told, "the mount that was killed is no event")
     print(f"{ROUNDS} rounds, {sum(disk.acknowledged())} acknowledged operations, none lost, no block torn")

@@ -43,6 +43,7 @@ package final class UploadService: Sendable {
             for thread in threads.values { thread.join() }
             retaining.join()
         }
+        var deadMount: Int32?
         while !stop.isStopping {
             for name in endedNames.withLock({ names in defer { names = [] }; return names }) {
                 threads.removeValue(forKey: name)?.join()
@@ -58,7 +59,22 @@ package final class UploadService: Sendable {
                 log.error("the protected disks cannot be looked up: \(error)")
             }
             notePressure()
+            deadMount = noted(deadMount)
             stop.sleep(milliseconds: Self.pollMilliseconds)
+        }
+    }
+
+    /// A mount that was killed says nothing itself. Told once; that it is mounted again is no news of the uploader's.
+    private func noted(_ before: Int32?) -> Int32? {
+        do {
+            guard let died = try catalogue.site.deadMount() else { return nil }
+            if died != before {
+                try catalogue.record(.critical, disk: nil, "the mount (process \(died)) ended without closing its disks: who uses them gets I/O errors; farshore mount DIR serves them again")
+            }
+            return died
+        } catch {
+            log.error("whether the mount lives cannot be told: \(error)")
+            return before
         }
     }
 

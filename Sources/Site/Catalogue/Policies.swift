@@ -53,7 +53,7 @@ extension Catalogue {
             }
             guard name != Policy.defaultName else { throw SiteError(.refused, "the policy \(name) stays", remedy: "farshore policy edit \(name)") }
             if let disk = try String.fetchOne(database, sql: "SELECT name FROM disk WHERE policy = ?", arguments: [name]) {
-                throw SiteError(.refused, "the disk \(disk) has the policy \(name)", remedy: "farshore policy assign \(Policy.defaultName) \(disk)")
+                throw SiteError(.policyInUse, "the disk \(disk) has the policy \(name)", remedy: "farshore policy assign \(Policy.defaultName) \(disk)")
             }
             try database.execute(sql: "DELETE FROM policy WHERE name = ?", arguments: [name])
         }

@@ -1,10 +1,13 @@
-// Spans of time and rates as a person writes them in a policy: `30s`, `2h`, `15d`; `20MiB`.
+// Spans of time, sizes and rates as a person writes them, the same everywhere: `30s`, `2h`, `15d`; `20MiB`, `4G`.
 
 package enum Quantity {
     private static let spanUnits: [(String, UInt64)] = [("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)]
     private static let byteUnits: [(String, UInt64)] = [
-        ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000), ("B", 1),
+        ("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000),
+        ("kB", 1_000), ("T", 1 << 40), ("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10), ("B", 1),
     ]
+
+    package static let byteChoices = "bytes, or with KiB, MiB, GiB or TiB (K, M, G and T mean the same), or kB, MB, GB or TB"
 
     /// Seconds; a number without a unit is seconds.
     package static func seconds(_ text: some StringProtocol) -> UInt64? { number(text, spanUnits) }

@@ -75,7 +75,10 @@ struct MountCommand: ParsableCommand {
         farshore_name_this_thread("farshore")
         let folder = site.directory
         try folder.create()
-        let locks = try takeLocks(folder, try site.catalogue().disks().filter { $0.state == .protected })
+        let catalogue = try site.catalogue()
+        let before = try folder.deadMount()
+        let locks = try takeLocks(folder, try catalogue.disks().filter { $0.state == .protected })
+        if let before { try catalogue.record(.critical, disk: nil, StatusCommand.diedText(before)) }
         let log = try BackgroundService.openLog(folder.runFolder + "/mount.log")
         let logDescriptor = BackgroundService.isDetached ? log.raw : STDERR_FILENO
         let note = { @Sendable (text: String) in serviceLog(text, to: logDescriptor) }

@@ -36,11 +36,16 @@ struct UnmountCommand: ParsableCommand {
         guard let path = try FuseMount.absolute(absolutePath(directory), throughDeadMount: true), let mounted = try MountedExport.at(path) else {
             throw Failure(.notFound, "farshore serves nothing at \(directory)", try: "mount -t \(MountedExport.fileSystemType)")
         }
-        let disks = disks(servedBy: mounted.pid)
+        let isOwn = isMount(ofSite: mounted.pid)
+        let disks = isOwn ? disks() : []
         switch FuseMount.unmount(path) {
         case .done:
-            waitForEnd(of: mounted.pid)
+            waitForEnd { isFarshore(mounted.pid) }
+            // A worker that outlived its supervisor has the locks until it has closed the disks.
+            if isOwn { waitForEnd { (try? SiteLock.isTaken(site.directory.mountLockPath)) == true } }
             try checkClosed(disks, path)
+            // A supervisor that was killed left it; its worker has closed the disks all the same.
+            if !disks.isEmpty, try site.directory.deadMount() != nil { try DurableFile.remove(site.directory.mountPIDPath) }
         case .busy:
             let holders = MountHolders.of(path)
             throw Failure(
@@ -51,10 +56,15 @@ struct UnmountCommand: ParsableCommand {
         try output.print(Document(directory: path)) { "\($0.directory): unmounted" }
     }
 
-    /// Those of this site; none when `directory` is mounted points, another site's, or the site cannot be asked: it is unmounted all the same.
-    private func disks(servedBy pid: Int32) -> [ProtectedDisk] {
-        guard let bytes = try? DurableFile.read(site.directory.mountPIDPath, limitBytes: 64), Int32(String(decoding: bytes, as: UTF8.self).prefix { $0.isNumber }) == pid,
-            case .status(let served, _, _)? = try? ControlClient(site: site.directory).ask(.status), let all = try? site.catalogue().disks()
+    /// Not where `directory` is mounted points, or another site's.
+    private func isMount(ofSite pid: Int32) -> Bool {
+        guard let bytes = try? DurableFile.read(site.directory.mountPIDPath, limitBytes: 64) else { return false }
+        return Int32(String(decoding: bytes, as: UTF8.self).prefix { $0.isNumber }) == pid
+    }
+
+    /// Those served; none when the site cannot be asked: it is unmounted all the same.
+    private func disks() -> [ProtectedDisk] {
+        guard case .status(let served, _, _)? = try? ControlClient(site: site.directory).ask(.status), let all = try? site.catalogue().disks()
         else { return [] }
         let names = Set(served.map(\.disk))
         return all.filter { names.contains($0.name) }
@@ -74,20 +84,20 @@ struct UnmountCommand: ParsableCommand {
             try: "farshore events \(first.name) says why; the next mount recovers it")
     }
 
-    /// The disks are flushed and closed after the mount is gone. A process of another name took over a dead one's id.
-    private func waitForEnd(of pid: Int32) {
+    /// The disks are flushed and closed after the mount is gone.
+    private func waitForEnd(while isThere: () -> Bool) {
         let started = Clock.monotonicNanoseconds()
         var notices = 0
-        while kill(pid, 0) == 0 || errno == EPERM, isFarshore(pid) {
+        while isThere() {
             usleep(10_000)
             let seconds = Int((Clock.monotonicNanoseconds() - started) / 1_000_000_000)
             guard seconds >= (notices + 1) * UnmountCommand.noticeSeconds else { continue }
             notices += 1
-            printError("farshore: process \(pid) is still flushing after \(seconds) s")
+            printError("farshore: the mount is still flushing after \(seconds) s")
         }
     }
 
-    /// `PID (NAME) STATE …`; a process that has ended but was not reaped is gone too.
+    /// `PID (NAME) STATE …`; a process that has ended but was not reaped is gone too, and one of another name took over a dead one's id.
     private func isFarshore(_ pid: Int32) -> Bool {
         guard let bytes = try? MountedExport.readAll("/proc/\(pid)/stat") else { return false }
         let text = String(decoding: bytes, as: UTF8.self)

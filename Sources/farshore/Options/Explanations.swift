@@ -31,7 +31,7 @@ extension Failure {
             switch error.code {
             case .diskNotFound, .jobNotFound, .machineNotFound, .groupNotFound, .policyNotFound, .mountAway: .notFound
             case .noSpace: .notEnoughSpace
-            case .lockHeld, .diskBusy, .diskExists, .groupExists, .policyExists: .inUse
+            case .lockHeld, .diskBusy, .diskExists, .groupExists, .policyExists, .policyInUse: .inUse
             case .policyWrong: .usage
             default: .failed
             }

@@ -1,6 +1,14 @@
 // Sizes, times and spans as text for people; JSON carries the numbers themselves.
 
+import ArgumentParser
 import Foundation
+import Site
+
+/// A size given as an argument.
+@Sendable func byteCount(_ text: String) throws -> UInt64 {
+    guard let bytes = Quantity.bytes(text) else { throw ValidationError("\(text.debugDescription) is no size: \(Quantity.byteChoices)") }
+    return bytes
+}
 
 func bytesText(_ bytes: UInt64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]

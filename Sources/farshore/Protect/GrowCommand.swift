@@ -30,7 +30,7 @@ struct GrowCommand: ParsableCommand {
     @Argument(help: "The disk.")
     var disk: String
 
-    @Argument(help: "The new size, in bytes or with K, M, G or T (1,024 each); whole MiB.", transform: { try Self.bytes($0) })
+    @Argument(help: "The new size, whole MiB: \(Quantity.byteChoices).", transform: byteCount)
     var size: UInt64
 
     @OptionGroup var site: SiteOptions
@@ -121,15 +121,6 @@ struct GrowCommand: ParsableCommand {
             throw error
         }
         try opened.disk.close()
-    }
-
-    private static func bytes(_ text: String) throws -> UInt64 {
-        let units: [Character: UInt64] = ["K": 10, "M": 20, "G": 30, "T": 40]
-        let shift = text.last.flatMap { units[$0] }
-        guard let number = UInt64(shift == nil ? text : String(text.dropLast())) else { throw ValidationError("\"\(text)\" is no size: use bytes, or K, M, G or T") }
-        let (bytes, overflow) = number.multipliedReportingOverflow(by: 1 << (shift ?? 0))
-        guard !overflow else { throw ValidationError("\(text) is too large") }
-        return bytes
     }
 }
 

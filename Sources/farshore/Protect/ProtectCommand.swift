@@ -44,7 +44,7 @@ struct ProtectCommand: ParsableCommand {
     @Option(name: .long, help: "The replication policy: interval, retention, limits (see farshore policy list).")
     var policy = Policy.defaultName
 
-    @Option(name: .long, help: ArgumentHelp("How large the log may grow; writes are refused beyond (default: half of the disk, from 2 GiB to 64 GiB).", valueName: "bytes"))
+    @Option(name: .long, help: ArgumentHelp("How large the log may grow; writes are refused beyond (default: half of the disk, from 2 GiB to 64 GiB).", valueName: "size"), transform: byteCount)
     var logBudget: UInt64?
 
     @OptionGroup var site: SiteOptions
@@ -75,7 +75,7 @@ struct ProtectCommand: ParsableCommand {
             throw ValidationError("\(name.debugDescription) cannot name a machine or group: use 1 to 64 of letters, digits, . _ -, not starting with . or -")
         }
         if let logBudget, logBudget < ProtectionChecks.logBudgetBytesMin {
-            throw ValidationError("--log-budget must be at least \(ProtectionChecks.logBudgetBytesMin)")
+            throw ValidationError("--log-budget must be at least \(bytesText(ProtectionChecks.logBudgetBytesMin))")
         }
     }
 

@@ -43,7 +43,7 @@ struct DiskReport: Encodable {
     let resynchronisation: ResynchronisationDocument?
     let job: JobDocument?
 
-    init(_ disk: ProtectedDisk, in sharing: ConsistencyGroup, catalogue: Catalogue, served: ServedDiskStatus?, refused: RefusedDisk?, isUploading: Bool) throws {
+    init(_ disk: ProtectedDisk, in sharing: ConsistencyGroup, catalogue: Catalogue, served: ServedDiskStatus?, refused: RefusedDisk?, isUploading: Bool, mountDied: Bool) throws {
         let replication = try catalogue.replication(ofDisk: disk.name)
         let folder = LogFolder(disk.logFolder)
         let log = LogView(folder, provenSequence: replication.provenSequence)
@@ -55,7 +55,7 @@ struct DiskReport: Encodable {
         state = disk.state.rawValue
         let behind = try Self.behind(disk, replication, log, isUploading: isUploading) ?? Self.awaited(disk, sharing, catalogue)
         job = try catalogue.jobs(limit: 20).first { $0.disk == disk.name && $0.state == .running }.map(JobDocument.init)
-        if let ended = Self.notServed(disk, refused, isBeingEnded: job?.kind == Job.Kind.unprotect.rawValue) {
+        if let ended = Self.notServed(disk, refused, mountDied: mountDied, isBeingEnded: job?.kind == Job.Kind.unprotect.rawValue) {
             (health, reason, remedy) = ("critical", ended.text, ended.remedy)
         } else {
             let standing = isUploading ? try catalogue.warnings(ofDisk: disk.name) : []
@@ -87,8 +87,9 @@ struct DiskReport: Encodable {
     }
 
     /// Why nobody can use the disk now, which comes before all else that is wrong with it.
-    private static func notServed(_ disk: ProtectedDisk, _ refused: RefusedDisk?, isBeingEnded: Bool) -> (text: String, remedy: String)? {
+    private static func notServed(_ disk: ProtectedDisk, _ refused: RefusedDisk?, mountDied: Bool, isBeingEnded: Bool) -> (text: String, remedy: String)? {
         if disk.state == .releasing, !isBeingEnded { return (disk.releasingFailure.message, disk.releasingFailure.remedy) }
+        if mountDied, disk.state == .protected { return ("the mount died; nothing serves the disk", "farshore mount DIR") }
         return refused.map { ("the mount does not serve it: \($0.reason)", $0.remedy) }
     }
 

@@ -42,11 +42,13 @@ struct StatusCommand: ParsableCommand {
         let (served, refused, mount) = try Self.served(site.directory)
         var warnings = try MountNotices.warnings(site.directory)
         if mount?.hasSupervisor == false { warnings.append(Warning(text: lostSupervisorText, remedy: lostSupervisorRemedy)) }
+        let deadMount = try site.directory.deadMount()
+        if let deadMount { warnings.append(Warning(text: Self.diedText(deadMount), remedy: "farshore unmount DIR where the directory is still busy, then farshore mount DIR")) }
         let isUploading = try SiteLock.isTaken(site.directory.uploadLockPath)
         let reports = try disks.sorted { $0.disk.name < $1.disk.name }.map { group, disk in
             try DiskReport(
                 disk, in: group, catalogue: catalogue, served: served?.first { $0.disk == disk.name }, refused: refused.first { $0.disk == disk.name },
-                isUploading: isUploading)
+                isUploading: isUploading, mountDied: deadMount != nil)
         }
         let document = Document(
             site: site.directory.path, isMounted: served != nil, isUploading: isUploading, mount: mount, warnings: warnings, disks: reports)
@@ -56,6 +58,10 @@ struct StatusCommand: ParsableCommand {
             guard !document.disks.isEmpty else { return "no disk is protected on this site (\(document.site)); \(services)" }
             return document.disks.map(\.text).joined(separator: "\n\n") + "\n\n" + services
         }
+    }
+
+    static func diedText(_ pid: Int32) -> String {
+        "the mount (process \(pid)) ended without closing its disks: who uses them gets I/O errors; what was acknowledged is in their logs"
     }
 
     /// What the running mount says of its disks, of those it could not open, and of itself; nil when none runs.

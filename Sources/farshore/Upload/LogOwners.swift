@@ -122,7 +122,8 @@ extension DiskError {
         switch self {
         case .log(let error): error
         case .system(let error): error
-        case .imageChanged, .imageReplaced, .sizeMismatch: self
+        case .imageChanged, .imageReplaced, .sizeMismatch:
+            AttemptFailure(.forGood, Failure(self).message, remedy: Failure(self).remedy, cause: self)
         }
     }
 }
