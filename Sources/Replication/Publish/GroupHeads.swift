@@ -13,6 +13,8 @@ package final class GroupHeads: Sendable {
     package let group: VaultID
     /// Named in the heads; free text.
     let host: String
+    /// Of the same host: a group that is failed over to another one is not published here.
+    let hostID: VaultID
 
     /// The catalog's collection epoch as it was last read.
     private let catalogEpoch: @Sendable () -> UInt32
@@ -45,13 +47,14 @@ package final class GroupHeads: Sendable {
     private let turn = Mutex<Void>(())
 
     init(
-        vault: Vault, group: VaultID, host: String, catalogEpoch: @escaping @Sendable () -> UInt32, keepsEpoch: @escaping @Sendable () -> Bool
+        vault: Vault, group: VaultID, host: String, hostID: VaultID, catalogEpoch: @escaping @Sendable () -> UInt32, keepsEpoch: @escaping @Sendable () -> Bool
     ) throws(VaultError) {
         self.catalogEpoch = catalogEpoch
         self.keepsEpoch = keepsEpoch
         self.vault = vault
         self.group = group
         self.host = host
+        self.hostID = hostID
         state = Mutex(State(head: try vault.heads(group: group).newest()))
     }
 
@@ -79,7 +82,9 @@ package final class GroupHeads: Sendable {
         try turn.withLock { (_) throws(VaultError) in
             guard state.withLock({ $0.claimed }) == nil else { return }
             let seen = head?.document.disks ?? []
-            let published = try vault.heads(group: group).claim(host: host, keepsEpoch: keepsEpoch())
+            let published = try vault.heads(group: group).claim(host: host, id: hostID, keepsEpoch: keepsEpoch()) { head throws(VaultError) in
+                if head.lifeCycle?.lets(hostID) == false { throw .fenced("heads/\(group): guests do not write on this host any more") }
+            }
             state.withLock { $0.head = published }
             // What another uploader changed since it was looked at must be looked at first.
             guard published.document.disks.allSatisfy(seen.contains) else { throw .conflict(chain: "heads/\(group)") }

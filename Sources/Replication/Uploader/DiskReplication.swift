@@ -21,9 +21,21 @@ final class DiskReplication {
     /// Returns when all that was durable in the log at the beginning is verified in the vault; false when the disk waits for the hours of its
     /// resynchronisation, and until then for nothing else.
     func attempt(_ disk: ProtectedDisk) throws -> Bool {
+        do { return try replicate(disk) } catch VaultError.fenced(let text) {
+            let connection = try replicator.connections.connection(for: disk)
+            guard let left = try LeftDisk(disk, connection, of: replicator) else { throw VaultError.fenced(text) }
+            // Taken back, it is claimed anew.
+            publisher = nil
+            throw left.failure
+        }
+    }
+
+    private func replicate(_ disk: ProtectedDisk) throws -> Bool {
         let connection = try replicator.connections.connection(for: disk)
         try connection.refreshIfOld()
         let publisher = try currentPublisher(disk, connection)
+        // Before anything is sent; each claim asks again.
+        if publisher.head?.document.lifeCycle?.lets(publisher.heads.hostID) == false { throw VaultError.fenced("\(disk.name): guests do not write on this host any more") }
         let folder = LogFolder(disk.logFolder)
         let relation = LineageRelation(local: try folder.readState().lineages, vault: publisher.state?.current)
         let due = try dueResynchronisation(disk, folder)

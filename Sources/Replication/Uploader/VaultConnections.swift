@@ -73,10 +73,17 @@ package final class VaultConnection: Sendable {
             if let known = groups[group]?.heads { return known }
             // The heads keep the connection, which keeps them weakly.
             let made = try GroupHeads(
-                vault: vault, group: group, host: host, catalogEpoch: { self.catalogRead().collectionEpoch }, keepsEpoch: { self.isReplicatingInitially(group) })
+                vault: vault, group: group, host: host, hostID: try hostID(), catalogEpoch: { self.catalogRead().collectionEpoch }, keepsEpoch: { self.isReplicatingInitially(group) })
             groups[group] = WeakHeads(heads: made)
             return made
         }
+    }
+
+    private func hostID() throws(VaultError) -> VaultID {
+        let text: String
+        do { text = try catalogue.site.hostID() } catch let error as SystemError { throw .memory(error) } catch { throw .refused("\(error)") }
+        guard let id = VaultID(text) else { throw .refused("\(catalogue.site.path)/host-id holds no host id") }
+        return id
     }
 
     /// Those of groups that this process writes.

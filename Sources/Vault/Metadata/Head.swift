@@ -121,6 +121,8 @@ package struct Head: ChainDocument, Equatable {
     package struct Writer: Codable, Equatable, Sendable {
         package let epoch: UInt64
         package let host: String
+        /// Of the host; nil in heads of writers that had none.
+        package var id: VaultID?
     }
 
     package struct Pin: Codable, Equatable, Sendable {
@@ -201,6 +203,8 @@ package struct Head: ChainDocument, Equatable {
         if !moved.isEmpty { pins = (pins ?? []) + moved }
         let judged = (other.verdicts ?? []).filter { $0.disk == disk }
         if !judged.isEmpty { verdicts = (verdicts ?? []) + judged }
+        // Else a host that was left could go on in the other group.
+        if lifeCycle == nil { lifeCycle = other.lifeCycle }
     }
 
     /// The disk takes part in all points of the group from now on, after every one that may be listed already.
@@ -241,8 +245,12 @@ package struct HeadChain: Sendable {
     ///
     /// The head acknowledges the catalog's collection epoch, or goes on with the one it had (`keepsEpoch`). The catalog is read
     /// again afterwards: a collection either sees this head or is seen here before anything is made.
-    package func claim(host: String, keepsEpoch: Bool = false) throws(VaultError) -> Published<Head> {
-        var (claimed, hadHead) = try claimOnce(host, keepsEpoch)
+    ///
+    /// `change` gets the head that is there, its writer included, and may refuse; it runs again when another head came in between.
+    package func claim(
+        host: String, id: VaultID? = nil, keepsEpoch: Bool = false, _ change: (inout Head) throws(VaultError) -> Void = { _ in }
+    ) throws(VaultError) -> Published<Head> {
+        var (claimed, hadHead) = try claimOnce(host, id, keepsEpoch, change)
         while !(keepsEpoch && hadHead) {
             let epoch = try vault.catalog().document.collectionEpoch
             guard epoch > claimed.document.collectionEpoch else { break }
@@ -251,14 +259,17 @@ package struct HeadChain: Sendable {
         return claimed
     }
 
-    private func claimOnce(_ host: String, _ keepsEpoch: Bool) throws(VaultError) -> (Published<Head>, hadHead: Bool) {
+    private func claimOnce(
+        _ host: String, _ id: VaultID?, _ keepsEpoch: Bool, _ change: (inout Head) throws(VaultError) -> Void
+    ) throws(VaultError) -> (Published<Head>, hadHead: Bool) {
         let catalog = try vault.catalog().document
         let epoch = catalog.collectionEpoch
         let elsewhere = Set(catalog.disks.filter { $0.group != group }.map(\.id))
         for _ in 0..<8 {
             let current = try newest()
-            let writer = Head.Writer(epoch: (current?.document.writer.epoch ?? 0) + 1, host: host)
+            let writer = Head.Writer(epoch: (current?.document.writer.epoch ?? 0) + 1, host: host, id: id)
             var next = current?.document ?? Head(vault: vault.id, group: group, writer: writer, collectionEpoch: epoch)
+            try change(&next)
             next.writer = writer
             if !keepsEpoch { next.collectionEpoch = max(epoch, next.collectionEpoch) }
             for state in next.disks where elsewhere.contains(state.disk) { next.remove(state.disk) }

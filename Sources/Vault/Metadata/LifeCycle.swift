@@ -9,11 +9,14 @@ package struct LifeCycle: Codable, Equatable, Sendable {
         case prepared
         /// `target` has claimed the group and makes the recovery disks.
         case failingOver
-        /// Guests write on `active`, which was the target; another point can still be chosen.
+        /// Guests write on `active`, which is the target now; another point can still be chosen.
         case failedOver
         /// As before, for good. Not replicated until it is reprotected.
         case committed
     }
+
+    /// Stands for a host that uploaded before heads named their writer's id.
+    package static let unknownHost = VaultID(high: 0, low: 0)
 
     package enum Kind: String, Codable, Sendable { case planned, unplanned }
 
@@ -36,6 +39,8 @@ package struct LifeCycle: Codable, Equatable, Sendable {
     /// The host on which the group was first protected: what failback goes to.
     package var home: VaultID
     package var target: VaultID?
+    /// From `failingOver` on: the host on which guests wrote before.
+    package var former: VaultID?
     /// The random id of the failover that is going on, or was the last one.
     package var run: VaultID?
     package var kind: Kind?
@@ -44,8 +49,10 @@ package struct LifeCycle: Codable, Equatable, Sendable {
     package var timeMicros: UInt64
 
     package init(
-        state: State, active: VaultID, home: VaultID, target: VaultID? = nil, run: VaultID? = nil, kind: Kind? = nil, points: [Point]? = nil, timeMicros: UInt64
+        state: State, active: VaultID, home: VaultID, target: VaultID? = nil, former: VaultID? = nil, run: VaultID? = nil, kind: Kind? = nil, points: [Point]? = nil,
+        timeMicros: UInt64
     ) {
+        self.former = former
         self.state = state
         self.active = active
         self.home = home
@@ -55,4 +62,7 @@ package struct LifeCycle: Codable, Equatable, Sendable {
         self.points = points
         self.timeMicros = timeMicros
     }
+
+    /// Whether the uploader of that host may publish.
+    package func lets(_ host: VaultID?) -> Bool { (state == .replicating || state == .prepared) && host == active }
 }
