@@ -26,7 +26,7 @@ package struct ChosenPoint: Equatable, Sendable {
 }
 
 extension PointName {
-    fileprivate var ofOneMachine: PointName {
+    var ofOneMachine: PointName {
         switch self {
         case .latestMulti: .latestProcessed
         case .latestMultiAppConsistent: .latestAppConsistent

@@ -84,7 +84,8 @@ package final class DiskUploader: Sendable {
                 log.error("\(name): the log cannot be given up for a resynchronisation: \(error)")
             }
         }
-        return pressure != .low || mark?.isNow == true
+        // A disk that was shut down for a failover: somebody waits until the vault has everything.
+        return pressure != .low || mark?.isNow == true || disk.held != nil
     }
 
     /// One attempt now, whatever the schedule says; its failure, when it failed.

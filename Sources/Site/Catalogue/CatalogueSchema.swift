@@ -13,6 +13,7 @@ extension Catalogue {
         migrator.registerMigration("4 policies") { try createPolicies($0) }
         migrator.registerMigration("5 resynchronisation") { try createResynchronisation($0) }
         migrator.registerMigration("6 standing warnings") { try createWarnings($0) }
+        migrator.registerMigration("8 failovers") { try createFailovers($0) }
         return migrator
     }
 

@@ -8,7 +8,9 @@ package struct Job: Equatable, Sendable {
     package enum Kind: String, Sendable {
         case protect, unprotect
         case initialReplication = "initial-replication"
-        case resynchronisation
+        case resynchronisation, failover
+        case failoverPreparation = "failover-preparation"
+        case testFailover = "test-failover"
     }
 
     package enum State: String, Sendable { case running, succeeded, failed, interrupted }

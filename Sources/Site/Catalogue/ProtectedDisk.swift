@@ -33,6 +33,8 @@ package struct ProtectedDisk: Equatable, Sendable {
     package var machine: String
     /// Further folders in which parents of the image may lie.
     package var parentFolders: [String]
+    /// Why the mount does not serve it: it was shut down for a failover. It is replicated all the same.
+    package private(set) var held: String?
 
     package init(
         name: String, id: String, imagePath: String, format: String, sizeBytes: UInt64, logFolder: String,
@@ -75,6 +77,7 @@ package struct ProtectedDisk: Equatable, Sendable {
         isPaused = row["is_paused"]
         createdNanoseconds = UInt64(bitPattern: row["created"])
         machine = row["machine"]
+        held = row["held"]
         let folders: String = row["parent_folders"]
         parentFolders = folders.split(separator: "\n").map(String.init)
     }

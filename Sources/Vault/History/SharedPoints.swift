@@ -24,7 +24,7 @@ package struct SharedPoints: Sendable {
         self.init(vault, group: group, head: try vault.heads(group: group).newest()?.document, catalog: catalog)
     }
 
-    init(_ vault: Vault, head: Head, catalog: Catalog) { self.init(vault, group: head.group, head: head, catalog: catalog) }
+    package init(_ vault: Vault, head: Head, catalog: Catalog) { self.init(vault, group: head.group, head: head, catalog: catalog) }
 
     private init(_ vault: Vault, group: VaultID, head: Head?, catalog: Catalog) {
         name = catalog.group(group)?.name

@@ -1,0 +1,306 @@
+// `failover run` and `failover change-point`, on the host that takes over. Steps: prerequisites (nothing is changed), source (it is asked to
+// stop, then fenced by the claim of the heads, which fixes and pins the points), failover (the recovery disks), start.
+
+import BlockIO
+import Glibc
+package import RecoveryPoints
+import Site
+package import Vault
+
+package struct FailoverRequest: Sendable {
+    package let unit: String
+    package let point: PointName
+    package let pointText: String
+    package let isPlanned: Bool
+    package let vaultURL: String
+    package let keyFile: String?
+    package let passphraseFile: String?
+    package let folder: String
+    package let sourceCommand: String?
+    package let startCommand: String?
+    package let commandSeconds: Double
+
+    package init(
+        unit: String, point: PointName, pointText: String, isPlanned: Bool, vaultURL: String, keyFile: String?, passphraseFile: String?, folder: String,
+        sourceCommand: String?, startCommand: String?, commandSeconds: Double
+    ) {
+        self.unit = unit
+        self.point = point
+        self.pointText = pointText
+        self.isPlanned = isPlanned
+        self.vaultURL = vaultURL
+        self.keyFile = keyFile
+        self.passphraseFile = passphraseFile
+        self.folder = folder
+        self.sourceCommand = sourceCommand
+        self.startCommand = startCommand
+        self.commandSeconds = commandSeconds
+    }
+}
+
+package struct FailoverReport: Sendable {
+    package struct Disk: Sendable {
+        package let disk: Catalog.Disk
+        package let point: LifeCycle.Point
+        /// Of the newest cut point at or before it.
+        package let timeMicros: UInt64?
+        /// What it is called on this site; nil where it could not be made.
+        package var name: String?
+        package var path: String?
+    }
+
+    package let unit: String
+    package let run: String
+    package var state: LifeCycle.State
+    package var disks: [Disk]
+    package var warnings: [String]
+    /// By machine.
+    package var errors: [String: String]
+}
+
+extension Failovers {
+    package func run(_ request: FailoverRequest) throws -> FailoverReport {
+        let command: LifeCycleCommand = request.isPlanned ? .runPlanned : .run
+        let standing = try heads.standing(of: request.unit)
+        try standing.unit.refusePart()
+        try standing.check(command)
+        let record = try ownRecord(standing, request)
+        return try asJob(.failover, request.unit, steps: ["prerequisites", "source", "failover", "start"]) { job in
+            var warnings: [String] = []
+            let isBegun = standing.state == .failingOver || standing.state == .failedOver
+            try job.step("prerequisites") {
+                if isBegun { return "an earlier run is continued" }
+                warnings += try checkPrerequisites(standing, request, record)
+                return warnings.isEmpty ? nil : warnings.joined(separator: "; ")
+            }
+            var head = standing.head
+            try job.step("source") {
+                if isBegun { return nil }
+                let stopped = stopSource(request, &warnings)
+                head = try claim(command, standing.unit, request, record)
+                return stopped
+            }
+            return try finish(command, standing.unit, head, record, job, startCommand: request.startCommand, seconds: request.commandSeconds, warnings)
+        }
+    }
+
+    /// The record of the run that goes on, or of a new one.
+    private func ownRecord(_ standing: LifeCycleStanding, _ request: FailoverRequest) throws -> FailoverRecord {
+        let known = try openRecord(.failover, of: standing.unit.name)
+        var run = VaultID.random().description
+        if let begun = standing.lifeCycle?.run, standing.state == .failingOver || standing.state == .failedOver {
+            if let known, known.run == begun.description { return known }
+            run = begun.description
+        }
+        // One that was killed before its claim, or that somebody took back for a host they thought lost.
+        if let known { try removeDisks(of: known, note: "begun again") }
+        let record = FailoverRecord(
+            run: run, kind: .failover, name: standing.unit.name, unit: standing.unit.name, group: standing.unit.group.description, vaultURL: request.vaultURL,
+            vaultID: vault.id.description, keyFile: request.keyFile, passphraseFile: request.passphraseFile, point: request.pointText,
+            isPlanned: request.isPlanned, folder: request.folder)
+        try catalogue.begin(record)
+        return record
+    }
+
+    // MARK: Prerequisites
+
+    /// Throws for what would make the failover fail; what it may be done without is a warning.
+    private func checkPrerequisites(_ standing: LifeCycleStanding, _ request: FailoverRequest, _ record: FailoverRecord) throws -> [String] {
+        let unit = standing.unit
+        let shared = SharedPoints(vault, head: standing.head, catalog: standing.catalog)
+        let points = request.isPlanned ? try preparedPoints(standing.head) : try Self.points(request.point, of: unit, shared)
+        try checkReadable(points, unit, shared)
+        let taken = try catalogue.disks().filter { own in unit.disks.contains { $0.name == own.name || $0.id.description == own.id } }
+        if let first = taken.first {
+            throw FailoverError(
+                .prerequisite, "this site has a disk named \(first.name) already", remedy: "fail over on another host, or into another site directory: --site DIR")
+        }
+        try Directory.create(request.folder)
+        guard access(request.folder, W_OK) == 0 else {
+            throw FailoverError(.prerequisite, "\(request.folder) cannot be written", remedy: "another folder: --folder DIR")
+        }
+        var warnings: [String] = []
+        if try !catalogue.wasTested(group: unit.group.description) { warnings.append("\(unit.name) was never tested on this site: farshore failover test \(unit.name)") }
+        for point in points where point.sequence < shared.history(of: point.disk)?.state.oldestSequence ?? 0 {
+            warnings.append("point #\(point.sequence) of \(try disk(point, of: unit).name) is older than the whole history that is kept: it can run, but not be reprotected without sending it anew")
+        }
+        return warnings
+    }
+
+    /// Each state opens: its manifests, the indexes of its segments, and a first block through its map.
+    func checkReadable(_ points: [LifeCycle.Point], _ unit: FailoverUnit, _ shared: SharedPoints) throws {
+        let sources = PointSources(vault: vault)
+        defer { sources.close() }
+        for point in points {
+            guard let history = shared.history(of: point.disk) else { throw VaultError.notFound("nothing of the disk \(point.disk) is in the vault yet") }
+            let reader = try PointReader(sources, disk: point.disk, plan: try history.plan(at: point.sequence))
+            var block = [UInt8](repeating: 0, count: 512)
+            try block.withUnsafeMutableBytes { (buffer) throws(VaultError) in try reader.read(into: buffer, at: 0) }
+        }
+    }
+
+    /// Zero loss, or refused: the vault must have exactly what the source had acknowledged when it was shut down.
+    private func preparedPoints(_ head: Head) throws(VaultError) -> [LifeCycle.Point] {
+        let points = head.lifeCycle?.points ?? []
+        guard head.lifeCycle?.state == .prepared, !points.isEmpty else { throw .refused("the source was not prepared: farshore failover prepare on the active host") }
+        for state in head.disks where state.movedTo == nil {
+            guard let point = points.first(where: { $0.disk == state.disk }) else {
+                throw .refused("the disk \(state.disk) was not prepared with the others: farshore failover prepare once more on the active host")
+            }
+            guard state.current?.id == point.lineage, state.newestSequence == point.sequence else {
+                throw .refused(
+                    "the vault has the disk \(state.disk) up to #\(state.newestSequence), but the source acknowledged writes up to #\(point.sequence) when it was shut down: "
+                        + "a planned failover loses nothing, so it is refused; farshore failover prepare once more, or without --planned")
+            }
+        }
+        return points
+    }
+
+    // MARK: Source
+
+    private func stopSource(_ request: FailoverRequest, _ warnings: inout [String]) -> String? {
+        guard let command = request.sourceCommand else { return "the source is fenced in the vault" }
+        do {
+            return "the source was told to stop: " + (try Self.command(command, "source", environment: ["FARSHORE_UNIT": request.unit], seconds: request.commandSeconds))
+        } catch {
+            warnings.append("the source could not be stopped (\(error)); it is fenced in the vault, but may still be running")
+            return warnings.last
+        }
+    }
+
+    /// From here on nothing of the source is published; what it published until now counts.
+    private func claim(_ command: LifeCycleCommand, _ unit: FailoverUnit, _ request: FailoverRequest, _ record: FailoverRecord) throws -> Head {
+        guard let run = VaultID(record.run) else { throw FailoverError(.notFound, "the run \(record.run) has no valid id", remedy: "farshore failover cancel \(unit.name)") }
+        let catalog = try vault.catalog().document
+        return try heads.publish(command, unit, claiming: true) { (head: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
+            guard let before = lifeCycle, before.run != run || before.state == .replicating || before.state == .prepared else { return }
+            let shared = SharedPoints(vault, head: head, catalog: catalog)
+            let points = request.isPlanned ? try preparedPoints(head) : try Self.points(request.point, of: unit, shared)
+            try Self.addPins(record.run, points, reason: "failover of \(unit.name)", to: &head, shared)
+            lifeCycle = LifeCycle(
+                state: .failingOver, active: before.active, home: before.home, target: heads.host.id, former: before.active, run: run,
+                kind: request.isPlanned ? .planned : .unplanned, points: points, timeMicros: 0)
+        }
+    }
+
+    // MARK: Failover and start
+
+    /// Makes the disks that are missing, says so in the vault, and starts what can be started. One machine's error stops no other.
+    func finish(
+        _ command: LifeCycleCommand, _ unit: FailoverUnit, _ head: Head, _ record: FailoverRecord, _ job: RunningJob, startCommand: String?, seconds: Double,
+        _ warnings: [String]
+    ) throws -> FailoverReport {
+        let shared = SharedPoints(vault, head: head, catalog: try vault.catalog().document)
+        var report = FailoverReport(unit: unit.name, run: record.run, state: head.lifeCycle?.state ?? .failingOver, disks: [], warnings: warnings, errors: [:])
+        for point in head.lifeCycle?.points ?? [] {
+            let chosen = ChosenPoint(disk: try disk(point, of: unit), sequence: point.sequence)
+            report.disks.append(FailoverReport.Disk(disk: chosen.disk, point: point, timeMicros: try shared.time(of: chosen)))
+        }
+        try job.step("failover") {
+            try makeDisks(&report, record)
+            guard report.errors.count < unit.machines.count else { throw Self.incomplete(report) }
+            try heads.publish(command, unit, claiming: false) { (_: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
+                guard lifeCycle?.run?.description == record.run, lifeCycle?.target == heads.host.id else { throw .refused("\(unit.name): another host took the failover over meanwhile") }
+                lifeCycle?.state = .failedOver
+                lifeCycle?.active = heads.host.id
+            }
+            report.state = .failedOver
+            return "\(report.disks.count { $0.name != nil }) of \(report.disks.count) disks"
+        }
+        try job.step("start") { try start(&report, startCommand, seconds) }
+        try catalogue.record(
+            report.errors.isEmpty ? .information : .critical, disk: nil, "\(unit.name) was failed over to this host" + (report.errors.isEmpty ? "" : ", but not all of it"))
+        guard report.errors.isEmpty else { throw Self.incomplete(report) }
+        return report
+    }
+
+    private func makeDisks(_ report: inout FailoverReport, _ record: FailoverRecord) throws {
+        let made = try catalogue.disks(ofFailover: record.run)
+        let registered = Set(try catalogue.disks().map(\.name))
+        for index in report.disks.indices {
+            let (disk, point) = (report.disks[index].disk, report.disks[index].point)
+            do {
+                if let known = made.first(where: { $0.id == disk.id.description }) {
+                    if known.sequence == point.sequence, known.lineage == point.lineage.description, registered.contains(known.name) {
+                        report.disks[index].name = known.name
+                        continue
+                    }
+                    // Of another point.
+                    try actions.release(known.name)
+                    try actions.remove(known, record)
+                    try catalogue.forget(known, ofFailover: record.run)
+                }
+                let noted = FailoverRecord.Disk(name: disk.name, id: disk.id.description, lineage: point.lineage.description, sequence: point.sequence)
+                // Before it is made: whoever takes the failover back finds it, however far the making came.
+                try catalogue.note(noted, ofFailover: record.run)
+                report.disks[index].name = try actions.make(disk, point, record)
+            } catch {
+                report.errors[disk.machineName] = "\(disk.name): \(error)"
+                try catalogue.record(.critical, disk: disk.name, "failover: the recovery disk could not be made: \(error)")
+            }
+        }
+    }
+
+    private func start(_ report: inout FailoverReport, _ command: String?, _ seconds: Double) throws -> String? {
+        for index in report.disks.indices {
+            guard let name = report.disks[index].name else { continue }
+            do { report.disks[index].path = try actions.serve(name) } catch { report.errors[report.disks[index].disk.machineName] = "\(name): \(error)" }
+        }
+        let unserved = report.disks.contains { $0.path == nil && $0.name != nil }
+        if unserved { report.warnings.append("no mount of this site runs: farshore mount DIR serves the recovery disks") }
+        guard let command else { return unserved ? "not served" : "served" }
+        guard !unserved else { throw FailoverError(.prerequisite, "nothing is started, for no mount of this site runs", remedy: "farshore mount DIR, then the same command again") }
+        for machine in Set(report.disks.map(\.disk.machineName)).sorted() where report.errors[machine] == nil {
+            do { _ = try Self.command(command, "start", environment: Self.environment(report, machine), seconds: seconds) } catch { report.errors[machine] = "\(error)" }
+        }
+        return "\(report.disks.count) disks served"
+    }
+
+    /// What start and check commands are told: names, and the disks' paths in the order of their names.
+    static func environment(_ report: FailoverReport, _ machine: String) -> [String: String] {
+        let paths = report.disks.filter { $0.disk.machineName == machine }.compactMap(\.path)
+        var found = ["FARSHORE_UNIT": report.unit, "FARSHORE_MACHINE": machine, "FARSHORE_DISKS": "\(paths.count)"]
+        for (number, path) in paths.enumerated() { found["FARSHORE_DISK_\(number + 1)"] = path }
+        return found
+    }
+
+    private static func incomplete(_ report: FailoverReport) -> FailoverError {
+        FailoverError(
+            .incomplete, report.errors.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" }.joined(separator: "; "),
+            remedy: "mend what it says; farshore failover run \(report.unit) makes what is missing, farshore failover cancel \(report.unit) takes it back")
+    }
+
+    // MARK: Change of point
+
+    /// What guests wrote since the failover is given up.
+    package func changePoint(_ unitName: String, to point: PointName, startCommand: String?, seconds: Double) throws -> FailoverReport {
+        let standing = try heads.standing(of: unitName)
+        try standing.unit.refusePart()
+        try standing.check(.changePoint)
+        let unit = standing.unit
+        guard let record = try openRecord(.failover, of: unitName), record.run == standing.lifeCycle?.run?.description else {
+            throw FailoverError(.notFound, "this site knows nothing of the failover of \(unitName)", remedy: "farshore failover run \(unitName) --vault URL on this site first")
+        }
+        return try asJob(.failover, unitName, steps: ["prerequisites", "source", "failover", "start"]) { job in
+            try job.step("prerequisites") {
+                let shared = SharedPoints(vault, head: standing.head, catalog: standing.catalog)
+                try checkReadable(try Self.points(point, of: unit, shared), unit, shared)
+                // Refused while guests use them, before anything is changed.
+                for disk in try catalogue.disks(ofFailover: record.run) { try actions.release(disk.name) }
+                return nil
+            }
+            var head = standing.head
+            try job.step("source") {
+                head = try heads.publish(.changePoint, unit, claiming: false) { (head: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
+                    guard lifeCycle?.run?.description == record.run else { throw .refused("\(unitName): another failover began meanwhile") }
+                    let shared = SharedPoints(vault, head: head, catalog: standing.catalog)
+                    let points = try Self.points(point, of: unit, shared)
+                    try Self.addPins(record.run, points, reason: "failover of \(unitName)", to: &head, shared)
+                    lifeCycle?.points = points
+                }
+                return nil
+            }
+            return try finish(.run, unit, head, record, job, startCommand: startCommand, seconds: seconds, [])
+        }
+    }
+}

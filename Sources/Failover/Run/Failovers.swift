@@ -1,0 +1,104 @@
+// The commands of the life cycle as they run on one host: what they have in common. Each asks the vault's head and the site how far an
+// earlier run of it came, so that a killed one is continued by running it again, or taken back.
+
+import BlockIO
+import Glibc
+import RecoveryPoints
+package import Site
+package import Vault
+
+/// What a failover does beyond vault and catalogue.
+package struct FailoverActions: Sendable {
+    /// Makes the recovery disk of a state and registers it on this site; the name it has there. Repeatable.
+    package let make: @Sendable (Catalog.Disk, LifeCycle.Point, FailoverRecord) throws -> String
+    /// Takes a recovery disk out of this site, its image and log with it; nothing where there is none.
+    package let remove: @Sendable (FailoverRecord.Disk, FailoverRecord) throws -> Void
+    /// Lets the site's mount serve the disk; its path, nil where no mount runs.
+    package let serve: @Sendable (String) throws -> String?
+    /// The site's mount gives the disk up, all it acknowledged durable in its log. Throws while somebody uses it.
+    package let release: @Sendable (String) throws -> Void
+
+    package init(
+        make: @escaping @Sendable (Catalog.Disk, LifeCycle.Point, FailoverRecord) throws -> String,
+        remove: @escaping @Sendable (FailoverRecord.Disk, FailoverRecord) throws -> Void, serve: @escaping @Sendable (String) throws -> String?,
+        release: @escaping @Sendable (String) throws -> Void
+    ) {
+        self.make = make
+        self.remove = remove
+        self.serve = serve
+        self.release = release
+    }
+}
+
+package struct Failovers: Sendable {
+    package let heads: LifeCycleHeads
+    package let catalogue: Catalogue
+    let actions: FailoverActions
+
+    package init(heads: LifeCycleHeads, catalogue: Catalogue, actions: FailoverActions) {
+        self.heads = heads
+        self.catalogue = catalogue
+        self.actions = actions
+    }
+
+    var vault: Vault { heads.vault }
+
+    /// Runs `body` as the job; its error ends the job and is thrown on.
+    func asJob<Value>(_ kind: Job.Kind, _ unit: String, steps: [String], _ body: (RunningJob) throws -> Value) throws -> Value {
+        let job = try catalogue.beginJob(kind, disk: unit, steps: steps)
+        do {
+            let value = try body(job)
+            try job.succeed()
+            return value
+        } catch {
+            try job.fail("\(error)", remedy: (error as? FailoverError)?.remedy ?? (error as? SiteError)?.remedy ?? "farshore failover show \(unit)")
+            throw error
+        }
+    }
+
+    func openRecord(_ kind: FailoverRecord.Kind, of unit: String) throws -> FailoverRecord? { try catalogue.openFailovers(kind).first { $0.name == unit } }
+
+    /// The name of the pins that keep what a run needs.
+    static func pinName(_ run: String) -> String { "failover-\(run.prefix(16))" }
+
+    static func addPins(_ run: String, _ points: [LifeCycle.Point], reason: String, to head: inout Head, _ shared: SharedPoints, named name: String? = nil) throws(VaultError) {
+        var pins = (head.pins ?? []).filter { $0.name != name ?? pinName(run) }
+        for point in points {
+            let time = try shared.history(of: point.disk)?.newestPoint { $0.sequence <= point.sequence }?.timeMicros ?? 0
+            pins.append(Head.Pin(name: name ?? pinName(run), disk: point.disk, sequence: point.sequence, timeMicros: time, reason: reason, untilMicros: nil))
+        }
+        guard pins.count <= FormatLimits.pinsMax else { throw .refused("there are \(FormatLimits.pinsMax) pins already: farshore point unpin") }
+        head.pins = pins
+    }
+
+    static func removePins(_ run: String, from head: inout Head) {
+        let left = (head.pins ?? []).filter { $0.name != pinName(run) }
+        head.pins = left.isEmpty ? nil : left
+    }
+
+    /// The states that `name` stands for in `head`, each with the lineage it is read from.
+    static func points(_ name: PointName, of unit: FailoverUnit, _ shared: SharedPoints) throws(VaultError) -> [LifeCycle.Point] {
+        try ChosenPoint.resolve(name, on: unit.disks, in: shared).map { chosen throws(VaultError) in
+            guard let state = shared.history(of: chosen.disk.id)?.state, let lineage = (state.lineages.first { $0.sequence >= chosen.sequence } ?? state.current)?.id else {
+                throw .notFound("nothing of the disk \(chosen.disk.name) is in the vault yet")
+            }
+            return LifeCycle.Point(disk: chosen.disk.id, lineage: lineage, sequence: chosen.sequence)
+        }
+    }
+
+    func disk(_ point: LifeCycle.Point, of unit: FailoverUnit) throws -> Catalog.Disk {
+        guard let disk = unit.disks.first(where: { $0.id == point.disk }) else {
+            throw FailoverError(.prerequisite, "the vault's catalog has no disk \(point.disk) in \(unit.name) any more", remedy: "farshore failover cancel \(unit.name)")
+        }
+        return disk
+    }
+
+    /// Runs a command of the administrator; its failure is thrown.
+    static func command(_ text: String, _ what: String, environment: [String: String], seconds: Double) throws -> String {
+        let outcome = try TimedCommand(text, environment: environment, seconds: seconds).run()
+        guard outcome.isSuccess else {
+            throw FailoverError(.commandFailed, "the \(what) command \(outcome.text)", remedy: "mend what it says, and run farshore again: it goes on from there")
+        }
+        return outcome.text
+    }
+}

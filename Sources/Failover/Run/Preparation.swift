@@ -1,0 +1,116 @@
+// `failover prepare`, on the active host: guests are stopped, the mount gives the disks up, all that was ever acknowledged is sent, and the
+// vault is told up to where that is. From then on a planned failover loses nothing, or is refused.
+
+import BlockIO
+import Glibc
+package import Site
+import Vault
+
+package struct PreparationActions: Sendable {
+    /// Cuts one last point over the disks, which nobody serves, and makes it durable: the last sequence there is of each.
+    package let cutLast: @Sendable ([ProtectedDisk]) throws -> UInt64
+    /// Makes the uploader send what is there, or does it itself where none runs; called until all is proven.
+    package let send: @Sendable () throws -> Void
+
+    package init(cutLast: @escaping @Sendable ([ProtectedDisk]) throws -> UInt64, send: @escaping @Sendable () throws -> Void) {
+        self.cutLast = cutLast
+        self.send = send
+    }
+}
+
+extension Failovers {
+    /// Repeatable; `failover cancel` takes it back. `waitSeconds`: how long the vault may take to get the rest.
+    package func prepare(
+        _ unitName: String, stopCommand: String?, commandSeconds: Double, waitSeconds: UInt64, _ source: PreparationActions
+    ) throws -> LifeCycleStanding {
+        let standing = try heads.standing(of: unitName)
+        let unit = standing.unit
+        try unit.refusePart()
+        try standing.check(.prepare)
+        let disks = try ownDisks(unit)
+        if try openRecord(.preparation, of: unitName) == nil {
+            try catalogue.begin(FailoverRecord(
+                run: VaultID.random().description, kind: .preparation, name: unitName, unit: unitName, group: unit.group.description, vaultURL: disks[0].vaultURL,
+                vaultID: vault.id.description, keyFile: disks[0].keyFile, passphraseFile: disks[0].passphraseFile, point: "latest", isPlanned: true, folder: ""))
+        }
+        return try asJob(.failoverPreparation, unitName, steps: ["stop", "hold", "send", "publish"]) { job in
+            try job.step("stop") {
+                guard let stopCommand else { return nil }
+                return try Self.command(stopCommand, "stop", environment: ["FARSHORE_UNIT": unitName], seconds: commandSeconds)
+            }
+            var last: UInt64 = 0
+            try job.step("hold") {
+                last = try hold(disks, unitName, source)
+                return "acknowledged up to #\(last)"
+            }
+            try job.step("send") { try wait(until: last, disks, waitSeconds, source) }
+            try job.step("publish") {
+                try publishPrepared(unit, last)
+                return nil
+            }
+            try catalogue.record(.information, disk: nil, "\(unitName) is shut down for a planned failover; the vault has everything up to #\(last)")
+            return try heads.standing(of: unitName)
+        }
+    }
+
+    private func ownDisks(_ unit: FailoverUnit) throws -> [ProtectedDisk] {
+        let all = try catalogue.disks()
+        return try unit.disks.map { disk in
+            guard let own = all.first(where: { $0.id == disk.id.description }) else {
+                throw FailoverError(.prerequisite, "this site does not protect \(disk.name), which is in \(unit.name)", remedy: "farshore unprotect it where it was, or run this on its host")
+            }
+            guard !own.isPaused else { throw FailoverError(.prerequisite, "the upload of \(own.name) is paused", remedy: "farshore resume \(own.name)") }
+            return own
+        }
+    }
+
+    /// Held first, so that no mount that starts meanwhile serves them; released, no write can be acknowledged any more. Then the last point:
+    /// its sequence is above all that was ever acknowledged on any of them.
+    private func hold(_ disks: [ProtectedDisk], _ unit: String, _ source: PreparationActions) throws -> UInt64 {
+        for disk in disks { try catalogue.hold(disk: disk.name, reason: "it was shut down for a failover; farshore failover cancel \(unit) takes that back") }
+        for disk in disks { try actions.release(disk.name) }
+        return try source.cutLast(disks)
+    }
+
+    private func wait(until last: UInt64, _ disks: [ProtectedDisk], _ seconds: UInt64, _ source: PreparationActions) throws -> String? {
+        let deadline = Clock.monotonicNanoseconds() + seconds * 1_000_000_000
+        while true {
+            try source.send()
+            let states = try disks.map { (disk: $0, state: try catalogue.replication(ofDisk: $0.name)) }
+            guard let behind = states.first(where: { $0.state.provenSequence ?? 0 < last }) else { return nil }
+            guard Clock.monotonicNanoseconds() < deadline else {
+                throw FailoverError(
+                    .prerequisite, "the vault has \(behind.disk.name) up to #\(behind.state.provenSequence ?? 0) only, not up to #\(last)" + (behind.state.error.map { ": \($0)" } ?? ""),
+                    remedy: "\(behind.state.remedy ?? "farshore status \(behind.disk.name)"), then the same command again; farshore failover cancel takes it back")
+            }
+            usleep(100_000)
+        }
+    }
+
+    /// What the vault proves, not what was sent.
+    private func publishPrepared(_ unit: FailoverUnit, _ last: UInt64) throws {
+        try heads.publish(.prepare, unit, claiming: false) { (head: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
+            var points: [LifeCycle.Point] = []
+            for disk in unit.disks {
+                guard let current = head.state(of: disk.id)?.current, current.sequence == last else {
+                    throw .refused("the vault does not have \(disk.name) up to #\(last)")
+                }
+                points.append(LifeCycle.Point(disk: disk.id, lineage: current.id, sequence: last))
+            }
+            lifeCycle?.state = .prepared
+            lifeCycle?.points = points
+        }
+    }
+
+    /// The mount may serve them again.
+    func undo(_ preparation: FailoverRecord) throws {
+        let unit = try FailoverUnit(preparation.unit, in: try vault.catalog().document)
+        let all = try catalogue.disks()
+        for disk in unit.disks {
+            guard let own = all.first(where: { $0.id == disk.id.description }), own.held != nil else { continue }
+            try catalogue.hold(disk: own.name, reason: nil)
+            _ = try actions.serve(own.name)
+        }
+        try catalogue.end(failover: preparation.run, note: "cancelled")
+    }
+}

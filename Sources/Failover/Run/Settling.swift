@@ -1,0 +1,66 @@
+// `failover commit` and `failover cancel`: how a failover ends. Canceled, everything is as before it, and the old source can go on.
+
+import Site
+import Vault
+
+extension Failovers {
+    /// With `keepsPoints` false the points from before the one that was chosen are let go, as far as no pin keeps them.
+    package func commit(_ unitName: String, keepsPoints: Bool) throws -> LifeCycleStanding {
+        let standing = try heads.standing(of: unitName)
+        try standing.unit.refusePart()
+        try standing.check(.commit)
+        let oldest = standing.lifeCycle?.points?.map(\.sequence).min() ?? 0
+        // The claim acknowledges the collection epoch in which kept points are written.
+        let claimed = try heads.publish(.commit, standing.unit, claiming: true) { (_: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
+            guard lifeCycle?.run == standing.lifeCycle?.run else { throw .refused("\(unitName): another failover began meanwhile") }
+            lifeCycle?.state = .committed
+        }
+        if !keepsPoints {
+            let retention = Retention(vault: vault, thinning: Thinning(rules: []), epoch: claimed.collectionEpoch)
+            if let pruning = try retention.pruning(of: claimed, standing.catalog, cutAtMost: oldest) {
+                try vault.heads(group: standing.unit.group).update(epoch: claimed.writer.epoch) { pruning.apply(to: &$0) }
+            }
+        }
+        // Its disks are no longer to be taken back.
+        if let record = try openRecord(.failover, of: unitName) { try catalogue.end(failover: record.run, note: "committed") }
+        try catalogue.record(.information, disk: nil, "the failover of \(unitName) was committed; it is not replicated until it is reprotected")
+        return try heads.standing(of: unitName)
+    }
+
+    /// On the target, or on the active host of a prepared unit; where nothing is under way, what an interrupted command left on this host.
+    package func cancel(_ unitName: String, isLost: Bool) throws -> LifeCycleStanding {
+        let standing = try heads.standing(of: unitName)
+        try standing.check(isLost ? .cancelLost : .cancel)
+        let preparation = try openRecord(.preparation, of: unitName)
+        let failover = try openRecord(.failover, of: unitName)
+        if standing.state == .replicating, preparation == nil, failover == nil {
+            throw FailoverError(.notFound, "nothing of \(unitName) is to be taken back", remedy: "farshore failover show \(unitName)")
+        }
+        // In this order: while a guest could still write on the recovery disks the source must not go on.
+        if let failover, !isLost {
+            // Guests write here for good: it was committed, and killed before it could say so.
+            if standing.place == .active { try catalogue.end(failover: failover.run, note: "committed") } else { try removeDisks(of: failover, note: "cancelled") }
+        }
+        if standing.state != .replicating {
+            try heads.publish(isLost ? .cancelLost : .cancel, standing.unit, claiming: isLost) { (head: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
+                guard let before = lifeCycle, before.run == standing.lifeCycle?.run else { throw .refused("\(unitName): another failover began meanwhile") }
+                if let run = before.run { Self.removePins(run.description, from: &head) }
+                let active = before.former ?? before.active
+                lifeCycle = active == LifeCycle.unknownHost ? nil : LifeCycle(state: .replicating, active: active, home: before.home, timeMicros: 0)
+            }
+        }
+        if let preparation { try undo(preparation) }
+        try catalogue.record(isLost ? .critical : .information, disk: nil, "the failover of \(unitName) was taken back; farshore resume on its source lets it go on")
+        return try heads.standing(of: unitName)
+    }
+
+    /// Takes the recovery disks of the run out of this site, and ends it.
+    func removeDisks(of record: FailoverRecord, note: String) throws {
+        for disk in try catalogue.disks(ofFailover: record.run) {
+            try actions.release(disk.name)
+            try actions.remove(disk, record)
+            try catalogue.forget(disk, ofFailover: record.run)
+        }
+        try catalogue.end(failover: record.run, note: note)
+    }
+}
