@@ -94,11 +94,12 @@ package struct LifeCycleHeads: Sendable {
         if case .refused(let refusal) = LifeCycleDecision(command, in: head.lifeCycle?.state ?? .replicating, on: place) {
             throw .refused("\(unit.name): farshore \(command.rawValue) is refused: \(refusal.reason); \(refusal.remedy(unit.name))")
         }
-        let before = head
-        var lifeCycle: LifeCycle? = head.lifeCycle ?? Self.implied(by: head, activeHere: place == .active ? host.id : nil)
+        let before = head.lifeCycle ?? Self.implied(by: head, activeHere: place == .active ? host.id : nil)
+        var lifeCycle: LifeCycle? = before
         try change(&head, &lifeCycle)
+        guard lifeCycle != before else { return }
         head.lifeCycle = lifeCycle
-        if head != before { head.lifeCycle?.timeMicros = Clock.wallNanoseconds() / 1_000 }
+        head.lifeCycle?.timeMicros = Clock.wallNanoseconds() / 1_000
     }
 
     /// Of a group that was never failed over: its last writer is where guests write, and where it was first protected.

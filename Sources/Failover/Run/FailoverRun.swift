@@ -44,9 +44,11 @@ package struct FailoverReport: Sendable {
         package let point: LifeCycle.Point
         /// Of the newest cut point at or before it.
         package let timeMicros: UInt64?
-        /// What it is called on this site; nil where it could not be made.
+        /// What it is called on this site.
         package var name: String?
         package var path: String?
+
+        var chosen: ChosenPoint { ChosenPoint(disk: disk, sequence: point.sequence) }
     }
 
     package let unit: String
@@ -65,7 +67,7 @@ extension Failovers {
         try standing.unit.refusePart()
         try standing.check(command)
         let record = try ownRecord(standing, request)
-        return try asJob(.failover, request.unit, steps: ["prerequisites", "source", "failover", "start"]) { job in
+        return try catalogue.asJob(.failover, request.unit, steps: ["prerequisites", "source", "failover", "start"]) { job in
             var warnings: [String] = []
             let isBegun = standing.state == .failingOver || standing.state == .failedOver
             try job.step("prerequisites") {
@@ -122,7 +124,7 @@ extension Failovers {
         var warnings: [String] = []
         if try !catalogue.wasTested(group: unit.group.description) { warnings.append("\(unit.name) was never tested on this site: farshore failover test \(unit.name)") }
         for point in points where point.sequence < shared.history(of: point.disk)?.state.oldestSequence ?? 0 {
-            warnings.append("point #\(point.sequence) of \(try disk(point, of: unit).name) is older than the whole history that is kept: it can run, but not be reprotected without sending it anew")
+            warnings.append("point #\(point.sequence) of \(try unit.disk(of: point).name) is older than the whole history that is kept: it can run, but not be reprotected without sending it anew")
         }
         return warnings
     }
@@ -185,7 +187,7 @@ extension Failovers {
 
     // MARK: Failover and start
 
-    /// Makes the disks that are missing, says so in the vault, and starts what can be started. One machine's error stops no other.
+    /// Makes the disks that are missing, says so in the vault, and starts what can be started: a machine that does not start keeps no other from it.
     func finish(
         _ command: LifeCycleCommand, _ unit: FailoverUnit, _ head: Head, _ record: FailoverRecord, _ job: RunningJob, startCommand: String?, seconds: Double,
         _ warnings: [String]
@@ -193,19 +195,18 @@ extension Failovers {
         let shared = SharedPoints(vault, head: head, catalog: try vault.catalog().document)
         var report = FailoverReport(unit: unit.name, run: record.run, state: head.lifeCycle?.state ?? .failingOver, disks: [], warnings: warnings, errors: [:])
         for point in head.lifeCycle?.points ?? [] {
-            let chosen = ChosenPoint(disk: try disk(point, of: unit), sequence: point.sequence)
+            let chosen = ChosenPoint(disk: try unit.disk(of: point), sequence: point.sequence)
             report.disks.append(FailoverReport.Disk(disk: chosen.disk, point: point, timeMicros: try shared.time(of: chosen)))
         }
         try job.step("failover") {
             try makeDisks(&report, record)
-            guard report.errors.count < unit.machines.count else { throw Self.incomplete(report) }
             try heads.publish(command, unit, claiming: false) { (_: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
                 guard lifeCycle?.run?.description == record.run, lifeCycle?.target == heads.host.id else { throw .refused("\(unit.name): another host took the failover over meanwhile") }
                 lifeCycle?.state = .failedOver
                 lifeCycle?.active = heads.host.id
             }
             report.state = .failedOver
-            return "\(report.disks.count { $0.name != nil }) of \(report.disks.count) disks"
+            return "\(report.disks.count) disks"
         }
         try job.step("start") { try start(&report, startCommand, seconds) }
         try catalogue.record(
@@ -214,31 +215,20 @@ extension Failovers {
         return report
     }
 
+    /// All or none: disks that share points are registered together. Those of another point go first.
     private func makeDisks(_ report: inout FailoverReport, _ record: FailoverRecord) throws {
         let made = try catalogue.disks(ofFailover: record.run)
-        let registered = Set(try catalogue.disks().map(\.name))
-        for index in report.disks.indices {
-            let (disk, point) = (report.disks[index].disk, report.disks[index].point)
-            do {
-                if let known = made.first(where: { $0.id == disk.id.description }) {
-                    if known.sequence == point.sequence, known.lineage == point.lineage.description, registered.contains(known.name) {
-                        report.disks[index].name = known.name
-                        continue
-                    }
-                    // Of another point.
-                    try actions.release(known.name)
-                    try actions.remove(known, record)
-                    try catalogue.forget(known, ofFailover: record.run)
-                }
-                let noted = FailoverRecord.Disk(name: disk.name, id: disk.id.description, lineage: point.lineage.description, sequence: point.sequence)
-                // Before it is made: whoever takes the failover back finds it, however far the making came.
-                try catalogue.note(noted, ofFailover: record.run)
-                report.disks[index].name = try actions.make(disk, point, record)
-            } catch {
-                report.errors[disk.machineName] = "\(disk.name): \(error)"
-                try catalogue.record(.critical, disk: disk.name, "failover: the recovery disk could not be made: \(error)")
-            }
+        let wanted = report.disks.map {
+            FailoverRecord.Disk(name: $0.disk.name, id: $0.disk.id.description, lineage: $0.point.lineage.description, sequence: $0.point.sequence)
         }
+        for old in made where !wanted.contains(where: { $0.id == old.id && $0.sequence == old.sequence && $0.lineage == old.lineage }) {
+            try actions.release(old.name)
+            try actions.remove(old, record)
+            try catalogue.forget(old, ofFailover: record.run)
+        }
+        // Before they are made: whoever takes the failover back finds them, however far the making came.
+        for disk in wanted { try catalogue.note(disk, ofFailover: record.run) }
+        for (index, name) in try actions.make(report.disks.map(\.chosen), record).enumerated() { report.disks[index].name = name }
     }
 
     private func start(_ report: inout FailoverReport, _ command: String?, _ seconds: Double) throws -> String? {
@@ -267,7 +257,7 @@ extension Failovers {
     private static func incomplete(_ report: FailoverReport) -> FailoverError {
         FailoverError(
             .incomplete, report.errors.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" }.joined(separator: "; "),
-            remedy: "mend what it says; farshore failover run \(report.unit) makes what is missing, farshore failover cancel \(report.unit) takes it back")
+            remedy: "mend what it says; farshore failover run \(report.unit) starts what is missing, farshore failover cancel \(report.unit) takes it back")
     }
 
     // MARK: Change of point
@@ -281,7 +271,7 @@ extension Failovers {
         guard let record = try openRecord(.failover, of: unitName), record.run == standing.lifeCycle?.run?.description else {
             throw FailoverError(.notFound, "this site knows nothing of the failover of \(unitName)", remedy: "farshore failover run \(unitName) --vault URL on this site first")
         }
-        return try asJob(.failover, unitName, steps: ["prerequisites", "source", "failover", "start"]) { job in
+        return try catalogue.asJob(.failover, unitName, steps: ["prerequisites", "source", "failover", "start"]) { job in
             try job.step("prerequisites") {
                 let shared = SharedPoints(vault, head: standing.head, catalog: standing.catalog)
                 try checkReadable(try Self.points(point, of: unit, shared), unit, shared)

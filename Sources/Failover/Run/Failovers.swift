@@ -5,12 +5,12 @@ import BlockIO
 import Glibc
 import RecoveryPoints
 package import Site
-package import Vault
+import Vault
 
 /// What a failover does beyond vault and catalogue.
 package struct FailoverActions: Sendable {
-    /// Makes the recovery disk of a state and registers it on this site; the name it has there. Repeatable.
-    package let make: @Sendable (Catalog.Disk, LifeCycle.Point, FailoverRecord) throws -> String
+    /// Makes recovery disks of the states and registers them on this site, all or none; their names there. Repeatable.
+    package let make: @Sendable ([ChosenPoint], FailoverRecord) throws -> [String]
     /// Takes a recovery disk out of this site, its image and log with it; nothing where there is none.
     package let remove: @Sendable (FailoverRecord.Disk, FailoverRecord) throws -> Void
     /// Lets the site's mount serve the disk; its path, nil where no mount runs.
@@ -19,7 +19,7 @@ package struct FailoverActions: Sendable {
     package let release: @Sendable (String) throws -> Void
 
     package init(
-        make: @escaping @Sendable (Catalog.Disk, LifeCycle.Point, FailoverRecord) throws -> String,
+        make: @escaping @Sendable ([ChosenPoint], FailoverRecord) throws -> [String],
         remove: @escaping @Sendable (FailoverRecord.Disk, FailoverRecord) throws -> Void, serve: @escaping @Sendable (String) throws -> String?,
         release: @escaping @Sendable (String) throws -> Void
     ) {
@@ -42,19 +42,6 @@ package struct Failovers: Sendable {
     }
 
     var vault: Vault { heads.vault }
-
-    /// Runs `body` as the job; its error ends the job and is thrown on.
-    func asJob<Value>(_ kind: Job.Kind, _ unit: String, steps: [String], _ body: (RunningJob) throws -> Value) throws -> Value {
-        let job = try catalogue.beginJob(kind, disk: unit, steps: steps)
-        do {
-            let value = try body(job)
-            try job.succeed()
-            return value
-        } catch {
-            try job.fail("\(error)", remedy: (error as? FailoverError)?.remedy ?? (error as? SiteError)?.remedy ?? "farshore failover show \(unit)")
-            throw error
-        }
-    }
 
     func openRecord(_ kind: FailoverRecord.Kind, of unit: String) throws -> FailoverRecord? { try catalogue.openFailovers(kind).first { $0.name == unit } }
 
@@ -86,13 +73,6 @@ package struct Failovers: Sendable {
         }
     }
 
-    func disk(_ point: LifeCycle.Point, of unit: FailoverUnit) throws -> Catalog.Disk {
-        guard let disk = unit.disks.first(where: { $0.id == point.disk }) else {
-            throw FailoverError(.prerequisite, "the vault's catalog has no disk \(point.disk) in \(unit.name) any more", remedy: "farshore failover cancel \(unit.name)")
-        }
-        return disk
-    }
-
     /// Runs a command of the administrator; its failure is thrown.
     static func command(_ text: String, _ what: String, environment: [String: String], seconds: Double) throws -> String {
         let outcome = try TimedCommand(text, environment: environment, seconds: seconds).run()
@@ -100,5 +80,29 @@ package struct Failovers: Sendable {
             throw FailoverError(.commandFailed, "the \(what) command \(outcome.text)", remedy: "mend what it says, and run farshore again: it goes on from there")
         }
         return outcome.text
+    }
+}
+
+extension Catalogue {
+    /// Runs `body` as the job; its error ends the job and is thrown on.
+    func asJob<Value>(_ kind: Job.Kind, _ unit: String, steps: [String], _ body: (RunningJob) throws -> Value) throws -> Value {
+        let job = try beginJob(kind, disk: unit, steps: steps)
+        do {
+            let value = try body(job)
+            try job.succeed()
+            return value
+        } catch {
+            try job.fail("\(error)", remedy: (error as? FailoverError)?.remedy ?? (error as? SiteError)?.remedy ?? "farshore failover show \(unit)")
+            throw error
+        }
+    }
+}
+
+extension FailoverUnit {
+    func disk(of point: LifeCycle.Point) throws(FailoverError) -> Catalog.Disk {
+        guard let disk = disks.first(where: { $0.id == point.disk }) else {
+            throw FailoverError(.prerequisite, "the vault's catalog has no disk \(point.disk) in \(name) any more", remedy: "farshore failover cancel \(name)")
+        }
+        return disk
     }
 }

@@ -33,7 +33,7 @@ extension Failovers {
                 run: VaultID.random().description, kind: .preparation, name: unitName, unit: unitName, group: unit.group.description, vaultURL: disks[0].vaultURL,
                 vaultID: vault.id.description, keyFile: disks[0].keyFile, passphraseFile: disks[0].passphraseFile, point: "latest", isPlanned: true, folder: ""))
         }
-        return try asJob(.failoverPreparation, unitName, steps: ["stop", "hold", "send", "publish"]) { job in
+        return try catalogue.asJob(.failoverPreparation, unitName, steps: ["stop", "hold", "send", "publish"]) { job in
             try job.step("stop") {
                 guard let stopCommand else { return nil }
                 return try Self.command(stopCommand, "stop", environment: ["FARSHORE_UNIT": unitName], seconds: commandSeconds)

@@ -174,6 +174,17 @@ extension Catalogue {
         try write { try $0.execute(sql: "DELETE FROM failover_disk WHERE run = ? AND id = ?", arguments: [run, disk.id]) }
     }
 
+    /// Tests that were not cleaned up for `days`; each is an event once.
+    package func forgottenTests(days: UInt64 = 7) throws(SiteError) -> [FailoverRecord] {
+        let now = Clock.wallNanoseconds()
+        let old = try openFailovers(.test).filter { now - min(now, $0.createdNanoseconds) > days * 86_400_000_000_000 }
+        for test in old where test.note == nil {
+            try write { try $0.execute(sql: "UPDATE failover SET note = 'forgotten' WHERE run = ?", arguments: [test.run]) }
+            try record(.warning, disk: nil, "the test failover \(test.name) of \(test.unit) is older than \(days) days and pins a point: farshore failover cleanup \(test.name)")
+        }
+        return old
+    }
+
     /// Why the mount does not serve the disk; nil: it does.
     package func hold(disk name: String, reason: String?) throws(SiteError) {
         try write { try $0.execute(sql: "UPDATE disk SET held = ? WHERE name = ?", arguments: [reason, name]) }

@@ -36,6 +36,8 @@ package struct ProtectedDisk: Equatable, Sendable {
     /// Why the mount does not serve it: it was shut down for a failover. It is replicated all the same.
     package private(set) var held: String?
 
+    package var isToBeServed: Bool { state == .protected && held == nil }
+
     package init(
         name: String, id: String, imagePath: String, format: String, sizeBytes: UInt64, logFolder: String,
         logBudgetBytes: UInt64, policy: Policy = .standard, vaultURL: String, vaultID: String, keyFile: String?,

@@ -77,7 +77,7 @@ struct MountCommand: ParsableCommand {
         try folder.create()
         let catalogue = try site.catalogue()
         let before = try folder.deadMount()
-        let locks = try takeLocks(folder, try catalogue.disks().filter { $0.state == .protected })
+        let locks = try takeLocks(folder, try catalogue.disks().filter(\.isToBeServed))
         if let before { try catalogue.record(.critical, disk: nil, StatusCommand.diedText(before)) }
         let log = try BackgroundService.openLog(folder.runFolder + "/mount.log")
         let logDescriptor = BackgroundService.isDetached ? log.raw : STDERR_FILENO

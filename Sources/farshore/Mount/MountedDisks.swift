@@ -76,6 +76,7 @@ final class MountedDisks: Sendable {
     func open(_ disk: ProtectedDisk, inherited: [Int32]?) throws {
         do {
             guard disk.state == .protected else { throw disk.releasingFailure }
+            if let held = disk.held { throw Failure(.inUse, "\(disk.name) is not served: \(held)", try: "farshore status \(disk.name)") }
             if pending.withLock({ $0[disk.name] }) == nil { try announce(disk) }
             try serve(disk, inherited: inherited)
             points.setReleased(disk.name, false)

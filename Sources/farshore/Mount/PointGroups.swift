@@ -45,7 +45,7 @@ final class PointGroups: Sendable {
         return groups.compactMap { group in
             let disks = group.diskNames.compactMap { known[$0] }
             guard !disks.isEmpty else { return nil }
-            let missing = group.disks.filter { known[$0.name] == nil && $0.state == .protected && !released.contains($0.name) }.map(\.name)
+            let missing = group.disks.filter { known[$0.name] == nil && $0.isToBeServed && !released.contains($0.name) }.map(\.name)
             return Group(id: group.id, name: group.name, pointSeconds: group.pointSeconds, disks: disks, missing: missing)
         }
     }

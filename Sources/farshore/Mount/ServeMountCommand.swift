@@ -35,7 +35,7 @@ struct ServeMountCommand: ParsableCommand {
     private func serve(_ process: WorkerProcess, _ locks: InheritedLocks) throws {
         let catalogue = try site.catalogue()
         let disks = try MountedDisks(process: process, catalogue: catalogue, directory: directory, honoursImageOwner: allowOther)
-        let all = try catalogue.disks()
+        let all = try catalogue.disks().filter { $0.held == nil }
         let openings = DiskOpenings(all, disks, locks)
         // A successor has requests of guests in hand: each disk is served as soon as it is open, and one that does not open
         // any more must not take the others along.

@@ -3,6 +3,7 @@
 import BlockIO
 import ChangeLog
 import DiskImage
+import Failover
 import ObjectStore
 import RecoveryPoints
 import Site
@@ -20,10 +21,22 @@ extension Failure {
         case let error as LogError: Failure(error)
         case let error as VaultError: Failure(error)
         case let error as RestoreError: Failure(error)
+        case let error as FailoverError: Failure(error)
         case let error as StoreError: Failure(error)
         case let error as SystemError: Failure(error)
         default: nil
         }
+    }
+
+    init(_ error: FailoverError) {
+        let status: ExitStatus =
+            switch error.code {
+            case .notNow: .notNow
+            case .notFound: .notFound
+            case .inUse: .inUse
+            case .prerequisite, .commandFailed, .incomplete: .failed
+            }
+        self.init(status, error.message, try: error.remedy)
     }
 
     init(_ error: SiteError) {

@@ -16,6 +16,7 @@ enum ExitStatus: Int32, CaseIterable {
     case inUse = 9
     case notFound = 10
     case badImage = 11
+    case notNow = 12
 }
 
 struct Failure: Error, CustomStringConvertible {

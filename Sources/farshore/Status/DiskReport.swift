@@ -127,6 +127,7 @@ struct DiskReport: Encodable {
         found.append((replication.health.rank, replication.error.map { "replication failed: \($0)" }, replication.remedy))
         if let mark { found.append((2, "resynchronisation required: \(mark.reason)", mark.isNow ? "farshore job list shows how far it is" : "farshore resync \(disk.name) --now")) }
         if let problem = log.problem { found.append((3, problem, "mend the volume of \(disk.logFolder)")) }
+        if let held = disk.held { found.append((1, "the mount does not serve it: \(held)", nil)) }
         found += delays.map { (1, $0.text, $0.remedy) }
         guard let worst = found.max(by: { $0.rank < $1.rank }), worst.rank > 0 else { return ("normal", nil, nil) }
         return (["normal", "warning", "resynchronisation-required", "critical"][worst.rank], worst.text, worst.remedy)

@@ -1,0 +1,158 @@
+// A machine protected on one host and two hosts that may take it over, in a temporary directory with one vault. Recovery disks are noted by
+// name only: what is tested is the life cycle around them.
+
+import BlockIO
+import ChangeLog
+import DiskImage
+import Failover
+import Foundation
+import Logging
+import ObjectStore
+import RecoveryPoints
+import Replication
+import Site
+import Synchronization
+import Vault
+import VaultFixtures
+import VirtualDisk
+
+final class FailoverSites: @unchecked Sendable {
+    // Sendable: used by the test's thread only, but for the disks, which are safe for many.
+    static let unit = "shop"
+
+    /// The recovery disks a host has, with the sequences they were made of.
+    final class Host: Sendable {
+        let host: FailoverHost
+        let site: SiteDirectory
+        let store: InterruptedStore
+        let disks = Mutex<[String: UInt64]>([:])
+        /// The action that fails from now on, as for a process that was killed in it.
+        let dying = Mutex<String?>(nil)
+
+        init(_ name: String, _ folder: String, _ store: any ObjectStore) throws {
+            site = SiteDirectory(path: folder + "/" + name)
+            try site.create()
+            host = FailoverHost(id: VaultID(try site.hostID())!, name: name)
+            self.store = InterruptedStore(store)
+        }
+
+        func act(_ name: String) throws {
+            if dying.withLock({ $0 == name }) { throw StoreError(.unreachable, "the process is gone in \(name)", try: "") }
+        }
+    }
+
+    struct Owner: DiskOwner {
+        let disk: VirtualDisk
+
+        func makeDurable() throws -> UInt64 { try disk.makeDurable() }
+        func cut() throws { _ = try VirtualDisk.cutPoint([disk], tag: "") }
+        func freeze() throws -> UInt64 { try disk.freeze() }
+        func unfreeze() throws { try disk.unfreeze() }
+    }
+
+    let folder: String
+    let store: any ObjectStore
+    let source: Host, target: Host, third: Host
+    private(set) var disks: [String: VirtualDisk] = [:]
+    private let sequencer: Sequencer
+
+    init(disks names: [String] = ["data", "log"]) throws {
+        folder = try temporaryDirectory()
+        store = try DirectoryStore(root: folder + "/vault", create: true)
+        source = try Host("source", folder, store)
+        target = try Host("target", folder, store)
+        third = try Host("third", folder, store)
+        sequencer = try Sequencer(path: source.site.sequencePath)
+        let vault = try Vault.create(store: store, protection: .none, memory: HeadMemory(folder: nil), settings: TestVault.settings).vault
+        for name in names {
+            let (id, log, image) = (LogID.random(), LogFolder(folder + "/" + name + ".log"), folder + "/" + name)
+            try Data(count: 1 << 20).write(to: URL(fileURLWithPath: image))
+            try ChangeLog.create(
+                log, diskID: id, diskBytes: 1 << 20, targets: [vault.id.description], segmentBytes: 1 << 20, budgetBytes: 64 << 20, startSequence: try sequencer.next())
+            _ = try vault.register(disk: VaultID(id.description)!, name: name, sizeBytes: 1 << 20, machine: Self.unit)
+            try Catalogue(site: source.site).add(ProtectedDisk(
+                name: name, id: id.description, imagePath: image, format: "raw", sizeBytes: 1 << 20, logFolder: log.path, logBudgetBytes: 64 << 20,
+                vaultURL: vault.store.location, vaultID: vault.id.description, keyFile: nil, passphraseFile: nil, machine: Self.unit))
+            disks[name] = try VirtualDisk.open(
+                name: name, image: try openImage(image, access: .readWrite, format: .raw), folder: log, lock: try OwnerLock.acquire(log), sequencer: sequencer,
+                options: ChangeLog.Options(bootID: "boot"))
+        }
+        try write(1)
+        try upload()
+    }
+
+    deinit {
+        for disk in disks.values { disk.abandon() }
+        try? FileManager.default.removeItem(atPath: folder)
+    }
+
+    func open(_ store: any ObjectStore) throws -> Vault { try Vault.open(store: store, key: .none, memory: HeadMemory(folder: nil), settings: TestVault.settings) }
+
+    /// One write and a point on all disks.
+    func write(_ value: UInt8) throws {
+        for disk in disks.values { try [UInt8](repeating: value, count: 4096).withUnsafeBytes { try disk.write($0, at: 0, sequenceSlot: nil) } }
+        _ = try VirtualDisk.cutPoint(Array(disks.values), tag: "")
+    }
+
+    var service: UploadService {
+        get throws {
+            UploadService(
+                replicator: Replicator(
+                    catalogue: try Catalogue(site: source.site), host: source.host.name, stop: StopFlag(), openVault: { [self] _ in try open(source.store) },
+                    owner: { [self] disk in Owner(disk: disks[disk.name]!) }, progress: { _, _, _ in }),
+                log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+        }
+    }
+
+    /// As a new process of the uploader does it; what failed.
+    @discardableResult
+    func upload() throws -> [AttemptFailure] { try service.runOnce().map(\.failure) }
+
+    func heads(_ host: Host) throws -> LifeCycleHeads {
+        let own = Set(try Catalogue(site: host.site).disks().map(\.id))
+        return LifeCycleHeads(vault: try open(host.store), host: host.host) { own.contains($0.description) }
+    }
+
+    func failovers(_ host: Host) throws -> Failovers {
+        Failovers(heads: try heads(host), catalogue: try Catalogue(site: host.site), actions: FailoverActions(
+            make: { points, _ in
+                try host.act("make")
+                for point in points { host.disks.withLock { $0[point.disk.name] = point.sequence } }
+                try host.act("made")
+                return points.map(\.disk.name)
+            },
+            remove: { disk, _ in
+                try host.act("remove")
+                host.disks.withLock { $0[disk.name] = nil }
+            },
+            serve: { disk in
+                try host.act("serve")
+                return "/mnt/\(disk)"
+            }, release: { _ in try host.act("release") }))
+    }
+
+    @discardableResult
+    func run(_ host: Host, planned: Bool = false, at point: String = "latest", source: String? = nil, start: String? = nil) throws -> FailoverReport {
+        try failovers(host).run(FailoverRequest(
+            unit: Self.unit, point: PointName(point)!, pointText: point, isPlanned: planned, vaultURL: store.location, keyFile: nil, passphraseFile: nil,
+            folder: host.site.path + "/recovery", sourceCommand: source, startCommand: start, commandSeconds: 5))
+    }
+
+    @discardableResult
+    func prepare(stop: String? = nil) throws -> LifeCycleStanding {
+        try failovers(source).prepare(
+            Self.unit, stopCommand: stop, commandSeconds: 5, waitSeconds: 1,
+            PreparationActions(
+                cutLast: { [self] _ in
+                    let last = try VirtualDisk.cutPoint(Array(disks.values), tag: "")
+                    for disk in disks.values { _ = try disk.makeDurable() }
+                    return last
+                },
+                send: { [self] in try upload() }))
+    }
+
+    func standing() throws -> LifeCycleStanding { try LifeCycleHeads(vault: try open(store), host: source.host, protects: { _ in true }).standing(of: Self.unit) }
+
+    /// The newest sequence that the vault has of each disk.
+    func newest() throws -> Set<UInt64> { Set(try standing().head.disks.map(\.newestSequence)) }
+}

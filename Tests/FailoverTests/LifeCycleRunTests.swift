@@ -1,0 +1,235 @@
+// Failovers between three hosts over one vault: who may publish, what a race and a kill at any step leave.
+
+import Failover
+import Foundation
+import ObjectStore
+import RecoveryPoints
+import Replication
+import Site
+import Synchronization
+import Testing
+import Vault
+import VaultFixtures
+
+@Suite struct LifeCycleRunTests {
+    @Test func anUnplannedFailoverFencesTheSourceUntilItIsTakenBack() throws {
+        let sites = try FailoverSites()
+        let sent = try sites.newest()
+        try sites.write(2)
+        let report = try sites.run(sites.target)
+        #expect(report.state == .failedOver && Set(report.disks.map(\.point.sequence)) == sent)
+        #expect(report.warnings.contains { $0.contains("never tested") })
+        let over = try sites.standing()
+        #expect(over.lifeCycle?.active == sites.target.host.id && over.lifeCycle?.former == sites.source.host.id && over.lifeCycle?.home == sites.source.host.id)
+        #expect(over.head.pins?.count == 2)
+        // A new process of the source's uploader says how much the vault lacks, and sends nothing.
+        let failures = try sites.upload()
+        #expect(failures.count == 2)
+        for failure in failures {
+            #expect(failure.outcome == .forGood && failure.isAlarm, "\(failure)")
+            #expect(failure.message.contains("was failed over to target from point #\(sent.min()!)") && failure.message.contains("2 records"), "\(failure)")
+        }
+        #expect(try sites.newest() == sent)
+        let back = try sites.failovers(sites.target).cancel(FailoverSites.unit, isLost: false)
+        #expect(back.state == .replicating && back.lifeCycle?.active == sites.source.host.id && back.head.pins == nil)
+        #expect(sites.target.disks.withLock { $0.isEmpty })
+        #expect(try sites.upload().isEmpty)
+        #expect(try sites.newest() != sent)
+    }
+
+    /// One that runs on while it is failed over meets the raised epoch; taken back, it goes on without a new process.
+    @Test func aRunningUploaderIsFencedAndGoesOnWhenTheFailoverIsTakenBack() throws {
+        let sites = try FailoverSites()
+        let service = try sites.service
+        #expect(try service.runOnce().isEmpty)
+        try sites.run(sites.target)
+        try sites.write(2)
+        let failures = try service.runOnce()
+        #expect(failures.count == 2 && failures.allSatisfy { $0.failure.message.contains("was failed over to target") }, "\(failures)")
+        _ = try sites.failovers(sites.target).cancel(FailoverSites.unit, isLost: false)
+        #expect(try service.runOnce().isEmpty)
+    }
+
+    @Test func aPlannedFailoverLosesNothing() throws {
+        let sites = try FailoverSites()
+        try sites.write(2)
+        #expect(throws: FailoverError.self) { try sites.run(sites.target, planned: true) }
+        let prepared = try sites.prepare(stop: "true")
+        let last = try #require(prepared.lifeCycle?.points?.first?.sequence)
+        #expect(prepared.state == .prepared && prepared.lifeCycle?.points?.count == 2)
+        #expect(try Catalogue(site: sites.source.site).disks().allSatisfy { $0.held != nil })
+        let report = try sites.run(sites.target, planned: true)
+        #expect(report.state == .failedOver && report.disks.allSatisfy { $0.point.sequence == last })
+    }
+
+    @Test func aPlannedFailoverIsRefusedWhereTheSourceWroteOn() throws {
+        let sites = try FailoverSites()
+        try sites.prepare()
+        try sites.write(9)
+        try sites.upload()
+        let failure = #expect(throws: VaultError.self) { try sites.run(sites.target, planned: true) }
+        #expect(failure?.description.contains("loses nothing") == true)
+        // Prepared once more, it is all there.
+        try sites.prepare()
+        #expect(try sites.run(sites.target, planned: true).state == .failedOver)
+    }
+
+    @Test func aPreparationIsTakenBack() throws {
+        let sites = try FailoverSites()
+        try sites.prepare()
+        #expect(try sites.failovers(sites.source).cancel(FailoverSites.unit, isLost: false).state == .replicating)
+        #expect(try Catalogue(site: sites.source.site).disks().allSatisfy { $0.held == nil })
+        try sites.write(3)
+        #expect(try sites.upload().isEmpty)
+    }
+
+    @Test func ofTwoHostsOneWins() throws {
+        // The other one runs to its end just before each request of the first that comes.
+        for call in 1...40 {
+            let sites = try FailoverSites(disks: ["data"])
+            let other = Result { try sites.failovers(sites.third) }
+            sites.target.store.interrupt(at: call, .runs { _ = try? other.get().run(FailoverRequest(
+                unit: FailoverSites.unit, point: .latest, pointText: "latest", isPlanned: false, vaultURL: "", keyFile: nil, passphraseFile: nil,
+                folder: sites.third.site.path + "/recovery", sourceCommand: nil, startCommand: nil, commandSeconds: 1)) })
+            let first = Result { try sites.run(sites.target) }
+            let wasReached = sites.target.store.calls >= call
+            let standing = try sites.standing()
+            #expect(standing.state == .failedOver)
+            let winners = [sites.target, sites.third].filter { $0.disks.withLock { !$0.isEmpty } }
+            #expect(winners.count == 1 && winners.first?.host.id == standing.lifeCycle?.active, "call \(call)")
+            if case .success = first { #expect(standing.lifeCycle?.active == sites.target.host.id) }
+            guard wasReached else { return #expect(call > 8) }
+        }
+    }
+
+    /// What the source publishes until the claim counts, whatever was looked at before.
+    @Test func theSourcePublishesBetweenPrerequisitesAndClaim() throws {
+        for call in stride(from: 1, through: 40, by: 3) {
+            let sites = try FailoverSites(disks: ["data"])
+            sites.target.store.interrupt(at: call, .runs { _ = try? { try sites.write(7); try sites.upload() }() })
+            let report = try sites.run(sites.target)
+            #expect(try sites.newest() == Set(report.disks.map(\.point.sequence)), "call \(call)")
+            guard sites.target.store.calls >= call else { return }
+        }
+    }
+
+    @Test func aCollectionMeanwhileTakesNothingAway() throws {
+        let sites = try FailoverSites(disks: ["data"])
+        sites.target.store.interrupt(at: 12, .runs { _ = try? Collector(vault: try sites.open(sites.store)).run() })
+        let report = try sites.run(sites.target)
+        _ = try Collector(vault: try sites.open(sites.store)).run()
+        let standing = try sites.standing()
+        for point in report.disks {
+            let history = try #require(DiskHistory.newest(try sites.open(sites.store), point.disk))
+            #expect(try history.plan(at: point.point.sequence).sequence == point.point.sequence)
+        }
+        #expect(standing.head.collectionEpoch >= 1)
+    }
+
+    /// The vault goes away at each request in turn, before or after it is carried out: the same command continues.
+    @Test(arguments: [false, true]) func aRunThatIsKilledAtAnyRequestContinuesOrIsTakenBack(isAnswerLost: Bool) throws {
+        for call in 1...60 {
+            for takesBack in [false, true] {
+                let sites = try FailoverSites(disks: ["data"])
+                let sent = try sites.newest()
+                sites.target.store.interrupt(at: call, isAnswerLost ? .diesAfter : .dies)
+                let first = Result { try sites.run(sites.target) }
+                guard sites.target.store.calls >= call else {
+                    guard case .success = first else { Issue.record("\(first)"); return }
+                    return #expect(call > 8)
+                }
+                sites.target.store.interrupt(at: .max, .dies)
+                if takesBack {
+                    do { _ = try sites.failovers(sites.target).cancel(FailoverSites.unit, isLost: false) } catch let error as FailoverError where error.code == .notFound {}
+                    #expect(try sites.standing().state == .replicating && sites.target.disks.withLock { $0.isEmpty }, "call \(call)")
+                    #expect(try sites.standing().head.pins == nil)
+                    try sites.write(4)
+                    #expect(try sites.upload().isEmpty, "call \(call)")
+                } else {
+                    let report = try sites.run(sites.target)
+                    #expect(report.state == .failedOver && Set(report.disks.map(\.point.sequence)) == sent, "call \(call)")
+                    #expect(try sites.standing().lifeCycle?.active == sites.target.host.id)
+                }
+            }
+        }
+    }
+
+    @Test(arguments: ["make", "made", "serve", "release", "remove"]) func aRunThatIsKilledInAnActionContinuesOrIsTakenBack(action: String) throws {
+        let sites = try FailoverSites()
+        sites.target.dying.withLock { $0 = action }
+        _ = try? sites.run(sites.target)
+        _ = try? sites.failovers(sites.target).cancel(FailoverSites.unit, isLost: false)
+        sites.target.dying.withLock { $0 = nil }
+        if try sites.standing().state != .replicating {
+            #expect(try sites.run(sites.target).state == .failedOver)
+            #expect(sites.target.disks.withLock { $0.count } == 2)
+            _ = try sites.failovers(sites.target).cancel(FailoverSites.unit, isLost: false)
+        }
+        #expect(try sites.standing().state == .replicating && sites.target.disks.withLock { $0.isEmpty })
+        #expect(try sites.upload().isEmpty)
+    }
+
+    @Test func anotherPointAndCommit() throws {
+        let sites = try FailoverSites()
+        let first = try sites.newest()
+        try sites.write(2)
+        try sites.upload()
+        try sites.run(sites.target)
+        let chosen = try sites.failovers(sites.target).changePoint(FailoverSites.unit, to: .sequence(first.min()!), startCommand: nil, seconds: 1)
+        #expect(Set(chosen.disks.map(\.point.sequence)) == first && sites.target.disks.withLock { Set($0.values) } == first)
+        let committed = try sites.failovers(sites.target).commit(FailoverSites.unit, keepsPoints: false)
+        #expect(committed.state == .committed)
+        // The window begins at what the recovery disks begin with, not later: from there it can be reprotected.
+        #expect(Set(committed.head.disks.map(\.oldestSequence)) == first)
+        #expect(throws: FailoverError.self) { try sites.failovers(sites.target).cancel(FailoverSites.unit, isLost: false) }
+        #expect(throws: FailoverError.self) { try sites.failovers(sites.target).changePoint(FailoverSites.unit, to: .latest, startCommand: nil, seconds: 1) }
+        #expect(sites.target.disks.withLock { $0.count } == 2)
+    }
+
+    @Test func aLostTargetIsGivenUpElsewhere() throws {
+        let sites = try FailoverSites()
+        try sites.run(sites.target)
+        #expect(throws: FailoverError.self) { try sites.run(sites.third) }
+        #expect(throws: FailoverError.self) { try sites.failovers(sites.source).cancel(FailoverSites.unit, isLost: false) }
+        #expect(try sites.failovers(sites.third).cancel(FailoverSites.unit, isLost: true).state == .replicating)
+        #expect(try sites.upload().isEmpty)
+        // When it comes back after all, it may only tidy up.
+        #expect(try sites.failovers(sites.target).cancel(FailoverSites.unit, isLost: false).state == .replicating)
+        #expect(sites.target.disks.withLock { $0.isEmpty })
+        #expect(try sites.run(sites.third).state == .failedOver)
+    }
+
+    @Test func commandsAreToldAndTheirFailureIsSaid() throws {
+        let sites = try FailoverSites()
+        let out = sites.folder + "/started"
+        let failure = #expect(throws: FailoverError.self) {
+            try sites.run(sites.target, source: "echo unreachable; exit 3", start: "echo $FARSHORE_MACHINE $FARSHORE_DISKS $FARSHORE_DISK_1 $FARSHORE_DISK_2 > \(out); exit 4")
+        }
+        #expect(failure?.code == .incomplete && failure?.message.contains("exited 4") == true)
+        #expect(try String(contentsOfFile: out, encoding: .utf8) == "shop 2 /mnt/data /mnt/log\n")
+        #expect(try sites.standing().state == .failedOver)
+        let job = try #require(try Catalogue(site: sites.target.site).jobs().first)
+        #expect(job.state == .failed && job.steps.first { $0.name == "source" }?.detail?.contains("unreachable") == true)
+        let report = try sites.run(sites.target, start: "true")
+        #expect(report.errors.isEmpty)
+    }
+
+    @Test func oneDiskOfAMachineIsNotFailedOverAlone() throws {
+        let sites = try FailoverSites()
+        let standing = try sites.standing()
+        #expect(standing.unit.disks.map(\.name) == ["data", "log"])
+        let one = try FailoverUnit("data", in: standing.catalog)
+        #expect(throws: FailoverError.self) { try one.refusePart() }
+        #expect(throws: FailoverError.self) { try FailoverUnit("nothing", in: standing.catalog) }
+    }
+
+    @Test func theChoicesOfPointsHaveTheirTimes() throws {
+        let sites = try FailoverSites()
+        let standing = try sites.standing()
+        let choices = try PointChoices.all(of: standing.unit, standing.head, standing.catalog, in: try sites.open(sites.store))
+        #expect(choices.map(\.name).starts(with: PointChoices.common))
+        let latest = try #require(choices.first)
+        #expect(Set(latest.points.map(\.sequence)) == (try sites.newest()) && latest.timesMicros.allSatisfy { $0 ?? 0 > 0 })
+        #expect(choices.first { $0.name == "latest-app-consistent" }?.obstacle?.contains("no app-consistent point") == true)
+    }
+}
