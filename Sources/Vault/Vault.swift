@@ -20,7 +20,7 @@ package final class Vault: Sendable {
     package let store: any ObjectStore
     package let settings: VaultSettings
     let memory: HeadMemory
-    private let marker: [UInt8]
+    let marker: [UInt8]
     /// What the person gave, and where it was read from: it is read again when an object needs a key made since.
     private let source: KeySource
     private let keyFiles: KeyFiles?
@@ -49,6 +49,11 @@ package final class Vault: Sendable {
     /// The same vault, its requests going through `store`, which is over the same target.
     package func through(_ store: any ObjectStore, compressionLevel: @escaping @Sendable () -> Int?) -> Vault {
         Vault(store: store, keys: opened, source: source, keyFiles: keyFiles, marker: marker, memory: memory, settings: settings, compressionLevel: compressionLevel)
+    }
+
+    /// The same vault as it is kept at another target, where `memory` is of what is seen there.
+    func kept(at store: any ObjectStore, memory: HeadMemory) -> Vault {
+        Vault(store: store, keys: opened, source: source, keyFiles: keyFiles, marker: marker, memory: memory, settings: settings)
     }
 
     // MARK: Creating and opening
@@ -282,7 +287,7 @@ package final class Vault: Sendable {
     }
 
     /// The first objects of a vault: nothing in the location is in use yet, so leftovers may be replaced.
-    private func putOpening(_ key: String, _ bytes: [UInt8]) throws(VaultError) {
+    func putOpening(_ key: String, _ bytes: [UInt8]) throws(VaultError) {
         try fromStore { () throws(StoreError) in try store.put(key, bytes, ifAbsent: false) }
         guard try fromStore(key, { () throws(StoreError) in try store.get(key, range: nil) }) == bytes else {
             throw .damaged(object: key, reason: "the target did not keep what was sent: the bytes read back differ")

@@ -22,6 +22,7 @@ struct Farshore: ParsableCommand {
             UnprotectCommand.self,
             AcceptCommand.self,
             GrowCommand.self,
+            RetargetCommand.self,
             UploadCommand.self,
             MachineCommand.self,
             GroupCommand.self,

@@ -153,6 +153,15 @@ extension Catalogue {
         try write { try $0.execute(sql: "UPDATE disk SET is_paused = ? WHERE name = ?", arguments: [isPaused, name]) }
     }
 
+    /// The vault is at another place now. Which chunks are there is learnt anew: some that no head of the vault names may be missing.
+    package func retarget(vault id: String, url: String, keyFile: String?, passphraseFile: String?) throws(SiteError) {
+        try write { database in
+            try database.execute(
+                sql: "UPDATE disk SET vault_url = ?, key_file = ?, passphrase_file = ? WHERE vault_id = ?", arguments: [url, keyFile, passphraseFile, id])
+            try database.execute(sql: "DELETE FROM chunk WHERE vault = ?", arguments: [id])
+        }
+    }
+
     /// The disk has grown.
     package func setSize(_ bytes: UInt64, ofDisk name: String) throws(SiteError) {
         try write { try $0.execute(sql: "UPDATE disk SET size_bytes = ? WHERE name = ?", arguments: [Int64(bitPattern: bytes), name]) }

@@ -40,6 +40,7 @@ package struct Collector {
     }
 
     package func run() throws(VaultError) -> CollectReport {
+        try vault.refuseCopy()
         var report = CollectReport()
         guard try deleteCondemned(&report) else { return report }
         try removeOldNumbers(&report)

@@ -152,6 +152,7 @@ extension Vault {
     /// Publishes a changed catalog; `change` runs again on a newer one when another client was faster.
     @discardableResult
     package func updateCatalog(_ change: (inout Catalog) throws(VaultError) -> Void) throws(VaultError) -> Published<Catalog> {
+        try refuseCopy()
         for _ in 0..<8 {
             let current = try catalog()
             var next = current.document

@@ -68,7 +68,7 @@ struct Chain<Document: ChainDocument>: Sendable {
         try decode(try vault.fetch(place(number)), number)
     }
 
-    private func decode(_ bytes: [UInt8], _ number: UInt64) throws(VaultError) -> Published<Document> {
+    func decode(_ bytes: [UInt8], _ number: UInt64) throws(VaultError) -> Published<Document> {
         let place = place(number)
         let plaintext = try vault.withKeys { keys throws(VaultError) in try SealedObject.open(bytes, place: place, keys: keys) }
         let document = try CanonicalJSON.decode(Document.self, plaintext, object: place.key)

@@ -262,6 +262,7 @@ package struct HeadChain: Sendable {
     private func claimOnce(
         _ host: String, _ id: VaultID?, _ keepsEpoch: Bool, _ change: (inout Head) throws(VaultError) -> Void
     ) throws(VaultError) -> (Published<Head>, hadHead: Bool) {
+        try vault.refuseCopy()
         let catalog = try vault.catalog().document
         let epoch = catalog.collectionEpoch
         let elsewhere = Set(catalog.disks.filter { $0.group != group }.map(\.id))
@@ -305,6 +306,7 @@ package struct HeadChain: Sendable {
 
     /// Publishes a changed head as somebody who is not its uploader and does not fence it. Nothing happens where none is.
     package func edit(_ change: (inout Head) throws(VaultError) -> Void) throws(VaultError) {
+        try vault.refuseCopy()
         guard let writer = try newest()?.document.writer else { return }
         try update(epoch: writer.epoch) { (head: inout Head) throws(VaultError) in try change(&head) }
     }

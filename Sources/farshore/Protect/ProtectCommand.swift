@@ -132,7 +132,9 @@ struct ProtectCommand: ParsableCommand {
         }
         var opened: Vault?
         try job.step("vault") {
+            let url = vault.url
             let vault = try vault.open(site)
+            try checks.place(of: vault, url: url)
             warnings += try checks.vault(vault, leftover: leftover)
             if let group { try checks.groupName(group, vault) }
             opened = vault

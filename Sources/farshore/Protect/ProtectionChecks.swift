@@ -114,6 +114,12 @@ struct ProtectionChecks {
         try vault.catalog().document.refuseTaken(group, for: try catalogue.vaultID(ofGroup: group), own: Set(try catalogue.disks().map(\.id)))
     }
 
+    /// A site has each vault at one place: which chunks a vault holds is remembered by its id.
+    func place(of vault: Vault, url: String) throws {
+        guard let other = try catalogue.disks().first(where: { $0.vaultID == vault.id.description && $0.vaultURL != url }) else { return }
+        throw Failure(.inUse, "\(other.name) is replicated to that vault at \(other.vaultURL)", try: "--vault with that URL, or farshore retarget when the vault is at \(url) now")
+    }
+
     func vault(_ vault: Vault, leftover: LogState?) throws -> [String] {
         let catalog = try vault.catalog().document
         if let known = catalog.disk(named: name), known.id.description != leftover?.diskID.description {

@@ -1,0 +1,89 @@
+// copy.json: says that a vault is a copy which `vault copy` keeps, so that nothing else writes to it (docs/formats/vault.md section 11).
+
+import ObjectStore
+
+struct CopyMark: Codable, Equatable {
+    static let key = "copy.json"
+
+    var format = FormatLimits.formatVersion
+    let vault: VaultID
+    /// Of this copy: a host remembers by it what it has copied here.
+    let copy: VaultID
+    /// For people.
+    let from: String
+    var sha256: String?
+
+    /// The mark comes first, then what makes the place a vault; who looks in between finds a vault without a catalog.
+    static func begin(_ source: Vault, at store: any ObjectStore) throws(VaultError) -> CopyMark {
+        let marker = try get(ObjectPlace.markerKey, store)
+        if let marker, marker != source.marker {
+            let other = try VaultMarker.decode(marker).marker.vault
+            guard other != source.id else { throw .damaged(object: ObjectPlace.markerKey, reason: "it is not that of the source") }
+            throw .refused("\(store.location) holds the vault \(other); a copy of the vault \(source.id) needs an empty place")
+        }
+        let mark: CopyMark
+        if let known = try read(at: store) {
+            guard known.vault == source.id else { throw .refused("\(store.location) holds a copy of the vault \(known.vault); one of \(source.id) needs an empty place") }
+            mark = known
+        } else {
+            guard marker == nil else { throw adopted(store) }
+            let present = try fromStore { () throws(StoreError) in try store.list(prefix: "", startAfter: nil) }
+            if let other = present.objects.first { throw .refused("\(store.location) is not empty (\(other.key)); a copy needs an empty directory or prefix") }
+            mark = CopyMark(vault: source.id, copy: .random(), from: source.store.location)
+            let bytes = try SelfHashed.encode(mark, object: key) { $0.sha256 = $1 }
+            try fromStore { () throws(StoreError) in try store.put(key, bytes, ifAbsent: false) }
+        }
+        if marker == nil { try fromStore { () throws(StoreError) in try store.put(ObjectPlace.markerKey, source.marker, ifAbsent: false) } }
+        return mark
+    }
+
+    static func read(at store: any ObjectStore) throws(VaultError) -> CopyMark? {
+        guard let bytes = try get(key, store) else { return nil }
+        let mark = try CanonicalJSON.decode(CopyMark.self, bytes, object: key)
+        try SelfHashed.verify(mark, mark.sha256, bytes, object: key) { $0.sha256 = $1 }
+        return mark
+    }
+
+    static func require(at store: any ObjectStore) throws(VaultError) {
+        guard try fromStore(nil, { () throws(StoreError) in try store.head(key) }) != nil else { throw adopted(store) }
+    }
+
+    private static func adopted(_ store: any ObjectStore) -> VaultError {
+        .fenced("\(store.location) is a vault of its own and no copy: it was adopted, or made in another way")
+    }
+
+    private static func get(_ key: String, _ store: any ObjectStore) throws(VaultError) -> [UInt8]? {
+        do {
+            return try store.get(key, range: nil)
+        } catch where error.code == .notFound {
+            return nil
+        } catch {
+            throw .store(error)
+        }
+    }
+}
+
+extension Vault {
+    /// Before anything of the vault is changed by somebody else than `vault copy`.
+    package func refuseCopy() throws(VaultError) {
+        guard try fromStore(nil, { () throws(StoreError) in try store.head(CopyMark.key) }) != nil else { return }
+        throw .refused("\(store.location) is a copy that only `farshore vault copy` writes to; `farshore vault adopt` makes it a vault of its own")
+    }
+
+    /// The copy becomes a vault of its own; who copies into it is fenced. Refused while it lacks something.
+    package func adopt() throws(VaultError) {
+        guard try CopyMark.read(at: store) != nil else { throw .refused("\(store.location) is a vault of its own already") }
+        guard let catalog = try catalogChain.newest() else {
+            throw .refused("\(store.location) is not complete: it has no catalog yet; run `farshore vault copy` to its end")
+        }
+        for group in Set(catalog.document.disks.map(\.group)) {
+            for state in try heads(group: group).newest()?.document.disks ?? [] where !state.lineages.isEmpty {
+                var survey = HistorySurvey(vault: self, state: state, followPrevious: false)
+                try survey.run()
+                if let found = survey.findings.values.first { throw .damaged(object: found.object, reason: found.reason) }
+                for root in Set(survey.roots.map(\.root)) where root.id != .zero { _ = try mapPage(root.id, level: root.level, firstBlock: 0) }
+            }
+        }
+        try fromStore { () throws(StoreError) in try store.delete([CopyMark.key]) }
+    }
+}
