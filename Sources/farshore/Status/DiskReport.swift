@@ -16,6 +16,8 @@ struct DiskReport: Encodable {
     }
 
     let disk: String
+    /// In the vault: its objects lie under it.
+    let id: String
     let machine: String
     /// Of its machine.
     let group: String?
@@ -50,6 +52,7 @@ struct DiskReport: Encodable {
         let mark = try catalogue.resynchronisation(ofDisk: disk.name)
         resynchronisation = mark.map { ResynchronisationDocument($0, disk) }
         self.disk = disk.name
+        id = disk.id
         machine = disk.machine
         group = sharing.kind == .group ? sharing.name : nil
         state = disk.state.rawValue
