@@ -161,6 +161,15 @@ package struct Descriptor: ~Copyable, Sendable {
         return Descriptor(owning: opened, path: place)
     }
 
+    /// Opens `path` with this directory as its root, for its name alone (O_PATH): links are followed, and nothing leads out of it. Nil
+    /// where there is nothing.
+    package func findInRoot(_ path: String) throws(SystemError) -> Descriptor? {
+        let opened = retryingInterrupts { farshore_open_in_root(raw, path, farshore_o_path | O_CLOEXEC) }
+        if opened < 0, errno == ENOENT || errno == ENOTDIR { return nil }
+        guard opened >= 0 else { throw SystemError(errno: errno, operation: "open", path: path) }
+        return Descriptor(owning: opened, path: path)
+    }
+
     /// A second open file description of the same file. By /proc: the path may name another file by now.
     package func reopened(_ flags: Int32) throws(SystemError) -> Descriptor {
         let again = retryingInterrupts { farshore_open("/proc/self/fd/\(raw)", flags | O_CLOEXEC, 0) }

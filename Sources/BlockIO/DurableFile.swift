@@ -25,6 +25,13 @@ package enum DurableFile {
         try Directory.sync(parent)
     }
 
+    /// Gives a finished file its name, durably; without `replacing`, one that is taken is `EEXIST`.
+    package static func name(_ finished: String, _ path: String, replacing: Bool) throws(SystemError) {
+        let isNamed = replacing ? rename(finished, path) : farshore_rename_noreplace(AT_FDCWD, finished, AT_FDCWD, path)
+        guard isNamed == 0 else { throw SystemError(errno: errno, operation: "rename into place", path: path) }
+        try Directory.sync(Directory.parent(of: path) ?? ".")
+    }
+
     /// The file's bytes, or nil when it does not exist. A file over `limitBytes` is refused (`EFBIG`).
     package static func read(_ path: String, limitBytes: Int = 16 << 20) throws(SystemError) -> [UInt8]? {
         let raw = retryingInterrupts { farshore_open(path, O_RDONLY | O_CLOEXEC, 0) }

@@ -30,5 +30,9 @@ package enum FormatLimits {
     package static let keyObjectsMax = 64
     package static let keyObjectGapMax = 8
     package static let tagBytesMax = 255
+    package static let verdictsMax = 1_024
+    package static let verdictNoteBytesMax = 1_024
+    package static let auditActorBytesMax = 255
+    package static let auditDocumentBytesMax = 65_536
     package static let integerMax: UInt64 = (1 << 53) - 1
 }

@@ -9,11 +9,12 @@ package enum ObjectKind: UInt8, Sendable, CaseIterable {
     case segment = 6
     case chunk = 7
     case collectionList = 8
+    case audit = 9
     case keptPoints = 10
 
     var plaintextBytesMax: Int {
         switch self {
-        case .catalog, .host, .head, .manifest, .collectionList, .keptPoints: FormatLimits.metadataBytesMax
+        case .catalog, .host, .head, .manifest, .collectionList, .audit, .keptPoints: FormatLimits.metadataBytesMax
         case .mapPage: FormatLimits.pageBytesMax
         case .segment: FormatLimits.segmentPlaintextBytesMax
         case .chunk: FormatLimits.chunkBytes
@@ -36,6 +37,8 @@ package struct ObjectPlace: Hashable, Sendable {
 
     package static func catalog(_ number: UInt64) -> ObjectPlace { ObjectPlace(.catalog, "catalog/\(padded(number))") }
     package static func head(group: VaultID, _ number: UInt64) -> ObjectPlace { ObjectPlace(.head, "heads/\(group)/\(padded(number))") }
+
+    package static func audit(_ number: UInt64) -> ObjectPlace { ObjectPlace(.audit, "audit/\(padded(number))") }
 
     package static func manifest(disk: VaultID, lineage: VaultID, sequence: UInt64) -> ObjectPlace {
         ObjectPlace(.manifest, "disks/\(disk)/\(lineage)/manifests/\(padded(sequence))")

@@ -43,6 +43,11 @@ static inline int farshore_open(const char *path, int flags, unsigned mode) { re
 static inline int farshore_openat(int dir, const char *path, int flags, unsigned mode) { return openat(dir, path, flags, mode); }
 // Of `path` below `directory`, by no symbolic link (ELOOP) and not out of it (EXDEV).
 int farshore_open_beneath(int directory, const char *path, int flags);
+// Of `path` with `directory` as its root: links and `..` lead nowhere out of it, nor into another mount.
+int farshore_open_in_root(int directory, const char *path, int flags);
+// Gives this thread, and those and the programs it starts later, mounts of their own with an empty file system at `place`. They are gone
+// with the last of them, however it ends. Needs root.
+int farshore_private_mounts(const char *place);
 // Named by a macro that Swift does not see.
 static const int farshore_o_path = O_PATH;
 // EEXIST when the new name is taken; EINVAL where the filesystem cannot do it (NFS).

@@ -11,9 +11,12 @@ package final class PointSources: Sendable {
     package let frames: FrameStore
     package let maps: MapReader
     package let prefetch = PrefetchThreads()
+    let indexes: SegmentIndexes
 
-    package init(vault: Vault, limits: FrameStoreLimits = FrameStoreLimits()) {
+    /// `indexRecordsMax`: so much of the indexes of segments is kept for points that are opened later.
+    package init(vault: Vault, limits: FrameStoreLimits = FrameStoreLimits(), indexRecordsMax: Int = 0) {
         self.vault = vault
+        indexes = SegmentIndexes(recordsMax: indexRecordsMax)
         frames = FrameStore(vault: vault, limits: limits)
         maps = MapReader(vault: vault)
     }
@@ -49,7 +52,7 @@ package final class PointReader: Sendable {
         init(_ sources: PointSources, _ disk: VaultID, _ plan: ReadPlan) throws(VaultError) {
             root = plan.root
             segments = plan.segments
-            let indexes = try PointReader.indexes(sources.vault, disk, plan)
+            let indexes = try PointReader.indexes(sources, disk, plan)
             for index in indexes { sources.frames.remember(index.object, of: .segment(disk: disk, index.id)) }
             overlay = Overlay(indexes, through: plan.sequence)
         }
@@ -63,9 +66,8 @@ package final class PointReader: Sendable {
         view = Mutex(try View(sources, disk, plan))
     }
 
-    private static func indexes(_ vault: Vault, _ disk: VaultID, _ plan: ReadPlan) throws(VaultError) -> [SegmentIndex] {
-        // The lineage of each entry is filled in.
-        let indexes = try SegmentIndex.readAll(vault, disk: disk, plan.segments, manifestLineage: disk)
+    private static func indexes(_ sources: PointSources, _ disk: VaultID, _ plan: ReadPlan) throws(VaultError) -> [SegmentIndex] {
+        let indexes = try sources.indexes.read(sources.vault, disk, plan.segments)
         for index in indexes {
             for record in index.records where record.changesDisk && record.diskOffset + record.length > plan.sizeBytes && record.sequence <= plan.sequence {
                 throw .damaged(object: index.object.place.key, reason: "record \(record.sequence) reaches beyond the disk of \(plan.sizeBytes) bytes")
@@ -114,6 +116,21 @@ package final class PointReader: Sendable {
         } else {
             pieces.append(piece)
         }
+    }
+
+    /// Whether `other`, a state of the same disk, has these blocks from the same places, so that none of them was written in between.
+    package func has(_ blocks: BlockSet, as other: PointReader) throws(VaultError) -> Bool {
+        let end = min(sizeBytes, other.sizeBytes) / Self.blockBytes
+        for range in blocks.ranges {
+            guard range.upperBound <= end else { return false }
+            var block = range.lowerBound
+            while block < range.upperBound {
+                let (own, its) = (try extent(at: block, before: range.upperBound), try other.extent(at: block, before: range.upperBound))
+                guard own.source == its.source, own.source == nil || own.sourceBlock == its.sourceBlock else { return false }
+                block = min(own.startBlock + own.blockCount, its.startBlock + its.blockCount)
+            }
+        }
+        return true
     }
 
     // MARK: Reading

@@ -13,6 +13,7 @@ package struct SharedPoints: Sendable {
     package let members: [Member]
     /// Of all its disks.
     package let pins: [Head.Pin]
+    package let verdicts: [Head.Verdict]
 
     /// The group that `disk` is in.
     package init(_ vault: Vault, of disk: Catalog.Disk) throws(VaultError) {
@@ -29,6 +30,7 @@ package struct SharedPoints: Sendable {
     private init(_ vault: Vault, group: VaultID, head: Head?, catalog: Catalog) {
         name = catalog.group(group)?.name
         pins = head?.pins ?? []
+        verdicts = head?.verdicts ?? []
         members = catalog.disks(inGroup: group).sorted { $0.name < $1.name }.compactMap { disk in
             guard let head, let state = head.state(of: disk.id), !state.lineages.isEmpty else { return nil }
             return Member(disk: disk, history: DiskHistory(vault: vault, state: state, peers: head.disks))

@@ -22,9 +22,20 @@ enum CanonicalJSON {
             guard version == FormatLimits.formatVersion else {
                 throw VaultError.unsupportedVersion(object: object, found: "format \(version)")
             }
-            return try JSONDecoder().decode(type, from: data)
+            return try decodePart(type, bytes, object: object)
         } catch let error as VaultError {
             throw error
+        } catch let error as DecodingError {
+            throw .damaged(object: object, reason: reason(error))
+        } catch {
+            throw .damaged(object: object, reason: "its JSON cannot be read")
+        }
+    }
+
+    /// JSON inside of an object, which has no `format` of its own.
+    static func decodePart<Document: Decodable>(_ type: Document.Type, _ bytes: [UInt8], object: String) throws(VaultError) -> Document {
+        do {
+            return try JSONDecoder().decode(type, from: Data(bytes))
         } catch let error as DecodingError {
             throw .damaged(object: object, reason: reason(error))
         } catch {

@@ -158,6 +158,17 @@ package struct Head: ChainDocument, Equatable {
         package let good: UInt64
         package let note: String
         package let timeMicros: UInt64
+
+        package init(disk: VaultID, sequence: UInt64, check: String, isGood: Bool, note: String, timeMicros: UInt64) {
+            self.disk = disk
+            self.sequence = sequence
+            self.check = check
+            good = isGood ? 1 : 0
+            self.note = note
+            self.timeMicros = timeMicros
+        }
+
+        package var isGood: Bool { good == 1 }
     }
 
     package private(set) var format = FormatLimits.formatVersion
@@ -317,6 +328,9 @@ package struct HeadChain: Sendable {
         guard head.pins?.count ?? 0 <= FormatLimits.pinsMax, head.pins?.allSatisfy({ $0.sequence <= FormatLimits.integerMax && $0.timeMicros <= FormatLimits.integerMax }) ?? true,
             head.clock.map({ max($0.sequence, $0.timeMicros, $0.elapsedMicros) <= FormatLimits.integerMax }) ?? true
         else { throw damaged("its pins or its clock are beyond the limits of the format") }
+        guard head.verdicts?.count ?? 0 <= FormatLimits.verdictsMax, head.verdicts?.allSatisfy({ $0.sequence <= FormatLimits.integerMax && $0.good <= 1 }) ?? true else {
+            throw damaged("its verdicts are beyond the limits of the format")
+        }
         guard head.writer.epoch <= FormatLimits.integerMax else { throw damaged("its writer epoch is \(head.writer.epoch)") }
         guard Set(head.disks.map(\.disk)).count == head.disks.count else { throw damaged("a disk stands in it twice") }
         for disk in head.disks {

@@ -1,0 +1,60 @@
+// A drill: some state of some disks was recovered, and something said whether it is good. Kept as an audit record (docs/formats/vault.md
+// section 10), by `verify`, by test failovers and by failovers; read by `drill report`.
+
+package import Vault
+
+package struct Drill: Codable, Equatable, Sendable {
+    package enum Event: String, CaseIterable, Sendable {
+        case verification
+        case testFailover = "test-failover"
+        case failover
+    }
+
+    package struct Recovered: Codable, Equatable, Sendable {
+        package let disk: String
+        package let sequence: UInt64
+        /// Of the state.
+        package let timeMicros: UInt64
+
+        package init(disk: String, sequence: UInt64, timeMicros: UInt64) {
+            self.disk = disk
+            self.sequence = sequence
+            self.timeMicros = timeMicros
+        }
+    }
+
+    /// The disk, machine or group by its name.
+    package let unit: String
+    package let disks: [Recovered]
+    /// What decided.
+    package let check: String
+    package let good: UInt64
+    package let note: String
+    package let startedMicros: UInt64
+    /// Until it was in use, or the check had ended: the recovery time that was measured.
+    package let tookMicros: UInt64
+    /// How far behind the start of the drill the oldest of the states was; nil where an older state than the newest was asked for.
+    package let behindMicros: UInt64?
+
+    package init(unit: String, disks: [Recovered], check: String, isGood: Bool, note: String, startedMicros: UInt64, tookMicros: UInt64, isNewest: Bool) {
+        self.unit = unit
+        self.disks = disks
+        self.check = check
+        good = isGood ? 1 : 0
+        self.note = note
+        self.startedMicros = startedMicros
+        self.tookMicros = tookMicros
+        let oldest = disks.map(\.timeMicros).min() ?? startedMicros
+        behindMicros = isNewest ? startedMicros - min(oldest, startedMicros) : nil
+    }
+
+    package var isGood: Bool { good == 1 }
+}
+
+extension Vault {
+    /// Keeps the drill in the audit chain.
+    @discardableResult
+    package func record(_ drill: Drill, as event: Drill.Event, actor: String) throws(VaultError) -> AuditRecord {
+        try audit(event: event.rawValue, actor: actor, document: drill)
+    }
+}

@@ -1,0 +1,42 @@
+// What checks said of states of disks: in the group's head, so that every host sees them. Published by whoever checked, beside
+// the running uploader.
+
+extension Vault {
+    /// Publishes verdicts on disks of one group. Each replaces the earlier one of its state and check; where there are too many the oldest go.
+    package func publish(_ verdicts: [Head.Verdict], group: VaultID) throws(VaultError) {
+        let cut = verdicts.map { verdict in
+            var note = verdict.note
+            while note.utf8.count > FormatLimits.verdictNoteBytesMax { note.removeLast() }
+            return Head.Verdict(
+                disk: verdict.disk, sequence: verdict.sequence, check: verdict.check, isGood: verdict.isGood, note: note, timeMicros: verdict.timeMicros)
+        }
+        guard cut.allSatisfy({ Catalog.isValidName($0.check) }) else { throw .refused("a check has a name of 1 to 64 of A-Z a-z 0-9 . _ -") }
+        try heads(group: group).edit { head throws(VaultError) in
+            let kept = (head.verdicts ?? []).filter { old in !cut.contains { $0.disk == old.disk && $0.sequence == old.sequence && $0.check == old.check } }
+            head.verdicts = Array((kept + cut).sorted { $0.timeMicros < $1.timeMicros }.suffix(FormatLimits.verdictsMax))
+        }
+    }
+}
+
+extension SharedPoints {
+    /// Of the state at `sequence` of `disk`, by the name of the check.
+    package func verdicts(on disk: VaultID, at sequence: UInt64) -> [Head.Verdict] {
+        verdicts.filter { $0.disk == disk && $0.sequence == sequence }.sorted { $0.check < $1.check }
+    }
+
+    /// The newest state of `disk` that some check found good and none found bad, and that can still be read.
+    package func newestVerified(on disk: VaultID) throws(VaultError) -> UInt64? {
+        guard let history = history(of: disk) else { return nil }
+        let own = Dictionary(grouping: verdicts.filter { $0.disk == disk }, by: \.sequence)
+        for (sequence, verdicts) in own.sorted(by: { $0.key > $1.key }) where verdicts.allSatisfy(\.isGood) {
+            do throws(VaultError) {
+                _ = try history.plan(at: sequence)
+                return sequence
+            } catch {
+                // Retention may have let it go since.
+                guard case .notFound = error else { throw error }
+            }
+        }
+        return nil
+    }
+}
