@@ -23,6 +23,11 @@ package struct AuditCheck: Equatable, Sendable {
     package let records: UInt64
     /// What does not open, is not there, or is not what the record behind it names; empty: nothing was changed.
     package let damage: [VaultError]
+
+    package init(records: UInt64, damage: [VaultError]) {
+        self.records = records
+        self.damage = damage
+    }
 }
 
 extension Vault {
