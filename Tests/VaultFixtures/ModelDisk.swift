@@ -15,6 +15,8 @@ package final class ModelDisk {
     private var writes: [(sequence: UInt64, range: Range<Int>, data: [UInt8])] = []
     /// Where a branch began, the sequences it left behind do not count for what comes after.
     private var abandoned: Range<UInt64>?
+    /// Its sizes before it grew.
+    private var grown: [GrownSize] = []
     package private(set) var sequences: [UInt64] = []
     package private(set) var points: [RecoveryPoint] = []
     /// The sequences a branch left behind.
@@ -84,12 +86,26 @@ package final class ModelDisk {
         self.lineage = lineage
     }
 
+    /// From the next step on.
+    package func grow(to bytes: Int) {
+        grown.append(GrownSize(through: sequence, sizeBytes: UInt64(content.count)))
+        content += [UInt8](repeating: 0, count: bytes - content.count)
+    }
+
     package func content(at sequence: UInt64) -> [UInt8] {
-        var content = base
+        let sizeBytes = grown.first { $0.through >= sequence }.map { Int($0.sizeBytes) } ?? content.count
+        var content = base + [UInt8](repeating: 0, count: sizeBytes - base.count)
         for write in writes where write.sequence <= sequence && !(sequence >= (abandoned?.upperBound ?? .max) && abandoned!.contains(write.sequence)) {
             content.replaceSubrange(write.range, with: write.data)
         }
         return content
+    }
+
+    /// Blocks that were written after `sequence`, or on the history that a branch left behind.
+    package func blocksWritten(after sequence: UInt64) -> Set<UInt64> {
+        writes.filter { $0.sequence > sequence || abandoned?.contains($0.sequence) == true }.reduce(into: []) { blocks, write in
+            blocks.formUnion((write.range.lowerBound / 4096..<(write.range.upperBound + 4095) / 4096).map(UInt64.init))
+        }
     }
 
     /// Writes `count` random records, puts them as segments, adds the manifest and the head.
@@ -123,7 +139,9 @@ package final class ModelDisk {
         points.append(point)
         let heads = vault.heads(group: id)
         let head = try heads.newest()!.document
-        let next = try writer.extend(head.state(of: id)!, through: sequence, segments: entries, points: [point], checkpoint: checkpoint, epoch: head.collectionEpoch)
+        var state = head.state(of: id)!
+        state.noteSize(UInt64(content.count), after: grown.filter { $0.through >= state.newestSequence })
+        let next = try writer.extend(state, through: sequence, segments: entries, points: [point], checkpoint: checkpoint, epoch: head.collectionEpoch)
         try heads.update(epoch: epoch) { head in
             var state = head.state(of: id)!
             state.follow(next)

@@ -79,7 +79,11 @@ package final class PointReader: Sendable {
     // MARK: Where bytes are
 
     /// What holds the blocks from `block` on, up to `end` at most.
-    func extent(at block: UInt64, before end: UInt64) throws(VaultError) -> MapExtent {
+    package func extent(at block: UInt64, before end: UInt64) throws(VaultError) -> MapExtent {
+        try renewing { () throws(VaultError) in try lookUp(block, before: end) }
+    }
+
+    func lookUp(_ block: UInt64, before end: UInt64) throws(VaultError) -> MapExtent {
         let (root, overlay) = view.withLock { ($0.root, $0.overlay) }
         guard let over = overlay.extent(from: block), over.startBlock < end else {
             return try sources.maps.extent(root, at: block, before: end)
@@ -91,6 +95,9 @@ package final class PointReader: Sendable {
             sourceBlock: over.source == nil ? 0 : over.sourceBlock + UInt32(skipped))
     }
 
+    /// The map, and the first range that records lie over which ends behind `block`.
+    func layers(from block: UInt64) -> (root: MapRoot, over: MapExtent?) { view.withLock { ($0.root, $0.overlay.extent(from: block)) } }
+
     /// The pieces of `count` bytes from `offset`, in order and without gaps; neighbours of one source are joined.
     func pieces(at offset: UInt64, count: Int) throws(VaultError) -> [Piece] {
         var pieces: [Piece] = []
@@ -99,7 +106,7 @@ package final class PointReader: Sendable {
         var position = offset
         while position < end {
             let block = position / Self.blockBytes
-            let extent = try extent(at: block, before: endBlock)
+            let extent = try lookUp(block, before: endBlock)
             let extentEnd = min(end, (extent.startBlock + extent.blockCount) * Self.blockBytes)
             let sourceOffset = Int(extent.sourceBlock) * Int(Self.blockBytes) + Int(position - block * Self.blockBytes)
             append(&pieces, Piece(
@@ -157,7 +164,7 @@ package final class PointReader: Sendable {
 
     /// The vault lets go of maps and segments that no point needs as time goes on, also while this one is open: it then has
     /// another map, or is gone.
-    private func renewing<Value>(_ call: () throws(VaultError) -> Value) throws(VaultError) -> Value {
+    func renewing<Value>(_ call: () throws(VaultError) -> Value) throws(VaultError) -> Value {
         let number = view.withLock { $0.number }
         do throws(VaultError) {
             return try call()
@@ -216,7 +223,7 @@ package final class PointReader: Sendable {
         let end = (min(sizeBytes, limit) + Self.blockBytes - 1) / Self.blockBytes
         var block = offset / Self.blockBytes
         while block < end {
-            let extent = try extent(at: block, before: end)
+            let extent = try lookUp(block, before: end)
             if (extent.source != nil) == data { return max(offset, block * Self.blockBytes) }
             block = extent.startBlock + extent.blockCount
         }

@@ -65,6 +65,45 @@ package final class MapReader: Sendable {
         }
     }
 
+    /// The end of the range from `block` on that both maps name by one page, or both leave out: the same blocks, found without
+    /// reading that page. `block` itself where they differ.
+    package func shared(_ one: MapRoot, _ other: MapRoot, at block: UInt64, before end: UInt64) throws(VaultError) -> UInt64 {
+        var level = max(one.level, other.level)
+        guard block < MapGeometry.blocks(level: level) else { return end }
+        var firstBlock: UInt64 = 0
+        var (left, right) = (Subtree(one), Subtree(other))
+        while true {
+            if left == right { return min(end, firstBlock + MapGeometry.blocks(level: level)) }
+            guard level > 0 else { return block }
+            level -= 1
+            let child = (block - firstBlock) / MapGeometry.blocks(level: level)
+            left = try below(left, to: level, firstBlock, child)
+            right = try below(right, to: level, firstBlock, child)
+            firstBlock += child * MapGeometry.blocks(level: level)
+        }
+    }
+
+    /// The page that holds all of a range; the map of a smaller disk begins below the top of a larger one's.
+    private struct Subtree: Equatable {
+        let level: Int
+        let id: Hash256
+
+        init?(_ root: MapRoot) {
+            guard root.id != .zero else { return nil }
+            (level, id) = (root.level, root.id)
+        }
+
+        init(level: Int, id: Hash256) { (self.level, self.id) = (level, id) }
+    }
+
+    /// What lies under child number `child` of the page of `level` + 1 that begins at `firstBlock`.
+    private func below(_ tree: Subtree?, to level: Int, _ firstBlock: UInt64, _ child: UInt64) throws(VaultError) -> Subtree? {
+        guard let tree else { return nil }
+        if tree.level <= level { return child == 0 ? tree : nil }
+        guard case .inner(let inner) = try page(tree.id, level: tree.level, firstBlock: firstBlock) else { return nil }
+        return inner.children[Int(child)].map { Subtree(level: level, id: $0) }
+    }
+
     private static func extent(_ leaf: MapLeaf, at startBlock: UInt64, before endBlock: UInt64) -> MapExtent {
         let position = Int(startBlock - leaf.firstBlock)
         // The first run that ends behind the position.
