@@ -7,7 +7,8 @@ import Glibc
 extension LogFolder {
     /// Removes the log's files. The state goes first, durably: what a crash leaves is no log any more, and a repetition
     /// removes the rest. Other files in the folder stay, and then the folder.
-    package func discard(_ lock: borrowing OwnerLock) throws(LogError) {
+    package func discard(_ lock: borrowing OwnerLock, duringFailback: Bool = false) throws(LogError) {
+        if !duringFailback { try refuseDuringFailback() }
         try asLogError { () throws(SystemError) in
             try DurableFile.remove(stateFile)
             let names = try Directory.list(path)

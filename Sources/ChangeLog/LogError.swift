@@ -19,6 +19,8 @@ package enum LogError: Error, Equatable, CustomStringConvertible {
     case damaged(path: String, segment: UInt64, offset: UInt64, afterSequence: UInt64, reason: String)
     /// The log no longer holds the records after `sequence`: they were recycled.
     case recycled(folder: String, after: UInt64, oldest: UInt64)
+    /// A failback is changing the image: it is neither what the log is about nor what the replica holds.
+    case underFailback(folder: String)
     case invalidSetting(String)
 
     package var description: String {
@@ -34,6 +36,7 @@ package enum LogError: Error, Equatable, CustomStringConvertible {
             "\(path): damaged at byte \(offset) (segment \(segment), after sequence \(after)): \(reason)"
         case .recycled(let folder, let after, let oldest):
             "\(folder): the records after \(after) are no longer in the log, the oldest kept follow \(oldest)"
+        case .underFailback(let folder): "\(folder): a failback of the disk was begun, and its image is not whole before that is complete"
         case .invalidSetting(let reason): reason
         }
     }

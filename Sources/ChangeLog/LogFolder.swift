@@ -14,6 +14,8 @@ package struct LogFolder: Equatable, Sendable {
     package var lockFile: String { path + "/owner.lock" }
     package var freezeFile: String { path + "/freeze" }
     package var failedSyncFile: String { path + "/sync-failed" }
+    /// The image is being brought to another state (docs/formats/failback.md): nobody else may use it or the log.
+    package var failbackFile: String { path + "/failback" }
     package func markFile(target: String) -> String { path + "/replicated-" + target }
     package func sendingFile(target: String) -> String { path + "/sending-" + target }
 
@@ -27,6 +29,10 @@ package struct LogFolder: Equatable, Sendable {
         // At most 18 digits: the next number can always be counted.
         let digits = name.dropFirst(8)
         return digits.utf8.count <= 18 && digits.utf8.allSatisfy { (48...57).contains($0) } ? Int(digits) : nil
+    }
+
+    package func refuseDuringFailback() throws(LogError) {
+        guard access(failbackFile, F_OK) != 0 else { throw .underFailback(folder: path) }
     }
 
     /// The log's state, without owning it.

@@ -9,6 +9,7 @@ extension ChangeLog {
         _ folder: LogFolder, lock: consuming OwnerLock, sequencer: Sequencer, options: Options,
         replay: @escaping (RecordBlocks, UInt64) -> Void
     ) throws(LogError) -> (log: ChangeLog, lastStop: LastStop) {
+        try folder.refuseDuringFailback()
         var state = try folder.readState()
         guard let geometry = SegmentGeometry(segmentBytes: state.segmentBytes) else {
             throw .invalidFile(path: folder.stateFile, reason: "a segment cannot have \(state.segmentBytes) bytes")

@@ -37,6 +37,8 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
         let (path, files) = (image.path, image.files)
         let identity = identity ?? { try ImageIdentity.durable(of: files) }
         do {
+            // Before the size is compared, which it may have changed.
+            try folder.refuseDuringFailback()
             let state = try folder.readState()
             guard state.growingBytes ?? state.diskBytes == image.sizeBytes else {
                 throw DiskError.sizeMismatch(image: path, imageBytes: image.sizeBytes, logBytes: state.growingBytes ?? state.diskBytes)
@@ -85,6 +87,7 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
     /// Takes the image for what the last clean stop left, because somebody who knows says so. `lock` is the log's.
     package static func acceptImage(_ image: any ImageFile, folder: LogFolder, lock: borrowing OwnerLock) throws(DiskError) {
         do {
+            try folder.refuseDuringFailback()
             let state = try folder.readState()
             guard image.sizeBytes == state.diskBytes || image.sizeBytes == state.growingBytes else {
                 throw DiskError.sizeMismatch(image: image.path, imageBytes: image.sizeBytes, logBytes: state.diskBytes)

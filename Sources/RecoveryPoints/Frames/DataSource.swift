@@ -6,7 +6,7 @@ package enum DataSource: Hashable, Sendable {
     case chunk(ChunkRef)
     case segment(disk: VaultID, SegmentID)
 
-    init(_ source: MapSource, disk: VaultID) {
+    package init(_ source: MapSource, disk: VaultID) {
         switch source {
         case .chunk(let chunk): self = .chunk(chunk)
         case .segment(let segment): self = .segment(disk: disk, segment)

@@ -84,6 +84,17 @@ package final class FrameStore: @unchecked Sendable {
         }
     }
 
+    /// The plaintext of frames that are wanted once: they are not kept. One request.
+    package func fetch(_ frames: Range<Int>, of source: DataSource) throws(VaultError) -> [UInt8] {
+        let object = try table(source)
+        guard frames.upperBound <= object.header.frameCount else {
+            throw .damaged(object: source.place.key, reason: "it has \(object.header.frameCount) frames, but a map or index names one up to \(frames.upperBound)")
+        }
+        return try vault.frames(frames, of: object).flatMap { $0 }
+    }
+
+    package func frameBytes(of source: DataSource) throws(VaultError) -> Int { try table(source).header.frameBytes }
+
     // MARK: Frames
 
     /// Calls `body` with each frame. Frames another thread is fetching are waited for; if that fails, they are fetched here.

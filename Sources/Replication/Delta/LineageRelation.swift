@@ -1,7 +1,7 @@
 // How the history in a disk's log relates to what the vault has of it: decides where replication goes on. Pure.
 
-import ChangeLog
-import Vault
+package import ChangeLog
+package import Vault
 
 enum LineageRelation: Equatable {
     /// The vault has nothing that this history could continue.
@@ -23,5 +23,5 @@ enum LineageRelation: Equatable {
 }
 
 extension LogID {
-    var vaultID: VaultID { VaultID(high: high, low: low) }
+    package var vaultID: VaultID { VaultID(high: high, low: low) }
 }
