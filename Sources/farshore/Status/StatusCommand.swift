@@ -42,14 +42,11 @@ struct StatusCommand: ParsableCommand {
         let (served, refused, mount) = try Self.served(site.directory)
         var warnings = try MountNotices.warnings(site.directory)
         if mount?.hasSupervisor == false { warnings.append(Warning(text: lostSupervisorText, remedy: lostSupervisorRemedy)) }
-<<<<<<< HEAD
         let deadMount = try site.directory.deadMount()
         if let deadMount { warnings.append(Warning(text: Self.diedText(deadMount), remedy: "farshore unmount DIR where the directory is still busy, then farshore mount DIR")) }
-=======
         warnings += try catalogue.forgottenTests().map {
             Warning(text: "the test failover \($0.name) of \($0.unit) was never cleaned up", remedy: "farshore failover cleanup \($0.name)")
         }
->>>>>>> 78e0dcc (Failover: tests of the life cycle over one vault; test failovers; what the mount holds back)
         let isUploading = try SiteLock.isTaken(site.directory.uploadLockPath)
         let reports = try disks.sorted { $0.disk.name < $1.disk.name }.map { group, disk in
             try DiskReport(
