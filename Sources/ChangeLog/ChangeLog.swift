@@ -152,10 +152,11 @@ package final class ChangeLog: @unchecked Sendable {
         partialRanges.reserveCapacity(64)
     }
 
-    /// Makes an empty log in `folder`, for a disk whose image holds everything up to `startSequence`.
+    /// Makes an empty log in `folder`, for a disk whose image holds everything up to `startSequence`. `lineages`: the histories that the
+    /// new one goes on from, oldest first, and it; nil: it is the first.
     package static func create(
         _ folder: LogFolder, diskID: LogID, diskBytes: UInt64, targets: [String], segmentBytes: Int = SegmentGeometry.segmentBytesDefault,
-        budgetBytes: UInt64, startSequence: UInt64 = 0
+        budgetBytes: UInt64, startSequence: UInt64 = 0, lineages: [LogState.Lineage]? = nil
     ) throws(LogError) {
         guard SegmentGeometry(segmentBytes: segmentBytes) != nil else {
             throw .invalidSetting("a segment cannot have \(segmentBytes) bytes")
@@ -170,7 +171,7 @@ package final class ChangeLog: @unchecked Sendable {
         guard !names.contains(where: { $0 == "log.state" || LogFolder.segmentNumber($0) != nil }) else { throw .alreadyALog(folder: folder.path) }
         let state = LogState(
             diskID: diskID, diskBytes: diskBytes, segmentBytes: segmentBytes, budgetBytes: budgetBytes,
-            lineages: [LogState.Lineage(id: .random(), branchSequence: 0)], targets: targets, destagedSegment: 0,
+            lineages: lineages ?? [LogState.Lineage(id: .random(), branchSequence: 0)], targets: targets, destagedSegment: 0,
             destagedSequence: startSequence, bootID: "", cleanStop: nil)
         try asLogError { () throws(SystemError) in
             try state.store(folder.stateFile)

@@ -16,6 +16,12 @@ package struct LogFolder: Equatable, Sendable {
     package var failedSyncFile: String { path + "/sync-failed" }
     /// The image is being brought to another state (docs/formats/failback.md): nobody else may use it or the log.
     package var failbackFile: String { path + "/failback" }
+    /// Of a disk whose image is filled from a recovery point (docs/formats/recovery-disk.md).
+    package var baseFile: String { path + "/base" }
+    package var presenceFile: String { path + "/presence" }
+    package var makingFile: String { path + "/making" }
+    /// The image alone is not the disk.
+    package var isBeingFilled: Bool { access(baseFile, F_OK) == 0 }
     package func markFile(target: String) -> String { path + "/replicated-" + target }
     package func sendingFile(target: String) -> String { path + "/sending-" + target }
 

@@ -1,9 +1,9 @@
 // The one bounds check of every image: overflow-safe, EINVAL when the range leaves the disk.
 
-import BlockIO
+package import BlockIO
 import Glibc
 
-func checkRange(at offset: UInt64, length: UInt64, sizeBytes: UInt64, path: String) throws(SystemError) {
+package func checkRange(at offset: UInt64, length: UInt64, sizeBytes: UInt64, path: String) throws(SystemError) {
     let (end, overflow) = offset.addingReportingOverflow(length)
     guard !overflow, end <= sizeBytes else {
         throw SystemError(errno: EINVAL, operation: "touch \(length) bytes at \(offset) of a disk of \(sizeBytes) bytes", path: path)

@@ -1,7 +1,7 @@
-// The file behind a dynamic VHD, with every change to it announced first when someone listens: the crash tests
+// The file behind an image, with every change to it announced first when someone listens: the crash tests
 // record the changes and replay each prefix and reordering of them.
 
-import BlockIO
+package import BlockIO
 
 package enum FileChange: Sendable {
     case write(at: UInt64, [UInt8])
@@ -12,12 +12,12 @@ package enum FileChange: Sendable {
 
 package typealias FileChangeListener = @Sendable (FileChange) -> Void
 
-struct ChangedFile: ~Copyable, Sendable {
-    let descriptor: Descriptor
+package struct ChangedFile: ~Copyable, Sendable {
+    package let descriptor: Descriptor
     private let listener: FileChangeListener?
     private let durability = FailStopSync()
 
-    init(_ descriptor: consuming Descriptor, listener: FileChangeListener?) {
+    package init(_ descriptor: consuming Descriptor, listener: FileChangeListener?) {
         self.descriptor = descriptor
         self.listener = listener
     }
@@ -28,7 +28,7 @@ struct ChangedFile: ~Copyable, Sendable {
         try descriptor.write(buffer, at: offset)
     }
 
-    func write(_ bytes: [UInt8], at offset: UInt64) throws(SystemError) {
+    package func write(_ bytes: [UInt8], at offset: UInt64) throws(SystemError) {
         try durability.check()
         if let listener { listener(.write(at: offset, bytes)) }
         try descriptor.write(bytes, at: offset)
@@ -57,7 +57,7 @@ struct ChangedFile: ~Copyable, Sendable {
         }
     }
 
-    func sync() throws(SystemError) {
+    package func sync() throws(SystemError) {
         try durability.sync { () throws(SystemError) in
             if let listener { listener(.sync) }
             try descriptor.syncData()

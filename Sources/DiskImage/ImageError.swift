@@ -25,6 +25,15 @@ package struct ImageDamage: Equatable, Sendable {
     package let expected: String
     /// What it means for the person who owns the image.
     package let meaning: String
+
+    package init(path: String, field: String, offset: UInt64, found: String, expected: String, meaning: String) {
+        self.path = path
+        self.field = field
+        self.offset = offset
+        self.found = found
+        self.expected = expected
+        self.meaning = meaning
+    }
 }
 
 extension ImageError: CustomStringConvertible {

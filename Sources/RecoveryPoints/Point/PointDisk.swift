@@ -8,24 +8,13 @@ import VirtualDisk
 import Vault
 
 package final class PointDisk: ServedDisk {
-    /// Sequential readers are served this far ahead.
-    private static let readAheadBytesMax = 8 << 20
-    private static let readAheadStep = 1 << 20
-
-    private struct Stream {
-        /// Where the next read of a sequential reader begins; readers in parallel come a little out of order.
-        var expected: UInt64 = .max
-        var streak = 0
-        var fetchedThrough: UInt64 = 0
-    }
-
     package let name: String
     package var sizeBytes: UInt64 { reader.sizeBytes }
     package var isWritable: Bool { false }
 
     private let reader: PointReader
     private let log: @Sendable (String) -> Void
-    private let stream = Mutex(Stream())
+    private let ahead = ReadAhead()
     /// Objects already complained about.
     private let reported = Mutex<Set<String>>([])
 
@@ -36,7 +25,7 @@ package final class PointDisk: ServedDisk {
     }
 
     package func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(SystemError) {
-        noteRead(at: offset, count: buffer.count)
+        ahead.note(offset, buffer.count, reader)
         do throws(VaultError) {
             try reader.read(into: buffer, at: offset)
         } catch {
@@ -71,32 +60,6 @@ package final class PointDisk: ServedDisk {
     }
 
     package func holdsRecord(sequence: UInt64) -> Bool { false }
-
-    // MARK: Read-ahead
-
-    /// Two reads in a row make a stream; from then on the ranges behind it are fetched before they are asked for.
-    private func noteRead(at offset: UInt64, count: Int) {
-        let end = offset + UInt64(count)
-        let ahead: [UInt64] = stream.withLock { stream in
-            let near = stream.expected != .max && offset <= stream.expected + UInt64(Self.readAheadStep) && offset + UInt64(Self.readAheadStep) >= stream.expected
-            stream.streak = near ? stream.streak + 1 : 0
-            stream.expected = near ? max(stream.expected, end) : end
-            guard stream.streak >= 2 else {
-                stream.fetchedThrough = end
-                return []
-            }
-            let window = UInt64(min(Self.readAheadBytesMax, Self.readAheadStep * stream.streak))
-            var starts: [UInt64] = []
-            var start = max(stream.fetchedThrough, end)
-            while start + UInt64(Self.readAheadStep) <= min(end + window, sizeBytes) {
-                starts.append(start)
-                start += UInt64(Self.readAheadStep)
-            }
-            stream.fetchedThrough = max(stream.fetchedThrough, start)
-            return starts
-        }
-        for start in ahead { reader.readAhead(at: start, count: Self.readAheadStep) }
-    }
 
     private func failed(_ operation: String, _ error: VaultError) -> SystemError {
         let isNew = reported.withLock { $0.count < 1_000 && $0.insert(error.description).inserted }

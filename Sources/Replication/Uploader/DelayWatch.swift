@@ -48,7 +48,7 @@ final class DelayWatch: Sendable {
         let now = clock.now()
         guard now >= watched.withLock({ $0[disk.name]?.nextLook ?? 0 }) else { return }
         let replication = try catalogue.replication(ofDisk: disk.name)
-        guard disk.state == .protected, !disk.isPaused, replication.phase == .delta, let proven = replication.provenSequence else {
+        guard disk.isReplicated, !disk.isPaused, replication.phase == .delta, let proven = replication.provenSequence else {
             watched.withLock { $0[disk.name] = nil }
             for warning in try catalogue.warnings(ofDisk: disk.name) { try catalogue.takeAway(warning.kind, ofDisk: disk.name) }
             return

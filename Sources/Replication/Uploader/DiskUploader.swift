@@ -38,7 +38,7 @@ package final class DiskUploader: Sendable {
         clock = replicator.clock
     }
 
-    /// Returns when the uploader stops or the disk is no longer protected.
+    /// Returns when the uploader stops or the disk is no longer replicated by this host.
     package func run() {
         var cycle = UploadCycle(intervalSeconds: 1, now: clock.now())
         var wasPaused = false
@@ -47,7 +47,7 @@ package final class DiskUploader: Sendable {
         let replication = DiskReplication(replicator)
         while !stop.isStopping {
             do throws(SiteError) {
-                guard let disk = try catalogue.disks().first(where: { $0.name == name }), disk.state == .protected else { return }
+                guard let disk = try catalogue.disks().first(where: { $0.name == name }), disk.isReplicated else { return }
                 cycle.setInterval(seconds: disk.policy.intervalSeconds)
                 // The catalogue may have failed with the attempt: health and `resume` go by what is noted there.
                 if let failure = unrecorded { announced = try recordFailure(failure, nextAttemptIn: wait(cycle)) }

@@ -4,7 +4,7 @@
 import BlockIO
 import Glibc
 import ObjectStore
-import Site
+package import Site
 import Synchronization
 import Vault
 
@@ -93,7 +93,7 @@ final class UploadLane: Sendable {
 
 extension BandwidthCalendar.Moment {
     /// By the host's local time.
-    static var now: BandwidthCalendar.Moment {
+    package static var now: BandwidthCalendar.Moment {
         var seconds = time(nil)
         var local = tm()
         localtime_r(&seconds, &local)

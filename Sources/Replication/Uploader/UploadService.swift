@@ -50,7 +50,7 @@ package final class UploadService: Sendable {
             }
             do {
                 let disks = try catalogue.disks()
-                for disk in disks where disk.state == .protected && threads[disk.name] == nil {
+                for disk in disks where disk.isReplicated && threads[disk.name] == nil {
                     threads[disk.name] = try start(disk.name)
                 }
                 delays.look(at: disks)
@@ -101,7 +101,7 @@ package final class UploadService: Sendable {
         // Kept to the end, for the disks of a group have one writer epoch.
         var replications: [DiskReplication] = []
         defer { withExtendedLifetime(replications) {} }
-        for disk in try catalogue.disks() where disk.state == .protected && !disk.isPaused {
+        for disk in try catalogue.disks() where disk.isReplicated && !disk.isPaused {
             if stop.isStopping { throw Stopped() }
             let uploader = DiskUploader(name: disk.name, replicator: replicator, log: log)
             let replication = DiskReplication(replicator)

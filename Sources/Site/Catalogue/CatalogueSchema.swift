@@ -13,6 +13,7 @@ extension Catalogue {
         migrator.registerMigration("4 policies") { try createPolicies($0) }
         migrator.registerMigration("5 resynchronisation") { try createResynchronisation($0) }
         migrator.registerMigration("6 standing warnings") { try createWarnings($0) }
+        migrator.registerMigration("7 recovery disks") { try createRoles($0) }
         migrator.registerMigration("8 failovers") { try createFailovers($0) }
         return migrator
     }
@@ -134,6 +135,13 @@ extension Catalogue {
                 remedy TEXT NOT NULL,
                 PRIMARY KEY (disk, kind)
             ) STRICT, WITHOUT ROWID;
+            """)
+    }
+
+    private static func createRoles(_ database: Database) throws {
+        try database.execute(sql: """
+            ALTER TABLE disk ADD COLUMN role TEXT NOT NULL DEFAULT 'source';
+            ALTER TABLE policy ADD COLUMN download TEXT NOT NULL DEFAULT 'unlimited';
             """)
     }
 

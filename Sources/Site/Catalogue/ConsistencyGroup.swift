@@ -198,6 +198,18 @@ extension Catalogue {
         try put(machine: disk.machine, in: group, database)
     }
 
+    static func refuseMachine(_ name: String, _ database: Database) throws {
+        guard try exists("machine", name, database) else { return }
+        throw SiteError(.diskExists, "there is a machine named \(name) on this site already", remedy: "farshore machine show \(name)")
+    }
+
+    /// A group of machines that are in none, with the id it has in a vault.
+    static func makeGroup(_ name: String, id: String, machines: [String], _ database: Database) throws {
+        try makeGroup(name, database)
+        try database.execute(sql: "UPDATE replication_group SET id = ? WHERE name = ?", arguments: [id, name])
+        for machine in machines { try put(machine: machine, in: name, database) }
+    }
+
     private static func makeGroup(_ name: String, _ database: Database) throws {
         if try exists("replication_group", name, database) {
             throw SiteError(.groupExists, "there is a replication group named \(name) already", remedy: "farshore group add \(name) MACHINE")

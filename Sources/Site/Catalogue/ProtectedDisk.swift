@@ -12,6 +12,15 @@ package struct ProtectedDisk: Equatable, Sendable {
         case releasing
     }
 
+    package enum Role: String, Sendable {
+        /// Guests of this host write it, and the uploader replicates it.
+        case source
+        /// Made from a point by a failover: guests write it, and nothing of it goes to the vault.
+        case recovery
+        /// As `recovery`, to be thrown away.
+        case test
+    }
+
     package var name: String
     /// The id of the disk in logs and vaults, 32 lowercase hex digits.
     package var id: String
@@ -33,6 +42,7 @@ package struct ProtectedDisk: Equatable, Sendable {
     package var machine: String
     /// Further folders in which parents of the image may lie.
     package var parentFolders: [String]
+    package var role: Role
     /// Why the mount does not serve it: it was shut down for a failover. It is replicated all the same.
     package private(set) var held: String?
 
@@ -41,8 +51,9 @@ package struct ProtectedDisk: Equatable, Sendable {
     package init(
         name: String, id: String, imagePath: String, format: String, sizeBytes: UInt64, logFolder: String,
         logBudgetBytes: UInt64, policy: Policy = .standard, vaultURL: String, vaultID: String, keyFile: String?,
-        passphraseFile: String?, machine: String? = nil, parentFolders: [String] = []
+        passphraseFile: String?, machine: String? = nil, parentFolders: [String] = [], role: Role = .source
     ) {
+        self.role = role
         self.parentFolders = parentFolders
         self.name = name
         self.machine = machine ?? name
@@ -82,7 +93,14 @@ package struct ProtectedDisk: Equatable, Sendable {
         held = row["held"]
         let folders: String = row["parent_folders"]
         parentFolders = folders.split(separator: "\n").map(String.init)
+        role = try storedName(row["role"])
     }
+
+    /// Of a log that nobody gave another one.
+    package static func defaultLogBudgetBytes(diskBytes: UInt64) -> UInt64 { min(max(diskBytes / 2, 2 << 30), 64 << 30) }
+
+    /// What the uploader has to do with.
+    package var isReplicated: Bool { state == .protected && role == .source }
 }
 
 /// The case a stored word names; a word of no case means the catalogue was edited by hand.
@@ -97,7 +115,7 @@ extension Catalogue {
     /// Each disk with the settings of its policy.
     static let diskQuery = """
         SELECT disk.*, policy.parent, policy.interval_seconds, policy.point_seconds, policy.retention, policy.rpo_seconds, policy.bandwidth, policy.compression,
-            policy.resync_window, policy.when_full
+            policy.resync_window, policy.when_full, policy.download
         FROM disk JOIN policy ON policy.name = disk.policy
         """
 
@@ -118,30 +136,58 @@ extension Catalogue {
     /// and put into `group`.
     package func add(_ disk: ProtectedDisk, group: String? = nil) throws(SiteError) {
         try write { database in
-            let taken = try String.fetchOne(
-                database, sql: "SELECT name FROM disk WHERE name = ? OR image_path = ? OR log_folder = ?",
-                arguments: [disk.name, disk.imagePath, disk.logFolder])
-            if let taken {
-                throw SiteError(.diskExists, "the disk \(taken) of this site already has that name, image or log folder", remedy: "farshore status \(taken)")
-            }
-            try Self.refuseUnusable(disk.policy.name, database)
-            try Self.makeMachine(of: disk, group: group, database)
-            try database.execute(
-                sql: """
-                    INSERT INTO disk (name, id, image_path, format, size_bytes, log_folder, log_budget_bytes, policy,
-                        vault_url, vault_id, key_file, passphrase_file, state, is_paused, created, machine, parent_folders)
-                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-                    """,
-                arguments: [
-                    disk.name, disk.id, disk.imagePath, disk.format, Int64(bitPattern: disk.sizeBytes), disk.logFolder,
-                    Int64(bitPattern: disk.logBudgetBytes), disk.policy.name, disk.vaultURL, disk.vaultID, disk.keyFile,
-                    disk.passphraseFile, disk.state.rawValue, disk.isPaused, Int64(bitPattern: disk.createdNanoseconds), disk.machine,
-                    disk.parentFolders.joined(separator: "\n"),
-                ])
-            try database.execute(
-                sql: "INSERT INTO replication (disk, phase, health) VALUES (?, ?, ?)",
-                arguments: [disk.name, ReplicationState.Phase.waiting.rawValue, ReplicationState.Health.normal.rawValue])
+            try Self.insert(disk, group: group, database)
             try Self.checkSharing(database)
+        }
+    }
+
+    /// Registers disks that a vault has, all of them or none, in machines and a group that have the ids they have there.
+    package func add(_ disks: [ProtectedDisk], machineIDs: [String: String], group: (name: String, id: String)?) throws(SiteError) {
+        try write { database in
+            for machine in Set(disks.map(\.machine)) { try Self.refuseMachine(machine, database) }
+            // The first disk of a machine makes it, and may have its name.
+            for disk in disks.sorted(by: { ($0.name == $0.machine ? 0 : 1, $0.name) < ($1.name == $1.machine ? 0 : 1, $1.name) }) {
+                try Self.insert(disk, group: nil, database)
+            }
+            for (machine, id) in machineIDs { try database.execute(sql: "UPDATE machine SET id = ? WHERE name = ?", arguments: [id, machine]) }
+            if let group { try Self.makeGroup(group.name, id: group.id, machines: Set(disks.map(\.machine)).sorted(), database) }
+            try Self.checkSharing(database)
+        }
+    }
+
+    private static func insert(_ disk: ProtectedDisk, group: String?, _ database: Database) throws {
+        let taken = try String.fetchOne(
+            database, sql: "SELECT name FROM disk WHERE name = ? OR id = ? OR image_path = ? OR log_folder = ?",
+            arguments: [disk.name, disk.id, disk.imagePath, disk.logFolder])
+        if let taken {
+            throw SiteError(.diskExists, "the disk \(taken) of this site already has that name, id, image or log folder", remedy: "farshore status \(taken)")
+        }
+        try Self.refuseUnusable(disk.policy.name, database)
+        try Self.makeMachine(of: disk, group: group, database)
+        try database.execute(
+            sql: """
+                INSERT INTO disk (name, id, image_path, format, size_bytes, log_folder, log_budget_bytes, policy,
+                    vault_url, vault_id, key_file, passphrase_file, state, is_paused, created, machine, parent_folders, role)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                """,
+            arguments: [
+                disk.name, disk.id, disk.imagePath, disk.format, Int64(bitPattern: disk.sizeBytes), disk.logFolder,
+                Int64(bitPattern: disk.logBudgetBytes), disk.policy.name, disk.vaultURL, disk.vaultID, disk.keyFile,
+                disk.passphraseFile, disk.state.rawValue, disk.isPaused, Int64(bitPattern: disk.createdNanoseconds), disk.machine,
+                disk.parentFolders.joined(separator: "\n"), disk.role.rawValue,
+            ])
+        try database.execute(
+            sql: "INSERT INTO replication (disk, phase, health) VALUES (?, ?, ?)",
+            arguments: [disk.name, ReplicationState.Phase.waiting.rawValue, ReplicationState.Health.normal.rawValue])
+    }
+
+    /// All of them or none.
+    package func setRole(_ role: ProtectedDisk.Role, ofDisks names: [String]) throws(SiteError) {
+        try write { database in
+            for name in names {
+                try database.execute(sql: "UPDATE disk SET role = ? WHERE name = ?", arguments: [role.rawValue, name])
+                guard database.changesCount == 1 else { throw SiteError(.diskNotFound, "no disk named \(name) is protected on this site", remedy: "farshore status") }
+            }
         }
     }
 

@@ -113,6 +113,26 @@ package struct CutPoint: Codable, Equatable, Sendable {
     }
 }
 
+/// How far the image of a recovery disk is filled from its point.
+package struct FillingStatus: Codable, Equatable, Sendable {
+    package let sequence: UInt64
+    /// Data of the point; nil until it was counted.
+    package let totalBytes: UInt64?
+    /// Of it, what is in the image for sure.
+    package let doneBytes: UInt64
+    /// What the image holds: filled in, or written since.
+    package let localBytes: UInt64
+    package let problem: String?
+
+    package init(sequence: UInt64, totalBytes: UInt64?, doneBytes: UInt64, localBytes: UInt64, problem: String?) {
+        self.sequence = sequence
+        self.totalBytes = totalBytes
+        self.doneBytes = doneBytes
+        self.localBytes = localBytes
+        self.problem = problem
+    }
+}
+
 /// A served disk as its owner sees it.
 package struct ServedDiskStatus: Codable, Equatable, Sendable {
     package enum Health: String, Codable, Sendable { case normal, warning, critical }
@@ -130,12 +150,15 @@ package struct ServedDiskStatus: Codable, Equatable, Sendable {
     package let health: Health
     package let reason: String?
     package let remedy: String?
+    /// Nil for a disk that stands alone.
+    package let filling: FillingStatus?
 
     package init(
         disk: String, sizeBytes: UInt64, lastSequence: UInt64, flushedSequence: UInt64, destagedSequence: UInt64,
         frozenSequence: UInt64?, logBytes: UInt64, logBudgetBytes: UInt64, undestagedBytes: UInt64, unreplicatedBytes: UInt64, health: Health,
-        reason: String?, remedy: String?
+        reason: String?, remedy: String?, filling: FillingStatus? = nil
     ) {
+        self.filling = filling
         self.disk = disk
         self.sizeBytes = sizeBytes
         self.lastSequence = lastSequence

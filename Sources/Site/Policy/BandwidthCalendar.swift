@@ -1,4 +1,4 @@
-// How fast may be sent, by the hour of the week: `mon-fri 08:00-18:00 20MiB, 100MiB`. The first rule that fits a moment
+// How fast may be sent, or fetched, by the hour of the week: `mon-fri 08:00-18:00 20MiB, 100MiB`. The first rule that fits a moment
 // counts; where none fits there is no limit. Pure: a moment is a weekday and a minute of the host's local time.
 
 package struct BandwidthCalendar: Equatable, Sendable {

@@ -52,7 +52,10 @@ package struct Policy: Equatable, Sendable {
     package var retention: RetentionRules
     /// How far behind the vault may be before health is a warning; nil: three intervals and a minute.
     package var rpoSeconds: Int?
+    /// Of sending.
     package var bandwidth: BandwidthCalendar
+    /// Of what fills recovery disks from the vault.
+    package var download: BandwidthCalendar
     package var compression: Compression
     /// When a resynchronisation that nobody asked for at once may begin, by the host's local time.
     package var resyncWindow: WeeklyWindow
@@ -60,8 +63,10 @@ package struct Policy: Equatable, Sendable {
 
     package init(
         name: String, parent: String? = nil, intervalSeconds: Int = 30, pointSeconds: Int? = nil, retention: RetentionRules = .standard, rpoSeconds: Int? = nil,
-        bandwidth: BandwidthCalendar = .unlimited, compression: Compression = .automatic, resyncWindow: WeeklyWindow = .nights, whenFull: WhenFull = .refuse
+        bandwidth: BandwidthCalendar = .unlimited, compression: Compression = .automatic, resyncWindow: WeeklyWindow = .nights, whenFull: WhenFull = .refuse,
+        download: BandwidthCalendar = .unlimited
     ) {
+        self.download = download
         self.resyncWindow = resyncWindow
         self.whenFull = whenFull
         self.name = name
@@ -92,11 +97,14 @@ package struct PolicyChange: Equatable, Sendable {
     package var compression: Policy.Compression?
     package var resyncWindow: WeeklyWindow?
     package var whenFull: Policy.WhenFull?
+    package var download: BandwidthCalendar?
 
     package init(
         intervalSeconds: Int? = nil, pointSeconds: Int? = nil, retention: RetentionRules? = nil, rpoSeconds: Int? = nil, bandwidth: BandwidthCalendar? = nil,
-        compression: Policy.Compression? = nil, resyncWindow: WeeklyWindow? = nil, whenFull: Policy.WhenFull? = nil
+        compression: Policy.Compression? = nil, resyncWindow: WeeklyWindow? = nil, whenFull: Policy.WhenFull? = nil,
+        download: BandwidthCalendar? = nil
     ) {
+        self.download = download
         self.resyncWindow = resyncWindow
         self.whenFull = whenFull
         self.intervalSeconds = intervalSeconds
@@ -119,6 +127,7 @@ package struct PolicyChange: Equatable, Sendable {
         changed.compression = compression ?? changed.compression
         changed.resyncWindow = resyncWindow ?? changed.resyncWindow
         changed.whenFull = whenFull ?? changed.whenFull
+        changed.download = download ?? changed.download
         guard Policy.intervalSecondsRange.contains(changed.intervalSeconds) else {
             throw SiteError(.policyWrong, "an interval of \(changed.intervalSeconds) s is refused", remedy: "1s to 1h")
         }

@@ -63,7 +63,7 @@ package final class HistoryWriter {
         return next
     }
 
-    /// A new lineage that begins with the state of the current one at `branch`.
+    /// A new lineage that begins with the state at `branch`, which may lie in a lineage that was left before: the disk goes on from there.
     package func branch(_ state: DiskState, to lineage: VaultID, at branch: UInt64, epoch: UInt32) throws(VaultError) -> DiskState {
         guard let parent = state.current else { throw .refused("the disk \(disk) has no lineage yet") }
         let plan = try DiskHistory(vault: vault, state: state).plan(at: branch)
@@ -79,10 +79,12 @@ package final class HistoryWriter {
             segments: plan.segments, points: plan.points, root: root, baseRoot: plan.root, fullNumber: (base.fullNumber ?? 0) + 1,
             fulls: try fulls(after: base, baseRef, oldest: state.oldestSequence))
         let ref = try put(manifest)
+        // Whose state it is; the current one may have branched off below.
+        let holder = state.lineages.first { $0.sequence >= branch } ?? parent
         var next = state
         // A parent that ends where it branched has nothing of its own: the new lineage leads to all of it.
         if parent.sequence == branch { next.lineages.removeLast() }
-        next.lineages.append(LineageState(id: lineage, parent: parent.id, branchSequence: branch, sequence: branch, full: ref))
+        next.lineages.append(LineageState(id: lineage, parent: holder.id, branchSequence: branch, sequence: branch, full: ref))
         return next
     }
 

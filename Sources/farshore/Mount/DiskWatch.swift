@@ -5,6 +5,7 @@
 import BlockIO
 import ChangeLog
 import Glibc
+import Replication
 import Site
 import VirtualDisk
 
@@ -48,9 +49,14 @@ final class DiskWatch: @unchecked Sendable {
         var looks = 0
         while pause() {
             looks += 1
-            let statuses = disks.all().map(\.disk.status)
-            for status in statuses { look(at: status) }
-            if statuses.contains(where: \.log.isAwaitingRoom) { disks.noteWaiting() }
+            let served = disks.all()
+            let statuses = served.map(\.disk.status)
+            for status in statuses {
+                look(at: status)
+                releaseFullLog(status)
+            }
+            if statuses.contains(where: \.log.isAwaitingRoom) || served.contains(where: { $0.filling?.hasWaitingReads == true }) { disks.noteWaiting() }
+            for entry in served { entry.filling?.watch() }
             let names = Set(statuses.map(\.name))
             seen = seen.filter { names.contains($0.key) }
             if looks % Self.retryLooks == 0 { disks.openRefused() }
@@ -77,6 +83,20 @@ final class DiskWatch: @unchecked Sendable {
             now = before
         }
         seen[status.name] = now
+    }
+
+    /// Nobody sends what the log of a recovery disk holds before the disk is replicated again. Its writes are not refused for that: the log
+    /// lets go of it, and the vault gets it by a resynchronisation.
+    private func releaseFullLog(_ status: DiskStatus) {
+        guard status.log.unreplicatedBytes >= status.log.budgetBytes / 8 * 7 else { return }
+        do {
+            let disk = try catalogue.disk(named: status.name)
+            let folder = LogFolder(disk.logFolder)
+            guard disk.role == .recovery, !folder.isReleased(target: disk.vaultID) else { return }
+            try markResynchronisation(disk, folder, catalogue, reason: "the log's budget was used up before the disk was replicated again")
+        } catch {
+            serviceLog("\(status.name): its log is full of what the vault lacks, and cannot be let go: \(error)")
+        }
     }
 
     private static func ended(_ trouble: DiskTrouble?, refused: UInt64) -> String {

@@ -14,10 +14,11 @@ let lostSupervisorRemedy = "stop what uses the mount, then farshore unmount DIR 
 
 extension ServedDiskStatus {
     /// `points`: why no point is cut, when none is.
-    init(_ status: DiskStatus, points: String?, hasSupervisor: Bool) {
+    init(_ status: DiskStatus, points: String?, filling: FillingStatus?, hasSupervisor: Bool) {
+        let problem = filling?.problem.map { "the image is not filled from its recovery point; what it lacks may read as an I/O error: \($0)" } ?? points
         let health: Health =
             switch status.health {
-            case .normal: points == nil && hasSupervisor ? .normal : .warning
+            case .normal: problem == nil && hasSupervisor ? .normal : .warning
             case .warning: .warning
             case .critical: .critical
             }
@@ -25,8 +26,9 @@ extension ServedDiskStatus {
             disk: status.name, sizeBytes: status.sizeBytes, lastSequence: status.log.lastSequence, flushedSequence: status.log.durableSequence,
             destagedSequence: status.log.destagedSequence, frozenSequence: status.frozenSequence, logBytes: status.log.fileBytes,
             logBudgetBytes: status.log.budgetBytes, undestagedBytes: status.log.undestagedBytes, unreplicatedBytes: status.log.unreplicatedBytes, health: health,
-            reason: !status.reason.isEmpty ? status.reason : points ?? (hasSupervisor ? nil : lostSupervisorText),
-            remedy: !status.remedy.isEmpty ? status.remedy : points != nil ? "farshore status and farshore events say what is wrong" : hasSupervisor ? nil : lostSupervisorRemedy)
+            reason: !status.reason.isEmpty ? status.reason : problem ?? (hasSupervisor ? nil : lostSupervisorText),
+            remedy: !status.remedy.isEmpty ? status.remedy : filling?.problem != nil ? "bring back what the message names; it is tried again and again" : points != nil ? "farshore status and farshore events say what is wrong" : hasSupervisor ? nil : lostSupervisorRemedy,
+            filling: filling)
     }
 }
 

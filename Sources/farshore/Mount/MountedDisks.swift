@@ -4,8 +4,10 @@
 import BlockIO
 import ChangeLog
 import DiskImage
+import Failover
 import FuseExport
 import Glibc
+import RecoveryPoints
 import Replication
 import Site
 import Synchronization
@@ -18,6 +20,8 @@ final class MountedDisks: Sendable {
         /// Keeps the image's locks; closed when the disk is released.
         let imageLock: HeldImageLock
         let parentLocks: ParentLocks
+        /// While the image is filled from a recovery point, and after that for what was said of it.
+        let filling: FillingDisk?
     }
 
     let tree: ExportTree
@@ -28,6 +32,7 @@ final class MountedDisks: Sendable {
     private let directory: String
     private let honoursImageOwner: Bool
     private let sequencer: Sequencer
+    private let vaults: RecoveryVaults
     private let options: ChangeLog.Options
     private let entries = Mutex<[String: Entry]>([:])
     /// Disks that did not open, until they do.
@@ -47,6 +52,9 @@ final class MountedDisks: Sendable {
         options.roomWait = { [spares = process.spareReaders] in spares.note(waits: $0) }
         self.options = options
         sequencer = try Sequencer(path: catalogue.site.sequencePath, handingOnIn: options.bootID)
+        vaults = RecoveryVaults(
+            openVault: { [site = catalogue.site] in try openVault(of: $0, site: site) }, waits: { [spares = process.spareReaders] in spares.note(waits: $0) },
+            log: { serviceLog($0) })
         var permissions = FilePermissions.ownerOnly()
         if honoursImageOwner { permissions.bits = 0o644 }
         tree = ExportTree(permissions: permissions)
@@ -105,15 +113,16 @@ final class MountedDisks: Sendable {
         try disk.completeGrowth(holding: locks.log)
         // After a worker's death the file that its supervisor holds, even if the name stands for another one by now.
         let parentLocks = ParentLocks()
-        let image = try disk.openImage(locked: locks.image, parentLocks: parentLocks)
+        let image = try vaults.openImage(of: disk, locked: locks.image, parentLocks: parentLocks)
         if !parentLocks.descriptors.isEmpty { _ = process.hold(disk.name, locks.descriptors + parentLocks.descriptors) }
         let opened = try VirtualDisk.open(
             name: disk.name, image: image, folder: LogFolder(disk.logFolder), lock: locks.log, sequencer: sequencer, options: options)
         let imageLock = HeldImageLock(locks.image)
         if opened.sizeBytes != disk.sizeBytes { try catalogue.setSize(opened.sizeBytes, ofDisk: disk.name) }
         guard let place = pending.withLock({ $0.removeValue(forKey: disk.name) }) else { return opened.abandon() }
+        let filling = try (image as? RecoveryImage).map { try FillingDisk($0, disk, catalogue) }
         entries.withLock {
-            $0[disk.name] = Entry(disk: opened, directory: place.directory, imageLock: imageLock, parentLocks: parentLocks)
+            $0[disk.name] = Entry(disk: opened, directory: place.directory, imageLock: imageLock, parentLocks: parentLocks, filling: filling)
         }
         place.fulfil(opened)
         note(opened.lastStop, of: disk.name)
@@ -137,6 +146,7 @@ final class MountedDisks: Sendable {
         }
         var failure: (any Error)?
         for entry in open {
+            entry.filling?.stop()
             do throws(DiskError) { try entry.disk.close() } catch {
                 failure = error
                 var text = "not closed cleanly: \(error)"
@@ -145,6 +155,7 @@ final class MountedDisks: Sendable {
                 do { try catalogue.record(.critical, disk: entry.disk.name, text) } catch { serviceLog("\(entry.disk.name): no event recorded: \(error)") }
             }
         }
+        vaults.close()
         if let failure { throw failure }
     }
 
@@ -172,7 +183,7 @@ final class MountedDisks: Sendable {
         let hasSupervisor = process.hasSupervisor
         let refused = refused.withLock { $0.values.sorted { $0.disk < $1.disk } }
         return .status(
-            all().map { ServedDiskStatus($0.disk.status, points: points.problem(ofDisk: $0.disk.name), hasSupervisor: hasSupervisor) },
+            all().map { ServedDiskStatus($0.disk.status, points: points.problem(ofDisk: $0.disk.name), filling: $0.filling?.status, hasSupervisor: hasSupervisor) },
             refused: refused, mount: MountStatus(process.slots, hasSupervisor: hasSupervisor))
     }
 
@@ -248,6 +259,7 @@ final class MountedDisks: Sendable {
             entry.parentLocks.release()
             _ = process.release(name)
         }
+        entry.filling?.stop()
         try entry.disk.close()
         serviceLog("released \(name)")
     }

@@ -21,6 +21,7 @@ struct PolicyDocument: Encodable {
     let retention: String
     let rpoSeconds: Int?
     let bandwidth: String
+    let download: String
     let compression: String
     let resyncWindow: String
     let whenFull: String
@@ -34,6 +35,7 @@ struct PolicyDocument: Encodable {
         retention = policy.retention.text
         rpoSeconds = policy.rpoSeconds
         bandwidth = policy.bandwidth.text
+        download = policy.download.text
         compression = policy.compression.text
         resyncWindow = policy.resyncWindow.text
         whenFull = policy.whenFull.rawValue
@@ -50,6 +52,7 @@ struct PolicyDocument: Encodable {
         add("retention", retention)
         add("rpo", rpoSeconds.map { "warning when the vault is more than \(Quantity.spanText(seconds: UInt64($0))) behind" } ?? "warning after three intervals and a minute")
         add("bandwidth", bandwidth)
+        add("download", download)
         add("compression", compression)
         add("resync", resyncWindow)
         add("when full", whenFull == Policy.WhenFull.refuse.rawValue ? "writes are refused" : "writes go on, the disk is resynchronised")
@@ -73,6 +76,9 @@ struct PolicySettings: ParsableArguments {
     @Option(name: .long, help: ArgumentHelp("Limit for sending in bytes a second, by the hour of the week: \"mon-fri 08:00-18:00 20MiB, 100MiB\"; or unlimited.", valueName: "rules"))
     var bandwidth: String?
 
+    @Option(name: .long, help: ArgumentHelp("The same for what fills recovery disks from the vault.", valueName: "rules"))
+    var download: String?
+
     @Option(name: .long, help: ArgumentHelp("off, on, auto, or a zstd level from 1 to 19.", valueName: "level"))
     var compression: String?
 
@@ -90,7 +96,8 @@ struct PolicySettings: ParsableArguments {
             whenFull: try whenFull.map { text in
                 guard let known = Policy.WhenFull(rawValue: text) else { throw ValidationError("--when-full is refuse or resync, not \(text.debugDescription)") }
                 return known
-            })
+            },
+            download: try download.map { try BandwidthCalendar($0) })
     }
 
     private static func seconds(_ text: String?) throws -> Int? {

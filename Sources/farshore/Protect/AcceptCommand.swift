@@ -45,7 +45,7 @@ struct AcceptCommand: ParsableCommand {
         let protected = try catalogue.disk(named: disk)
         if discardLog { return try beginAnew(protected, catalogue) }
         let locks = try DiskLocks.take(protected, site: site.directory)
-        let image = try protected.openImage(locked: locks.image, access: .readOnly)
+        let image = try protected.openImageFile(locked: locks.image, access: .readOnly)
         try VirtualDisk.acceptImage(image, folder: LogFolder(protected.logFolder), lock: locks.log)
         try catalogue.record(.warning, disk: disk, "the administrator says that the content of \(protected.imagePath) was not changed")
         try output.print(Document(disk: disk, image: protected.imagePath, discarded: nil)) { "\($0.disk): \($0.image) is taken as it is" }
@@ -57,6 +57,7 @@ struct AcceptCommand: ParsableCommand {
         let folder = LogFolder(protected.logFolder)
         let replication = try catalogue.replication(ofDisk: disk)
         guard protected.state == .protected else { throw protected.releasingFailure }
+        try protected.refuseWhileFilled()
         guard let id = LogID(hex: protected.id) else { throw Failure(.failed, "impossible disk id", try: "farshore doctor") }
         let newest = max(try newestInVault(protected), replication.provenSequence ?? 0)
         do throws(SystemError) { try Directory.create(folder.path, mode: 0o700) } catch { throw LogError.system(error) }

@@ -119,7 +119,7 @@ struct ProtectCommand: ParsableCommand {
             return "\(image.format.rawValue), \(image.sizeBytes) bytes"
         }
         guard let image = found else { throw Failure(.failed, "the image was not checked", try: "run the command again") }
-        let budget = logBudget ?? ProtectionChecks.defaultBudgetBytes(diskBytes: image.sizeBytes)
+        let budget = logBudget ?? ProtectedDisk.defaultLogBudgetBytes(diskBytes: image.sizeBytes)
         let folder = logDir.map(absolutePath) ?? checks.defaultLogFolder(image)
         var warnings = image.warnings
         var leftover: LogState?

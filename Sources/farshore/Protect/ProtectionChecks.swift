@@ -30,8 +30,6 @@ struct ProtectionChecks {
     let name: String
     let site: SiteDirectory
 
-    static func defaultBudgetBytes(diskBytes: UInt64) -> UInt64 { min(max(diskBytes / 2, 2 << 30), 64 << 30) }
-
     func defaultLogFolder(_ image: Image) -> String {
         image.isBlockDevice ? site.path + "/logs/" + name : image.path + ".log"
     }

@@ -5,6 +5,7 @@ import BlockIO
 import ChangeLog
 import DiskImage
 import Glibc
+import Replication
 import Site
 import VirtualDisk
 
@@ -45,6 +46,7 @@ struct UnprotectCommand: ParsableCommand {
     func run() throws {
         let catalogue = try site.catalogue()
         let protected = try catalogue.disk(named: disk)
+        try protected.refuseWhileFilled()
         let job = try catalogue.beginJob(.unprotect, disk: disk, steps: ["release", discardLog ? "discard" : "merge", "forget"])
         var discarded: DiscardedLog?
         do {

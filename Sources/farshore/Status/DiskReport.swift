@@ -4,6 +4,7 @@ import BlockIO
 import ChangeLog
 import Foundation
 import Glibc
+import RecoveryPoints
 import Replication
 import Site
 
@@ -22,6 +23,7 @@ struct DiskReport: Encodable {
     /// Of its machine.
     let group: String?
     let state: String
+    let role: String
     let health: String
     let reason: String?
     let remedy: String?
@@ -44,6 +46,26 @@ struct DiskReport: Encodable {
     let nextAttempt: String?
     let resynchronisation: ResynchronisationDocument?
     let job: JobDocument?
+    let filling: Filling?
+
+    /// The image of a recovery disk, while it is filled from its point.
+    struct Filling: Encodable {
+        let sequence: UInt64
+        let doneBytes: UInt64?
+        let totalBytes: UInt64?
+        let localBytes: UInt64?
+
+        /// `status`: from the mount; nil where nothing serves the disk, and so nothing fills it.
+        init?(_ disk: ProtectedDisk, _ status: FillingStatus?) throws {
+            guard let base = try RecoveryBase.load(LogFolder(disk.logFolder).baseFile) else { return nil }
+            (sequence, doneBytes, totalBytes, localBytes) = (base.sequence, status?.doneBytes, status?.totalBytes, status?.localBytes)
+        }
+
+        var text: String {
+            guard let doneBytes, let localBytes else { return "image not filled from #\(sequence) yet, which the mount does" }
+            return "\(bytesText(doneBytes)) of \(totalBytes.map(bytesText) ?? "…") from #\(sequence), \(bytesText(localBytes)) local"
+        }
+    }
 
     init(_ disk: ProtectedDisk, in sharing: ConsistencyGroup, catalogue: Catalogue, served: ServedDiskStatus?, refused: RefusedDisk?, isUploading: Bool, mountDied: Bool) throws {
         let replication = try catalogue.replication(ofDisk: disk.name)
@@ -56,6 +78,8 @@ struct DiskReport: Encodable {
         machine = disk.machine
         group = sharing.kind == .group ? sharing.name : nil
         state = disk.state.rawValue
+        role = disk.role.rawValue
+        filling = try Filling(disk, served?.filling)
         let behind = try Self.behind(disk, replication, log, isUploading: isUploading) ?? Self.awaited(disk, sharing, catalogue)
         job = try catalogue.jobs(limit: 20).first { $0.disk == disk.name && $0.state == .running }.map(JobDocument.init)
         if let ended = Self.notServed(disk, refused, mountDied: mountDied, isBeingEnded: job?.kind == Job.Kind.unprotect.rawValue) {
@@ -99,7 +123,7 @@ struct DiskReport: Encodable {
     /// Why the vault will not get what it lacks, or gets it too late, though no attempt failed.
     private static func behind(_ disk: ProtectedDisk, _ replication: ReplicationState, _ log: LogView, isUploading: Bool) -> (text: String, remedy: String)? {
         let isComplete = replication.provenSequence != nil && log.lag?.records == 0
-        guard disk.state == .protected, !isComplete else { return nil }
+        guard disk.isReplicated, !isComplete else { return nil }
         if disk.isPaused { return ("upload is paused; the vault does not have everything", "farshore resume \(disk.name)") }
         let isLate = log.lag.map { $0.seconds > Double(disk.policy.lateSeconds) } ?? true
         guard isLate else { return nil }
@@ -144,6 +168,7 @@ struct DiskReport: Encodable {
         add("image", "\(image), \(bytesText(sizeBytes))" + (isServed ? ", mounted" : ""))
         add("vault", "\(vault), policy \(policy)")
         add("replication", replicationText)
+        if let filling { add("filling", filling.text) }
         if let lagSeconds { add("lag", lagBytes == 0 && lagSeconds == 0 ? "none" : ([durationText(seconds: lagSeconds)] + [lagBytes.map(bytesText)].compactMap(\.self)).joined(separator: ", ")) }
         let waiting = undestagedBytes.map { ", \(bytesText($0)) not merged yet" } ?? ""
         add("log", "\(bytesText(logBytes)) of \(bytesText(logBudgetBytes))\(waiting)" + (frozenSequence.map { ", image held at #\($0)" } ?? ""))
@@ -155,6 +180,7 @@ struct DiskReport: Encodable {
     }
 
     private var replicationText: String {
+        if role != ProtectedDisk.Role.source.rawValue { return "none: \(role == ProtectedDisk.Role.test.rawValue ? "a test" : "a recovery") disk" }
         if isPaused { return "paused" + (replicatedSequence.map { " at #\($0)" } ?? "") }
         guard let replicatedSequence, let replicatedAt else { return phase == "initial" ? "initial replication" : "not yet replicated" }
         return "#\(replicatedSequence) verified in the vault at \(replicatedAt)"

@@ -5,6 +5,7 @@
 import BlockIO
 import ChangeLog
 import DiskImage
+import Failover
 import Glibc
 import Replication
 import Site
@@ -133,12 +134,16 @@ final class OwnedDisk {
     let disk: VirtualDisk
     private let lock: ImageLock
     private let parentLocks: ParentLocks
+    private let vaults: RecoveryVaults
 
-    private init(_ disk: VirtualDisk, lock: consuming ImageLock, parentLocks: ParentLocks) {
+    private init(_ disk: VirtualDisk, lock: consuming ImageLock, parentLocks: ParentLocks, vaults: RecoveryVaults) {
         self.disk = disk
+        self.vaults = vaults
         self.parentLocks = parentLocks
         self.lock = lock
     }
+
+    deinit { vaults.close() }
 
     static func open(_ protected: ProtectedDisk, site: SiteDirectory) throws -> OwnedDisk {
         let folder = LogFolder(protected.logFolder)
@@ -146,11 +151,12 @@ final class OwnedDisk {
         let lock = try ImageLock.take(protected.imagePath, for: .exclusive)
         try protected.completeGrowth(holding: owner)
         let parentLocks = ParentLocks()
-        let image = try protected.openImage(locked: lock, parentLocks: parentLocks)
+        let vaults = RecoveryVaults(openVault: { try openVault(of: $0, site: site) }, log: { serviceLog($0) })
+        let image = try vaults.openImage(of: protected, locked: lock, parentLocks: parentLocks)
         let disk = try VirtualDisk.open(
             name: protected.name, image: image, folder: folder, lock: owner, sequencer: try Sequencer(path: site.sequencePath),
             options: ChangeLog.Options(bootID: try Clock.bootID()))
-        return OwnedDisk(disk, lock: lock, parentLocks: parentLocks)
+        return OwnedDisk(disk, lock: lock, parentLocks: parentLocks, vaults: vaults)
     }
 
     private static func own(_ folder: LogFolder) throws(DiskError) -> OwnerLock {

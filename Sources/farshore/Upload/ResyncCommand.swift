@@ -42,6 +42,9 @@ struct ResyncCommand: ParsableCommand {
         let catalogue = try site.catalogue()
         let protected = try catalogue.disk(named: disk)
         guard protected.state == .protected else { throw protected.releasingFailure }
+        guard protected.role == .source else {
+            throw Failure(.failed, "\(disk) is a recovery disk, which is not replicated", try: "farshore status \(disk)")
+        }
         let folder = LogFolder(protected.logFolder)
         let reason = "the administrator asked for it"
         if releaseLog {

@@ -123,7 +123,7 @@ struct UploadCommand: ParsableCommand {
         let disks = try catalogue.disks()
         // Also when its unprotect began during this call.
         let releasing = disks.filter { $0.state == .releasing }
-        let documents = try disks.map { disk in
+        let documents = try disks.filter { $0.role == .source }.map { disk in
             DiskDocument(
                 disk: disk.name, replicatedSequence: try catalogue.replication(ofDisk: disk.name).provenSequence, paused: disk.isPaused,
                 error: disk.state == .releasing ? disk.releasingFailure.message : failures.first { $0.disk == disk.name }?.failure.message)
@@ -153,11 +153,13 @@ struct UploadCommand: ParsableCommand {
 }
 
 extension SiteOptions {
-    /// The vault of a protected disk, with the key files it was protected with.
-    func openVault(of disk: ProtectedDisk) throws -> Vault {
-        let files = KeyFiles(keyFile: disk.keyFile, passphraseFile: disk.passphraseFile)
-        // Here a site is at hand: without its memory a target that was rolled back would not be noticed.
-        try directory.create()
-        return try Vault.open(store: openStore(url: disk.vaultURL), key: try files.read(), memory: HeadMemory(folder: directory.headsFolder), keyFiles: files)
-    }
+    func openVault(of disk: ProtectedDisk) throws -> Vault { try farshore.openVault(of: disk, site: directory) }
+}
+
+/// The vault of a protected disk, with the key files it was protected with.
+func openVault(of disk: ProtectedDisk, site: SiteDirectory) throws -> Vault {
+    let files = KeyFiles(keyFile: disk.keyFile, passphraseFile: disk.passphraseFile)
+    // Here a site is at hand: without its memory a target that was rolled back would not be noticed.
+    try site.create()
+    return try Vault.open(store: openStore(url: disk.vaultURL), key: try files.read(), memory: HeadMemory(folder: site.headsFolder), keyFiles: files)
 }

@@ -1,0 +1,42 @@
+// Serves programs that read a point from one end to the other: two reads in a row make a stream, and from then on the ranges
+// behind it are fetched before they are asked for. Used by PointDisk and RecoverySource.
+
+import Synchronization
+
+final class ReadAhead: Sendable {
+    private static let bytesMax = 8 << 20
+    private static let step = 1 << 20
+
+    private struct Stream {
+        /// Where the next read of a sequential reader begins; readers in parallel come a little out of order.
+        var expected: UInt64 = .max
+        var streak = 0
+        var fetchedThrough: UInt64 = 0
+    }
+
+    private let stream = Mutex(Stream())
+
+    /// `count` bytes at `offset` are about to be read.
+    func note(_ offset: UInt64, _ count: Int, _ reader: PointReader) {
+        let end = offset + UInt64(count)
+        let ahead: [UInt64] = stream.withLock { stream in
+            let near = stream.expected != .max && offset <= stream.expected + UInt64(Self.step) && offset + UInt64(Self.step) >= stream.expected
+            stream.streak = near ? stream.streak + 1 : 0
+            stream.expected = near ? max(stream.expected, end) : end
+            guard stream.streak >= 2 else {
+                stream.fetchedThrough = end
+                return []
+            }
+            let window = UInt64(min(Self.bytesMax, Self.step * stream.streak))
+            var starts: [UInt64] = []
+            var start = max(stream.fetchedThrough, end)
+            while start + UInt64(Self.step) <= min(end + window, reader.sizeBytes) {
+                starts.append(start)
+                start += UInt64(Self.step)
+            }
+            stream.fetchedThrough = max(stream.fetchedThrough, start)
+            return starts
+        }
+        for start in ahead { reader.readAhead(at: start, count: Self.step) }
+    }
+}

@@ -1,0 +1,102 @@
+// A recovery disk through a real mount: used at once, filled at its limit beside that, over a killed worker and a vault that is away.
+
+import BlockIO
+import Failover
+import Foundation
+import Site
+import Testing
+import Vault
+import VaultFixtures
+
+@Suite struct RecoveryMountTests {
+    /// What the program prints; its exit status is checked.
+    @discardableResult
+    private func farshore(_ arguments: [String], _ site: RecoveredSite) throws -> String {
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent().appendingPathComponent("farshore")
+        process.arguments = arguments + ["--site", site.catalogue.site.path]
+        // A file, for what it starts in the background holds its output open.
+        let output = site.folder + "/output"
+        try Data().write(to: URL(filePath: output))
+        process.standardOutput = try FileHandle(forWritingTo: URL(filePath: output))
+        process.standardError = process.standardOutput
+        try process.run()
+        process.waitUntilExit()
+        let text = try String(contentsOfFile: output, encoding: .utf8)
+        #expect(process.terminationStatus == 0, "farshore \(arguments.joined(separator: " ")): \(text)")
+        return text
+    }
+
+    private func status(_ site: RecoveredSite) throws -> [String: Any] {
+        let text = try farshore(["status", "disk", "--json"], site)
+        let document = try #require(try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any])
+        return try #require((document["disks"] as? [[String: Any]])?.first)
+    }
+
+    private func wait(_ site: RecoveredSite, for what: String, _ isThere: ([String: Any]) -> Bool) throws {
+        let deadline = Date(timeIntervalSinceNow: 30)
+        var last: [String: Any] = [:]
+        while Date() < deadline {
+            last = try status(site)
+            if isThere(last) { return }
+            usleep(100_000)
+        }
+        Issue.record("not within 30 s: \(what); \(last)")
+    }
+
+    private func bytes(_ file: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: URL(filePath: file))) }
+
+    private func worker(_ site: RecoveredSite) throws -> pid_t {
+        let supervisor = try String(contentsOfFile: site.catalogue.site.mountPIDPath, encoding: .utf8).trimmingCharacters(in: .whitespacesAndNewlines)
+        let children = try String(contentsOfFile: "/proc/\(supervisor)/task/\(supervisor)/children", encoding: .utf8)
+        return try #require(children.split(separator: " ").first.flatMap { pid_t($0) })
+    }
+
+    @Test func aMountServesItAtOnceAndFillsIt() throws {
+        let test = try TestVault()
+        let source = try ModelDisk(test.vault, sizeBytes: 12 << 20, seed: 30)
+        source.fill()
+        try source.replicateInitially()
+        for _ in 0..<3 { try source.step(records: 8) }
+        let site = try RecoveredSite(test)
+        let key = site.folder + "/key"
+        try Data(TestVault.keyBytes).write(to: URL(filePath: key))
+        var plan = site.plan
+        (plan.vaultURL, plan.keyFile) = ("file://" + test.directory, key)
+        _ = try site.catalogue.changePolicy(named: Policy.defaultName, PolicyChange(download: try BandwidthCalendar("512KiB")))
+        try site.create(["disk"], at: source.sequence, plan)
+        // Nothing of the vault is there when the mount begins.
+        try FileManager.default.moveItem(atPath: test.directory, toPath: test.directory + ".away")
+        let directory = site.folder + "/mount"
+        try farshore(["mount", directory], site)
+        defer { _ = try? farshore(["unmount", directory], site) }
+        let file = directory + "/disk/disk.raw"
+        var model = source.content
+        let disk = try Descriptor.open(file, O_RDWR)
+        let mine = [UInt8](repeating: 0x5A, count: 1 << 20)
+        try disk.write(mine, at: 3 << 20)
+        model.replaceSubrange(3 << 20..<4 << 20, with: mine)
+        #expect(try disk.read(count: 1 << 20, at: 3 << 20) == mine)
+        try wait(site, for: "the vault is said to be away") { $0["health"] as? String == "warning" && ($0["reason"] as? String ?? "").contains("not filled") }
+        try FileManager.default.moveItem(atPath: test.directory + ".away", toPath: test.directory)
+        #expect(try bytes(file) == model)
+        try disk.syncData()
+        try wait(site, for: "it is being filled") { ($0["filling"] as? [String: Any])?["totalBytes"] as? Int ?? 0 > 0 && $0["role"] as? String == "recovery" }
+        let killed = try worker(site)
+        kill(killed, SIGKILL)
+        #expect(try bytes(file) == model, "over a killed worker")
+        #expect(try worker(site) != killed)
+        #expect(try status(site)["filling"] != nil)
+        _ = try site.catalogue.changePolicy(named: Policy.defaultName, PolicyChange(download: .unlimited))
+        try wait(site, for: "it stands alone") { $0["filling"] == nil && $0["isServed"] as? Bool == true && $0["health"] as? String == "normal" }
+        try FileManager.default.moveItem(atPath: test.directory, toPath: test.directory + ".away")
+        try disk.write([1, 2, 3], at: 77)
+        model.replaceSubrange(77..<80, with: [1, 2, 3])
+        #expect(try bytes(file) == model, "without the vault")
+        try disk.close()
+        try FileManager.default.moveItem(atPath: test.directory + ".away", toPath: test.directory)
+        let made = try site.catalogue.disk(named: "disk")
+        try farshore(["unprotect", "disk"], site)
+        #expect(try bytes(made.imagePath) == model, "the image alone")
+    }
+}
