@@ -12,6 +12,7 @@ import Vault
 import VaultFixtures
 
 @Suite struct LifeCycleRunTests {
+    // Promise T1: From the claim of a failover on, nothing that the source's uploader sends becomes a point, and the uploader says how many records the vault lacks.
     @Test func anUnplannedFailoverFencesTheSourceUntilItIsTakenBack() throws {
         let sites = try FailoverSites()
         let sent = try sites.newest()
@@ -62,6 +63,7 @@ import VaultFixtures
         #expect(report.state == .failedOver && report.disks.allSatisfy { $0.point.sequence == last })
     }
 
+    // Promise T2: A planned failover begins with every write the source acknowledged, or is refused.
     @Test func aPlannedFailoverIsRefusedWhereTheSourceWroteOn() throws {
         let sites = try FailoverSites()
         try sites.prepare()
@@ -83,6 +85,7 @@ import VaultFixtures
         #expect(try sites.upload().isEmpty)
     }
 
+    // Promise T4: Of two hosts that fail one unit over at once, one is refused and has no disk of it.
     @Test func ofTwoHostsOneWins() throws {
         // The other one runs to its end just before each request of the first that comes.
         for call in 1...40 {
@@ -126,6 +129,7 @@ import VaultFixtures
         #expect(standing.head.collectionEpoch >= 1)
     }
 
+    // Promise T3: A failover that is killed at any step is continued by the same command, or taken back; taken back, the source replicates on.
     /// The vault goes away at each request in turn, before or after it is carried out: the same command continues.
     @Test(arguments: [false, true]) func aRunThatIsKilledAtAnyRequestContinuesOrIsTakenBack(isAnswerLost: Bool) throws {
         for call in 1...60 {

@@ -136,8 +136,8 @@ extension Failovers {
         for point in points {
             guard let history = shared.history(of: point.disk) else { throw VaultError.notFound("nothing of the disk \(point.disk) is in the vault yet") }
             let reader = try PointReader(sources, disk: point.disk, plan: try history.plan(at: point.sequence))
-            var block = [UInt8](repeating: 0, count: 512)
-            try block.withUnsafeMutableBytes { (buffer) throws(VaultError) in try reader.read(into: buffer, at: 0) }
+            let block = AlignedBuffer(count: 512)
+            try reader.read(into: block.bytes, at: 0)
         }
     }
 

@@ -68,8 +68,21 @@ extension Failovers {
     /// its sequence is above all that was ever acknowledged on any of them.
     private func hold(_ disks: [ProtectedDisk], _ unit: String, _ source: PreparationActions) throws -> UInt64 {
         for disk in disks { try catalogue.hold(disk: disk.name, reason: "it was shut down for a failover; farshore failover cancel \(unit) takes that back") }
-        for disk in disks { try actions.release(disk.name) }
+        do {
+            for disk in disks { try actions.release(disk.name) }
+        } catch {
+            // Somebody uses one of them: all go on as they were.
+            try letGo(disks)
+            throw error
+        }
         return try source.cutLast(disks)
+    }
+
+    private func letGo(_ disks: [ProtectedDisk]) throws {
+        for disk in disks {
+            try catalogue.hold(disk: disk.name, reason: nil)
+            _ = try actions.serve(disk.name)
+        }
     }
 
     private func wait(until last: UInt64, _ disks: [ProtectedDisk], _ seconds: UInt64, _ source: PreparationActions) throws -> String? {
@@ -105,12 +118,8 @@ extension Failovers {
     /// The mount may serve them again.
     func undo(_ preparation: FailoverRecord) throws {
         let unit = try FailoverUnit(preparation.unit, in: try vault.catalog().document)
-        let all = try catalogue.disks()
-        for disk in unit.disks {
-            guard let own = all.first(where: { $0.id == disk.id.description }), own.held != nil else { continue }
-            try catalogue.hold(disk: own.name, reason: nil)
-            _ = try actions.serve(own.name)
-        }
+        let ids = unit.disks.map(\.id.description)
+        try letGo(try catalogue.disks().filter { $0.held != nil && ids.contains($0.id) })
         try catalogue.end(failover: preparation.run, note: "cancelled")
     }
 }
