@@ -39,6 +39,7 @@ let package = Package(
         .systemLibrary(name: "CZstd", path: "CModules/CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .systemLibrary(name: "CZlib", path: "CModules/CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .systemLibrary(name: "CISAL", path: "CModules/CISAL", pkgConfig: "libisal", providers: [.apt(["libisal-dev"])]),
+        .systemLibrary(name: "CYaml", path: "CModules/CYaml", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
         .target(name: "CLinux", path: "CModules/CLinux"),
 
         room("BlockIO", ["CLinux", "CISAL"]),
@@ -56,7 +57,7 @@ let package = Package(
         room("Site", ["BlockIO", .product(name: "GRDB", package: "GRDB.swift"), log]),
         room("Replication", ["BlockIO", "DiskImage", "ChangeLog", "Site", "ObjectStore", "Vault", log]),
         room("RecoveryPoints", ["BlockIO", "DiskImage", "VirtualDisk", "ObjectStore", "Vault"]),
-        room("Failover", ["BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "ObjectStore", "Vault", "Site", "Replication", "RecoveryPoints", log]),
+        room("Failover", ["BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "ObjectStore", "Vault", "Site", "Replication", "RecoveryPoints", "CYaml", log]),
         .executableTarget(
             name: "farshore",
             dependencies: [

@@ -8,7 +8,7 @@ import Glibc
 package struct Reservation {
     let segment: Segment
     let slot: Int
-    package let record: RecordHeader
+    package internal(set) var record: RecordHeader
     package let segmentIndex: UInt64
 
     package var sequence: UInt64 { record.sequence }

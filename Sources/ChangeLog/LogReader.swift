@@ -53,7 +53,8 @@ package struct LogReader: Sendable {
         let oldest = try LogReader.segments(folder, state, geometry).first?.header.afterSequence ?? 0
         _ = try walk(after: oldest, through: .max, withPayload: { $0.kind == .point && $0.payloadBytes > 0 }) { record, tag in
             guard record.kind == .point else { return }
-            points.append(LocalPoint(sequence: record.sequence, wallNanoseconds: record.wallNanoseconds, tag: String(decoding: tag, as: UTF8.self)))
+            points.append(LocalPoint(
+                sequence: record.sequence, wallNanoseconds: record.wallNanoseconds, tag: String(decoding: tag, as: UTF8.self), isAppConsistent: record.isAppConsistent))
         }
         return points
     }
@@ -159,6 +160,7 @@ package struct LocalPoint: Hashable, Sendable {
     package let sequence: UInt64
     package let wallNanoseconds: UInt64
     package let tag: String
+    package let isAppConsistent: Bool
 }
 
 struct ListedSegment {

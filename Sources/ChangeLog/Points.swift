@@ -6,15 +6,16 @@ import Glibc
 
 extension ChangeLog {
     /// Cuts a point over `logs` (of one process) and returns its number. The records are in the logs, not yet durable.
-    /// Everything acknowledged before the call is at or below the number, nothing issued after the return is.
-    package static func cutPoint(_ logs: [ChangeLog], tag: String) throws(SystemError) -> UInt64 {
+    /// Everything acknowledged before the call is at or below the number, nothing issued after the return is. `isAppConsistent` is
+    /// asked when the number is taken, with the logs' monitors held: a machine that goes on before that makes no such point.
+    package static func cutPoint(_ logs: [ChangeLog], tag: String, isAppConsistent: () -> Bool = { false }) throws(SystemError) -> UInt64 {
         let tagBytes = Array(tag.utf8)
         guard tagBytes.count <= pointTagBytesMax else {
             throw SystemError(errno: EINVAL, operation: "use a tag of \(tagBytes.count) bytes, the limit is \(pointTagBytesMax)", path: "point")
         }
         // One order of locking for all cuts.
         let ordered = logs.sorted { ($0.diskID.high, $0.diskID.low) < ($1.diskID.high, $1.diskID.low) }
-        let places = try reservePoint(ordered, tagBytes: tagBytes.count)
+        let places = try reservePoint(ordered, tagBytes: tagBytes.count, isAppConsistent)
         var failure: SystemError?
         // All of the point's own records first: while one has its place and is not written, flushes of its log wait, and they
         // must not wait for a slow write of another disk.
@@ -31,7 +32,7 @@ extension ChangeLog {
         return places.first?.sequence ?? 0
     }
 
-    private static func reservePoint(_ logs: [ChangeLog], tagBytes: Int) throws(SystemError) -> [Reservation] {
+    private static func reservePoint(_ logs: [ChangeLog], tagBytes: Int, _ isAppConsistent: () -> Bool) throws(SystemError) -> [Reservation] {
         let wallNanoseconds = Clock.wallNanoseconds()
         let pages = SegmentGeometry.pages(of: tagBytes)
         // Room first, in every log: a number must not appear in some of them only. Making room may wait, so it is asked
@@ -46,8 +47,11 @@ extension ChangeLog {
             if let closed = logs.first(where: \.isStopping) { throw SystemError(errno: ESHUTDOWN, operation: "cut a point", path: closed.folder.path) }
             guard segments.count == logs.count, logs.allSatisfy({ $0.failure == nil }) else { continue }
             let sequence = try first.sequencer.next()
+            let isAppConsistent = isAppConsistent()
             return zip(logs, segments).map { log, segment in
-                log.take(segment, .point, sequence, 0, UInt64(tagBytes), pages, wallNanoseconds)
+                var place = log.take(segment, .point, sequence, 0, UInt64(tagBytes), pages, wallNanoseconds)
+                place.record.isAppConsistent = isAppConsistent
+                return place
             }
         }
     }

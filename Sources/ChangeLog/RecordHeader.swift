@@ -29,6 +29,8 @@ package struct RecordHeader: Equatable, Sendable {
     /// All of this log up to this sequence was durable when the record was made: a flush boundary.
     package var flushedSequence: UInt64
     package var wallNanoseconds: UInt64
+    /// A point for which the machines had brought their data to a rest.
+    package var isAppConsistent = false
 
     package var payloadBytes: Int { kind == .write || kind == .point ? Int(length) : 0 }
     package var changesDisk: Bool { kind == .write || kind == .zero || kind == .discard }
@@ -44,7 +46,7 @@ package struct RecordHeader: Equatable, Sendable {
 
     func encode(slot: Int, seed: UInt32, into bytes: UnsafeMutableRawBufferPointer) {
         bytes.putLE(UInt32(truncatingIfNeeded: slot), at: 0)
-        bytes.putLE(UInt32(kind.rawValue), at: 4)
+        bytes.putLE(UInt32(kind.rawValue) | (isAppConsistent ? 1 << 8 : 0), at: 4)
         bytes.putLE(sequence, at: 8)
         bytes.putLE(diskOffset, at: 16)
         bytes.putLE(length, at: 24)
@@ -63,14 +65,14 @@ package struct RecordHeader: Equatable, Sendable {
             copy.putLE(UInt32(truncatingIfNeeded: slot), at: 0)
             return crc32c(UnsafeRawBufferPointer(copy), seed: seed)
         }
-        guard bytes.getLE(UInt32.self, at: 0) == checksum, bytes.getLE(UInt32.self, at: 4) <= 5,
-            let kind = RecordKind(rawValue: bytes[4])
+        guard bytes.getLE(UInt32.self, at: 0) == checksum, let kind = RecordKind(rawValue: bytes[4]), bytes[5] <= (kind == .point ? 1 : 0),
+            bytes[6] == 0, bytes[7] == 0
         else { return nil }
         let header = RecordHeader(
             kind: kind, sequence: bytes.getLE(UInt64.self, at: 8), diskOffset: bytes.getLE(UInt64.self, at: 16),
             length: bytes.getLE(UInt64.self, at: 24), payloadPage: bytes.getLE(UInt32.self, at: 32),
             payloadChecksum: bytes.getLE(UInt32.self, at: 36), flushedSequence: bytes.getLE(UInt64.self, at: 40),
-            wallNanoseconds: bytes.getLE(UInt64.self, at: 48))
+            wallNanoseconds: bytes.getLE(UInt64.self, at: 48), isAppConsistent: bytes[5] == 1)
         return header.fits(geometry) ? header : nil
     }
 

@@ -5,6 +5,8 @@
 //   sequence             the reserved block of sequence numbers (written by the change log's sequencer)
 //   logs/DISK/           change logs of disks protected without --log-dir beside a block device
 //   heads/               the newest head seen of each vault and group, against rollback
+//   plans/               runs of recovery plans
+//   frozen/              a note for each machine that may be at rest because of us
 //   host-id              who this site is in vaults, 32 hex digits; made at first use
 //   run/                 sockets, logs, and the pid files of the services; that of a mount stays when it was killed
 //   mount.lock           held by the one mount of the site; upload.lock by the one uploader
@@ -18,6 +20,8 @@ package struct SiteDirectory: Sendable, Equatable {
     package var cataloguePath: String { path + "/catalogue.sqlite" }
     package var sequencePath: String { path + "/sequence" }
     package var headsFolder: String { path + "/heads" }
+    package var frozenFolder: String { path + "/frozen" }
+    package var plansFolder: String { path + "/plans" }
     package var runFolder: String { path + "/run" }
     package var controlSocketPath: String { runFolder + "/control.sock" }
     package var mountPIDPath: String { runFolder + "/mount.pid" }

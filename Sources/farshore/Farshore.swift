@@ -26,6 +26,7 @@ struct Farshore: ParsableCommand {
             UploadCommand.self,
             MachineCommand.self,
             GroupCommand.self,
+            PlanCommand.self,
             PolicyCommand.self,
             PointCommand.self,
             RestoreCommand.self,

@@ -13,7 +13,7 @@ struct ControlInput {
     }
 
     static func seeds() throws -> [[UInt8]] {
-        let requests: [ControlRequest] = [.status, .cut(disks: ["a", "b"], tag: "t"), .makeDurable(disk: "a"), .freeze(disk: "a"), .add(disk: "é")]
+        let requests: [ControlRequest] = [.status, .cut(disks: ["a", "b"], tag: "t", isApp: true), .makeDurable(disk: "a"), .freeze(disk: "a"), .add(disk: "é")]
         let replies: [ControlReply] = [.done, .durable(sequence: 9), .refused(ControlRefusal(.busy, "busy", remedy: "wait"))]
         return try requests.map { Array(try JSONEncoder().encode($0)) } + replies.map { Array(try JSONEncoder().encode($0)) }
     }

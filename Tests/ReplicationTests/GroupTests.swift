@@ -197,6 +197,20 @@ import VirtualDisk
         #expect(try shared.resolve(.sequence(partial), on: a) == partial)
     }
 
+    @Test func anAppConsistentPointIsOneInTheVault() throws {
+        let group = try grouped(["a", "b"])
+        try group.write("a", 1)
+        let atRest = try group.cut(isAppConsistent: true)
+        try group.write("b", 2)
+        let later = try group.cut()
+        #expect(try group.upload().isEmpty)
+        for disk in group.names {
+            let shared = try group.shared(disk), entry = try group.openVault().disk(disk)
+            #expect(try shared.resolve(.latestMultiAppConsistent, on: entry) == atRest && shared.resolve(.latestAppConsistent, on: entry) == atRest)
+            #expect(try shared.resolve(.latestMulti, on: entry) == later)
+        }
+    }
+
     // Promise G4: A time stands for one sequence on all disks that share points, which holds what was flushed on each of
     // them by then; a flush boundary of one of them opens on all.
     @Test func aTimeIsOneMomentOfAllDisks() throws {

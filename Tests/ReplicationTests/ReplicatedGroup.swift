@@ -89,9 +89,9 @@ final class ReplicatedGroup: @unchecked Sendable {
 
     /// One point over the disks named, or all.
     @discardableResult
-    func cut(_ names: [String]? = nil, tag: String = "") throws -> UInt64 {
+    func cut(_ names: [String]? = nil, tag: String = "", isAppConsistent: Bool = false) throws -> UInt64 {
         let chosen = names ?? self.names
-        let point = try VirtualDisk.cutPoint(chosen.map { disks[$0]! }, tag: tag)
+        let point = try VirtualDisk.cutPoint(chosen.map { disks[$0]! }, tag: tag) { isAppConsistent }
         points[point] = Dictionary(uniqueKeysWithValues: chosen.map { ($0, models[$0]!) })
         return point
     }

@@ -5,11 +5,11 @@ import Site
 import Testing
 
 @Suite struct ControlTests {
-    private static let point = CutPoint(disk: "a", sequence: UInt64.max, timeNanoseconds: 1, tag: "t")
+    private static let point = CutPoint(disk: "a", sequence: UInt64.max, timeNanoseconds: 1, tag: "t", isAppConsistent: true)
 
     private func answer(_ request: ControlRequest) -> ControlReply {
         switch request {
-        case .cut(_, let tag): .points([CutPoint(disk: "a", sequence: UInt64.max, timeNanoseconds: 1, tag: tag)], left: ["b"])
+        case .cut(_, let tag, let isApp): .points([CutPoint(disk: "a", sequence: UInt64.max, timeNanoseconds: 1, tag: tag, isAppConsistent: isApp)], left: ["b"])
         case .makeDurable: .durable(sequence: 9)
         case .status:
             .status(
@@ -37,7 +37,7 @@ import Testing
         let server = try ControlServer(path: path) { answer($0) }
         defer { server.stop() }
         let client = ControlClient(socketPath: path)
-        #expect(try client.ask(.cut(disks: [], tag: "t")) == .points([Self.point], left: ["b"]))
+        #expect(try client.ask(.cut(disks: [], tag: "t", isApp: true)) == .points([Self.point], left: ["b"]))
         #expect(try client.ask(.makeDurable(disk: "a")) == .durable(sequence: 9))
         guard case .status(let all, let refused, let mount) = try client.ask(.status) else { Issue.record("not a status"); return }
         #expect(all.count == 2000 && refused.map(\.disk) == ["bad"] && mount == Self.mount)

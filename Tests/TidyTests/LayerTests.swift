@@ -16,7 +16,7 @@ import Testing
         "Site": ["BlockIO", "CLinux", "Foundation", "GRDB", "Logging"],
         "Replication": ["BlockIO", "DiskImage", "ChangeLog", "Site", "ObjectStore", "Vault", "Foundation", "Logging"],
         "RecoveryPoints": ["BlockIO", "DiskImage", "VirtualDisk", "ObjectStore", "Vault", "Foundation", "Logging"],
-        "Failover": ["BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "ObjectStore", "Vault", "Site", "Replication", "RecoveryPoints", "Foundation", "Logging"],
+        "Failover": ["BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "ObjectStore", "Vault", "Site", "Replication", "RecoveryPoints", "CYaml", "Foundation", "Logging"],
         "farshore": ["BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "FuseExport", "ObjectStore", "Vault", "Site", "Replication", "RecoveryPoints", "Failover",
                      "CLinux", "Foundation", "Logging", "ArgumentParser"],
     ]

@@ -150,14 +150,15 @@ extension SegmentRecord {
     init(_ record: RecordHeader, _ kind: SegmentRecordKind) {
         self.init(
             kind: kind, sequence: record.sequence, diskOffset: record.diskOffset, length: record.length,
-            wallNanoseconds: record.wallNanoseconds, flushedThrough: record.flushedSequence)
+            wallNanoseconds: record.wallNanoseconds, flushedThrough: record.flushedSequence,
+            isAppConsistent: record.isAppConsistent)
     }
 }
 
 extension RecoveryPoint {
     init(_ record: RecordHeader, tag: UnsafeRawBufferPointer) {
         self.init(
-            sequence: record.sequence, timeMicros: record.wallNanoseconds / 1000, kind: .crash,
+            sequence: record.sequence, timeMicros: record.wallNanoseconds / 1000, kind: record.isAppConsistent ? .app : .crash,
             tag: tag.isEmpty ? nil : String(decoding: tag, as: UTF8.self))
     }
 }

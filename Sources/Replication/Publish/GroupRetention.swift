@@ -38,7 +38,11 @@ final class GroupRetention: Sendable {
     private struct State {
         var schedules: [VaultID: RetentionSchedule] = [:]
         var problems: [VaultID: String] = [:]
+        /// Settings that the vault did not take are offered again then.
+        var settingsDue: UInt64 = 0
     }
+
+    private static let settingsPauseNanoseconds: UInt64 = 60_000_000_000
 
     private let catalogue: Catalogue
     private let connections: VaultConnections
@@ -53,7 +57,18 @@ final class GroupRetention: Sendable {
 
     func round() {
         for connection in connections.open {
+            publishSettings(connection)
             for heads in connection.claimedHeads { round(heads, connection) }
+        }
+    }
+
+    private func publishSettings(_ connection: VaultConnection) {
+        guard state.withLock({ $0.settingsDue }) <= Clock.monotonicNanoseconds() else { return }
+        do {
+            try catalogue.publishSettings(to: connection.vault)
+        } catch {
+            state.withLock { $0.settingsDue = Clock.monotonicNanoseconds() + Self.settingsPauseNanoseconds }
+            log.warning("settings of machines are not in the vault yet: \(error)")
         }
     }
 

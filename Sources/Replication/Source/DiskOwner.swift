@@ -38,7 +38,7 @@ package struct MountedOwner: DiskOwner {
     }
 
     package func cut() throws {
-        guard case .points = try client.demand(.cut(disks: [disk], tag: nil), timeoutSeconds: 120) else { throw Self.crossed() }
+        guard case .points = try client.demand(.cut(disks: [disk], tag: nil, isApp: false), timeoutSeconds: 120) else { throw Self.crossed() }
     }
 
     package func freeze() throws -> UInt64 {

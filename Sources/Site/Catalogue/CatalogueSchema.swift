@@ -15,6 +15,7 @@ extension Catalogue {
         migrator.registerMigration("6 standing warnings") { try createWarnings($0) }
         migrator.registerMigration("7 recovery disks") { try createRoles($0) }
         migrator.registerMigration("8 failovers") { try createFailovers($0) }
+        migrator.registerMigration("9 machine settings") { try createMachineSettings($0) }
         return migrator
     }
 
@@ -142,6 +143,17 @@ extension Catalogue {
         try database.execute(sql: """
             ALTER TABLE disk ADD COLUMN role TEXT NOT NULL DEFAULT 'source';
             ALTER TABLE policy ADD COLUMN download TEXT NOT NULL DEFAULT 'unlimited';
+            """)
+    }
+
+    private static func createMachineSettings(_ database: Database) throws {
+        try database.execute(sql: """
+            ALTER TABLE policy ADD COLUMN app_seconds INTEGER;
+            CREATE TABLE machine_settings (
+                machine TEXT PRIMARY KEY NOT NULL REFERENCES machine(name) ON DELETE CASCADE,
+                document TEXT NOT NULL,
+                published TEXT
+            ) STRICT, WITHOUT ROWID;
             """)
     }
 

@@ -34,6 +34,8 @@ package struct ConsistencyGroup: Equatable, Sendable {
 
     /// A point of all is due as often as the policy of any of them says.
     package var pointSeconds: Int { disks.map(\.policy.pointSeconds).min() ?? 0 }
+    /// Between app-consistent points; nil where no policy wants any.
+    package var appSeconds: Int? { disks.compactMap(\.policy.appSeconds).min() }
     package var diskNames: [String] { disks.map(\.name) }
 
     init(machine: Machine) {

@@ -115,7 +115,7 @@ extension Catalogue {
     /// Each disk with the settings of its policy.
     static let diskQuery = """
         SELECT disk.*, policy.parent, policy.interval_seconds, policy.point_seconds, policy.retention, policy.rpo_seconds, policy.bandwidth, policy.compression,
-            policy.resync_window, policy.when_full, policy.download
+            policy.resync_window, policy.when_full, policy.download, policy.app_seconds
         FROM disk JOIN policy ON policy.name = disk.policy
         """
 

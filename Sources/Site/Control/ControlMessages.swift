@@ -10,7 +10,8 @@ package enum ControlRequest: Codable, Equatable, Sendable {
     /// State of the mount and of every disk it serves, and why it does not serve the others.
     case status
     /// Cuts one recovery point over `disks` (empty: all that are served) and all that share points with them, by one number.
-    case cut(disks: [String], tag: String?)
+    /// `isApp`: the machines come to rest for it.
+    case cut(disks: [String], tag: String?, isApp: Bool)
     /// Flushes the disk's log; the reply states the sequence through which it may be uploaded.
     case makeDurable(disk: String)
     /// Destages through a sequence and holds the image still there, durably, until `unfreeze`.
@@ -26,7 +27,7 @@ package enum ControlRequest: Codable, Equatable, Sendable {
 
 package enum ControlReply: Codable, Equatable, Sendable {
     case status([ServedDiskStatus], refused: [RefusedDisk], mount: MountStatus)
-    /// `left`: why disks were left out, when none was named.
+    /// `left`: why disks were left out, when none was named, and why the point is not app-consistent though it was to be.
     case points([CutPoint], left: [String])
     case durable(sequence: UInt64)
     case frozen(sequence: UInt64)
@@ -104,8 +105,10 @@ package struct CutPoint: Codable, Equatable, Sendable {
     package let sequence: UInt64
     package let timeNanoseconds: UInt64
     package let tag: String?
+    package let isAppConsistent: Bool
 
-    package init(disk: String, sequence: UInt64, timeNanoseconds: UInt64, tag: String?) {
+    package init(disk: String, sequence: UInt64, timeNanoseconds: UInt64, tag: String?, isAppConsistent: Bool) {
+        self.isAppConsistent = isAppConsistent
         self.disk = disk
         self.sequence = sequence
         self.timeNanoseconds = timeNanoseconds

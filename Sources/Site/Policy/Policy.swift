@@ -41,6 +41,7 @@ package struct Policy: Equatable, Sendable {
 
     package static let defaultName = "default"
     package static let intervalSecondsRange = 1...3_600
+    package static let appSecondsRange = 10...2_592_000
 
     package let name: String
     /// The policy this is the failback policy of. Nothing uses it before a failback does.
@@ -60,13 +61,16 @@ package struct Policy: Equatable, Sendable {
     /// When a resynchronisation that nobody asked for at once may begin, by the host's local time.
     package var resyncWindow: WeeklyWindow
     package var whenFull: WhenFull
+    /// Between app-consistent points; nil: none are made.
+    package var appSeconds: Int?
 
     package init(
         name: String, parent: String? = nil, intervalSeconds: Int = 30, pointSeconds: Int? = nil, retention: RetentionRules = .standard, rpoSeconds: Int? = nil,
         bandwidth: BandwidthCalendar = .unlimited, compression: Compression = .automatic, resyncWindow: WeeklyWindow = .nights, whenFull: WhenFull = .refuse,
-        download: BandwidthCalendar = .unlimited
+        download: BandwidthCalendar = .unlimited, appSeconds: Int? = nil
     ) {
         self.download = download
+        self.appSeconds = appSeconds
         self.resyncWindow = resyncWindow
         self.whenFull = whenFull
         self.name = name
@@ -98,13 +102,16 @@ package struct PolicyChange: Equatable, Sendable {
     package var resyncWindow: WeeklyWindow?
     package var whenFull: Policy.WhenFull?
     package var download: BandwidthCalendar?
+    /// 0: none are made any more.
+    package var appSeconds: Int?
 
     package init(
         intervalSeconds: Int? = nil, pointSeconds: Int? = nil, retention: RetentionRules? = nil, rpoSeconds: Int? = nil, bandwidth: BandwidthCalendar? = nil,
         compression: Policy.Compression? = nil, resyncWindow: WeeklyWindow? = nil, whenFull: Policy.WhenFull? = nil,
-        download: BandwidthCalendar? = nil
+        download: BandwidthCalendar? = nil, appSeconds: Int? = nil
     ) {
         self.download = download
+        self.appSeconds = appSeconds
         self.resyncWindow = resyncWindow
         self.whenFull = whenFull
         self.intervalSeconds = intervalSeconds
@@ -128,6 +135,10 @@ package struct PolicyChange: Equatable, Sendable {
         changed.resyncWindow = resyncWindow ?? changed.resyncWindow
         changed.whenFull = whenFull ?? changed.whenFull
         changed.download = download ?? changed.download
+        if let appSeconds { changed.appSeconds = appSeconds == 0 ? nil : appSeconds }
+        guard changed.appSeconds.map({ Policy.appSecondsRange.contains($0) }) ?? true else {
+            throw SiteError(.policyWrong, "app-consistent points every \(changed.appSeconds ?? 0) s are refused", remedy: "10s to 30d, or 0 for none")
+        }
         guard Policy.intervalSecondsRange.contains(changed.intervalSeconds) else {
             throw SiteError(.policyWrong, "an interval of \(changed.intervalSeconds) s is refused", remedy: "1s to 1h")
         }

@@ -48,6 +48,13 @@ package struct Catalog: ChainDocument, Equatable {
     package struct Plan: Codable, Equatable, Sendable {
         package let name: String
         package let document: String
+
+        package static let documentBytesMax = 64 << 10
+
+        package init(name: String, document: String) {
+            self.name = name
+            self.document = document
+        }
     }
 
     package private(set) var format = FormatLimits.formatVersion
@@ -62,6 +69,7 @@ package struct Catalog: ChainDocument, Equatable {
     package var hosts: [Host]?
     package var groups: [Group]?
     package var plans: [Plan]?
+    package var machines: [MachineSettings]?
 
     /// Itself sealed with the key it names: who cannot open it is told so by the first object read.
     package var sealingGeneration: UInt32? { keyGeneration }
@@ -83,8 +91,31 @@ package struct Catalog: ChainDocument, Equatable {
         let groups = groups ?? []
         if let group = groups.first(where: { !Self.isValidName($0.name) }) { return "\(group.name.debugDescription) cannot be a group's name" }
         if Set(groups.map(\.name)).count != groups.count || Set(groups.map(\.id)).count != groups.count { return "a group stands in it twice" }
+        if let flaw = settingsFlaw { return flaw }
         let isSized = disks.allSatisfy { $0.sizeBytes > 0 && $0.sizeBytes % 512 == 0 && $0.sizeBytes <= FormatLimits.diskBytesMax }
         return isSized ? nil : "a disk in it has an impossible size"
+    }
+
+    private var settingsFlaw: String? {
+        let (plans, machines) = (plans ?? [], machines ?? [])
+        if let plan = plans.first(where: { !Self.isValidName($0.name) }) { return "\(plan.name.debugDescription) cannot be a plan's name" }
+        if let plan = plans.first(where: { $0.document.utf8.count > Plan.documentBytesMax }) { return "the plan \(plan.name) has \(plan.document.utf8.count) bytes" }
+        if Set(plans.map(\.name)).count != plans.count { return "a plan stands in it twice" }
+        if Set(machines.map(\.name)).count != machines.count { return "a machine's settings stand in it twice" }
+        return machines.lazy.compactMap { machine in machine.flaw.map { "the settings of \(machine.name) have \($0)" } }.first
+    }
+
+    package func settings(ofMachine name: String) -> MachineSettings? { machines?.first { $0.name == name } }
+
+    package mutating func set(_ settings: MachineSettings) {
+        let others = (machines ?? []).filter { $0.name != settings.name }
+        machines = (others + [settings]).sorted { $0.name < $1.name }
+    }
+
+    /// Nil removes the plan.
+    package mutating func setPlan(_ name: String, _ document: String?) {
+        let listed = ((plans ?? []).filter { $0.name != name } + (document.map { [Plan(name: name, document: $0)] } ?? [])).sorted { $0.name < $1.name }
+        plans = listed.isEmpty ? nil : listed
     }
 
     package func disk(named name: String) -> Disk? { disks.first { $0.name == name } }
@@ -114,6 +145,8 @@ package struct Catalog: ChainDocument, Equatable {
         disks.removeAll { $0.id == disk }
         let left = (groups ?? []).map { Group(id: $0.id, name: $0.name, disks: $0.disks.filter { $0 != disk }) }.filter { !$0.disks.isEmpty }
         groups = left.isEmpty ? nil : left
+        let settings = machines?.filter { settings in disks.contains { $0.machineName == settings.name } } ?? []
+        machines = settings.isEmpty ? nil : settings
     }
 
     /// Throws when the name is that of another group with disks that are not among `own`: the disks of a group are on one host.

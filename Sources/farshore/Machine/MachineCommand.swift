@@ -1,27 +1,68 @@
-// `farshore machine list|show|edit`: which disks belong to one machine. They always share recovery points.
+// `farshore machine list|show|edit|set`: which disks belong to one machine, which always share recovery points, and its settings.
 
 import ArgumentParser
+import Foundation
+import Replication
 import Site
+import Vault
 
 struct MachineCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "machine",
         abstract: "Machines: disks that are protected together and share recovery points.",
-        subcommands: [MachineList.self, MachineShow.self, MachineEdit.self])
+        subcommands: [MachineList.self, MachineShow.self, MachineEdit.self, MachineSet.self, MachineCheck.self])
 }
 
 struct MachineDocument: Encodable {
     let machine: String
     let group: String?
     let disks: [String]
+    /// Absent where none were given.
+    let settings: MachineSettings?
 
-    init(_ machine: Machine) {
+    init(_ machine: Machine, _ catalogue: Catalogue) throws {
         self.machine = machine.name
         group = machine.group
         disks = machine.disks.map(\.name)
+        let known = try catalogue.settings(ofMachine: machine.name)
+        settings = known == MachineSettings(name: machine.name) ? nil : known
     }
 
-    var text: String { "\(machine): \(disks.joined(separator: ", "))" + (group.map { "  (group \($0))" } ?? "") }
+    var text: String {
+        var lines = ["\(machine): \(disks.joined(separator: ", "))" + (group.map { "  (group \($0))" } ?? "")]
+        func add(_ name: String, _ value: String?) { if let value { lines.append("  " + name.padding(toLength: 12, withPad: " ", startingAt: 0) + value) } }
+        guard let settings else { return lines[0] }
+        add("target name", settings.targetName)
+        add("processors", settings.cpus.map { "\($0)" })
+        add("memory", settings.memoryBytes.map(Quantity.bytesText))
+        add("firmware", settings.firmware?.rawValue)
+        for (number, adapter) in (settings.adapters ?? []).enumerated() { add("network \(number)", adapter.text) }
+        for (number, disk) in (settings.disks ?? []).enumerated() { add("disk \(number)", disk.text) }
+        add("start", settings.start)
+        add("stop", settings.stop)
+        add("check", settings.check)
+        if let seconds = settings.commandSeconds { add("commands", "at most \(Quantity.spanText(seconds: UInt64(seconds))) each") }
+        guard let freeze = settings.freeze else { return lines.joined(separator: "\n") }
+        add("agent", freeze.agent)
+        add("before point", freeze.before)
+        add("after point", freeze.after)
+        add("rescue", freeze.rescue)
+        add("at rest", "at most \(Quantity.spanText(seconds: UInt64(freeze.seconds)))")
+        return lines.joined(separator: "\n")
+    }
+}
+
+extension MachineSettings.Adapter {
+    fileprivate var text: String {
+        let test = testNetwork.map { "; in a test \($0), \(testAddress ?? "DHCP")" } ?? "; left out of a test"
+        return "\(network), \(address ?? "DHCP")" + (mac.map { ", \($0)" } ?? "") + test
+    }
+}
+
+extension MachineSettings.Disk {
+    fileprivate var text: String {
+        name + (serial.map { ", serial \($0)" } ?? "") + (excludedSizeBytes.map { ", not replicated, comes up empty with \(Quantity.bytesText($0))" } ?? "")
+    }
 }
 
 struct MachineList: ParsableCommand {
@@ -34,7 +75,7 @@ struct MachineList: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        try output.print(try site.catalogue().machines().map(MachineDocument.init)) { machines in
+        try output.print({ catalogue in try catalogue.machines().map { try MachineDocument($0, catalogue) } }(site.catalogue())) { machines in
             guard !machines.isEmpty else { return "no disk is protected on this site" }
             return tableText([["MACHINE", "GROUP", "DISKS"]] + machines.map { [$0.machine, $0.group ?? "-", $0.disks.joined(separator: ", ")] })
         }
@@ -53,7 +94,10 @@ struct MachineShow: ParsableCommand {
     @OptionGroup var site: SiteOptions
     @OptionGroup var output: OutputOptions
 
-    func run() throws { try output.print(MachineDocument(try site.catalogue().machine(named: machine)), text: \.text) }
+    func run() throws {
+        let catalogue = try site.catalogue()
+        try output.print(try MachineDocument(catalogue.machine(named: machine), catalogue), text: \.text)
+    }
 }
 
 struct MachineEdit: ParsableCommand {
@@ -92,6 +136,6 @@ struct MachineEdit: ParsableCommand {
         for (disks, what) in [(removeDisk, "is a machine of its own again"), (addDisk, "is a disk of the machine \(machine) now")] {
             for disk in disks { try catalogue.record(.information, disk: disk, "\(disk) \(what)") }
         }
-        try output.print(MachineDocument(try catalogue.machine(named: machine)), text: \.text)
+        try output.print(try MachineDocument(catalogue.machine(named: machine), catalogue), text: \.text)
     }
 }

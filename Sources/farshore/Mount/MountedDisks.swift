@@ -27,6 +27,7 @@ final class MountedDisks: Sendable {
     let tree: ExportTree
     /// Which of them share points, and whether they get any.
     let points: PointGroups
+    let appPoints: AppPoints
     private let process: WorkerProcess
     private let catalogue: Catalogue
     private let directory: String
@@ -48,6 +49,7 @@ final class MountedDisks: Sendable {
         self.directory = directory
         self.honoursImageOwner = honoursImageOwner
         points = PointGroups(catalogue: catalogue)
+        appPoints = AppPoints(catalogue: catalogue)
         var options = ChangeLog.Options(bootID: try Clock.bootID())
         options.roomWait = { [spares = process.spareReaders] in spares.note(waits: $0) }
         self.options = options
@@ -165,7 +167,7 @@ final class MountedDisks: Sendable {
         do {
             switch request {
             case .status: return status()
-            case .cut(let names, let tag): return try cut(names, tag: tag)
+            case .cut(let names, let tag, let isApp): return try cut(names, tag: tag, isApp: isApp)
             case .makeDurable(let name): return .durable(sequence: try entry(name).disk.makeDurable())
             case .freeze(let name): return .frozen(sequence: try turns.withTurn(of: name) { try entry(name).disk.freeze() })
             case .unfreeze(let name): try turns.withTurn(of: name) { try entry(name).disk.unfreeze() }
@@ -201,7 +203,7 @@ final class MountedDisks: Sendable {
 
     /// One point over the disks named and all that share points with them (none named: all that are served), in the logs
     /// and durable when this returns. Where a disk cannot take part, those that share points with it are not cut either.
-    private func cut(_ names: [String], tag: String?) throws -> ControlReply {
+    private func cut(_ names: [String], tag: String?, isApp: Bool) throws -> ControlReply {
         for name in names { _ = try entry(name) }
         var chosen = try points.groups(served: all().map(\.disk)).filter { group in names.isEmpty || names.contains(where: group.contains) }
         let left = chosen.compactMap(\.obstacle)
@@ -209,10 +211,13 @@ final class MountedDisks: Sendable {
         chosen.removeAll { $0.obstacle != nil }
         let disks = chosen.flatMap(\.disks)
         guard !disks.isEmpty else { return .points([], left: left) }
-        let sequence = try VirtualDisk.cutPoint(disks, tag: tag ?? "")
+        let machines = Set(chosen.flatMap(\.machines)).sorted()
+        let point = isApp ? try appPoints.cut(disks, machines: machines, tag: tag ?? "") : (sequence: try VirtualDisk.cutPoint(disks, tag: tag ?? ""), problem: nil)
         let time = Clock.wallNanoseconds()
         for disk in disks { _ = try disk.makeDurable() }
-        return .points(disks.map { CutPoint(disk: $0.name, sequence: sequence, timeNanoseconds: time, tag: tag) }, left: left)
+        return .points(
+            disks.map { CutPoint(disk: $0.name, sequence: point.sequence, timeNanoseconds: time, tag: tag, isAppConsistent: isApp && point.problem == nil) },
+            left: left + (point.problem.map { ["the point is crash-consistent only: \($0)"] } ?? []))
     }
 
     private func add(_ name: String) throws {

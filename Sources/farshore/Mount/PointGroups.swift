@@ -10,6 +10,9 @@ final class PointGroups: Sendable {
         let id: String
         let name: String
         let pointSeconds: Int
+        /// Nil where no policy wants app-consistent points.
+        let appSeconds: Int?
+        let machines: [String]
         /// Those that are served, by name.
         let disks: [VirtualDisk]
         /// Those that are not.
@@ -25,8 +28,14 @@ final class PointGroups: Sendable {
 
     private let catalogue: Catalogue
     private struct State {
-        /// Why the last cut failed, by group, and the disks it concerns.
-        var problems: [String: (disks: Set<String>, reason: String)] = [:]
+        struct Kind: Hashable {
+            let group: String
+            /// Of its app-consistent points.
+            let isApp: Bool
+        }
+
+        /// Why the last cut failed, and the disks it concerns.
+        var problems: [Kind: (disks: Set<String>, reason: String)] = [:]
         /// Disks that an `unprotect` took out of the mount: points go on without them.
         var released: Set<String> = []
     }
@@ -41,12 +50,17 @@ final class PointGroups: Sendable {
         let known = Dictionary(uniqueKeysWithValues: served.map { ($0.name, $0) })
         let groups = try catalogue.consistencyGroups()
         // What was wrong with a group that is no more concerns nobody.
-        state.withLock { state in state.problems = state.problems.filter { id, _ in groups.contains { $0.id == id } } }
+        state.withLock { state in
+            // Nor does a problem with points that nobody wants any more.
+            state.problems = state.problems.filter { kind, _ in groups.contains { $0.id == kind.group && (!kind.isApp || $0.appSeconds != nil) } }
+        }
         return groups.compactMap { group in
             let disks = group.diskNames.compactMap { known[$0] }
             guard !disks.isEmpty else { return nil }
             let missing = group.disks.filter { known[$0.name] == nil && $0.isToBeServed && !released.contains($0.name) }.map(\.name)
-            return Group(id: group.id, name: group.name, pointSeconds: group.pointSeconds, disks: disks, missing: missing)
+            return Group(
+                id: group.id, name: group.name, pointSeconds: group.pointSeconds, appSeconds: group.appSeconds, machines: Set(group.disks.map(\.machine)).sorted(),
+                disks: disks, missing: missing)
         }
     }
 
@@ -62,13 +76,14 @@ final class PointGroups: Sendable {
     }
 
     /// What came of the last cut; the first failure and the first success after one are events.
-    func note(_ reason: String?, of group: Group) {
+    func note(_ reason: String?, of group: Group, isApp: Bool = false) {
+        let kind = State.Kind(group: group.id, isApp: isApp)
         let known = state.withLock { state in
-            defer { state.problems[group.id] = reason.map { (Set(group.disks.map(\.name)), $0) } }
-            return state.problems[group.id]?.reason
+            defer { state.problems[kind] = reason.map { (Set(group.disks.map(\.name)), $0) } }
+            return state.problems[kind]?.reason
         }
         guard known != reason else { return }
-        let text = reason ?? "points are cut again"
+        let text = reason ?? (isApp ? "points are app-consistent again" : "points are cut again")
         serviceLog("\(group.name): \(text)")
         do throws(SiteError) {
             try catalogue.record(reason == nil ? .information : .warning, disk: group.disks.count == 1 ? group.name : nil, "\(group.name): \(text)")

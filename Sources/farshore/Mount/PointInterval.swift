@@ -13,6 +13,9 @@ final class PointInterval: @unchecked Sendable {
     private struct Schedule {
         var due: UInt64
         var interval: UInt64
+        /// When an app-consistent point is due; nil where none is wanted.
+        var appDue: UInt64?
+        var wantsApp = false
         /// The sequence of the last point; 0 before the first, so that what a predecessor left gets a point soon.
         var lastPoint: UInt64
         /// It waits for a thread, or one is cutting it.
@@ -24,6 +27,8 @@ final class PointInterval: @unchecked Sendable {
     /// One is enough while all logs answer. With so many held up the points of all others wait.
     private static let cuttersMax = 16
     private static let stopSecondsMax: UInt64 = 10
+    /// After a start, so that an interval of days comes about although workers are replaced in between.
+    private static let firstAppSeconds: UInt64 = 60
 
     private let disks: MountedDisks
     private let monitor = Monitor()
@@ -70,7 +75,7 @@ final class PointInterval: @unchecked Sendable {
             for group in groups where group.pointSeconds > 0 { plan(group, now) }
             startCutter()
             work.wakeAll()
-            let next = schedules.values.map(\.due).min() ?? .max
+            let next = schedules.values.map { min($0.due, $0.appDue ?? .max) }.min() ?? .max
             let milliseconds = next > now ? Int(clamping: (next - now) / 1_000_000) + 1 : 0
             if !isStopping, milliseconds > 0 { monitor.wait(for: stopping, milliseconds: min(milliseconds, Self.pauseMillisecondsMax)) }
             let isOver = isStopping
@@ -97,13 +102,25 @@ final class PointInterval: @unchecked Sendable {
             schedule.due = max(schedule.due - min(schedule.due, schedule.interval), now - min(now, interval)) + interval
             schedule.interval = interval
         }
-        if now >= schedule.due {
+        planApp(group, &schedule, now)
+        if now >= schedule.due || schedule.wantsApp {
             if !schedule.isUnderWay { queue.append(group) }
             schedule.isUnderWay = true
             // From the plan, not from now: the points keep their pace. After a standstill only one is made up for.
-            schedule.due = max(schedule.due + interval, now)
+            if now >= schedule.due { schedule.due = max(schedule.due + interval, now) }
         }
         schedules[group.id] = schedule
+    }
+
+    private func planApp(_ group: PointGroups.Group, _ schedule: inout Schedule, _ now: UInt64) {
+        guard let interval = group.appSeconds.map({ UInt64($0) * 1_000_000_000 }) else {
+            (schedule.appDue, schedule.wantsApp) = (nil, false)
+            return
+        }
+        // A shorter interval of a changed policy counts from now.
+        let due = min(schedule.appDue ?? now + min(interval, Self.firstAppSeconds * 1_000_000_000), now + interval)
+        schedule.appDue = now >= due ? now + interval : due
+        if now >= due { schedule.wantsApp = true }
     }
 
     /// One more where none is free and none was since the last look. The monitor is held.
@@ -131,8 +148,10 @@ final class PointInterval: @unchecked Sendable {
             let group = queue.removeFirst()
             takenCount += 1
             let last = schedules[group.id]?.lastPoint ?? 0
+            let wantsApp = schedules[group.id]?.wantsApp ?? false
+            schedules[group.id]?.wantsApp = false
             monitor.unlock()
-            let point = cut(group, after: last)
+            let point = wantsApp ? cutApp(group, after: last) : cut(group, after: last)
             monitor.lock()
             schedules[group.id]?.lastPoint = point
             schedules[group.id]?.isUnderWay = false
@@ -140,6 +159,23 @@ final class PointInterval: @unchecked Sendable {
         cutterCount -= 1
         ended.wakeAll()
         monitor.unlock()
+    }
+
+    /// Also where nothing was written: what the machines hold in memory is not seen before they come to rest.
+    private func cutApp(_ group: PointGroups.Group, after last: UInt64) -> UInt64 {
+        if let obstacle = group.obstacle {
+            disks.points.note(obstacle, of: group)
+            return last
+        }
+        do throws(SystemError) {
+            let point = try disks.appPoints.cut(group.disks, machines: group.machines, tag: "")
+            disks.points.note(nil, of: group)
+            disks.points.note(point.problem.map { "a point that was to be app-consistent is crash-consistent only: \($0)" }, of: group, isApp: true)
+            return point.sequence
+        } catch {
+            disks.points.note("no point could be cut: \(error)", of: group)
+            return last
+        }
     }
 
     /// The sequence of the group's last point now.

@@ -66,6 +66,7 @@ struct ServeMountCommand: ParsableCommand {
         // Whoever sees the disks may ask for them.
         if !isSuccessor { try process.start(disks.tree) }
         process.ready()
+        disks.appPoints.thawLeftOvers()
         if isSuccessor {
             for (disk, failure) in failures { Self.note(catalogue, .critical, disk, "the mount does not serve it: \(failure.message)") }
             Self.note(catalogue, .warning, nil, "the worker of the mount was replaced; no request was lost")
@@ -74,6 +75,7 @@ struct ServeMountCommand: ParsableCommand {
         let end = process.wait(directory: directory)
         watch.stop()
         control.stop()
+        disks.appPoints.stop()
         points.stop()
         try disks.closeAll()
         if case .failed(let error) = end { throw error }

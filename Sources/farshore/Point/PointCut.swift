@@ -2,16 +2,20 @@
 
 import ArgumentParser
 import Site
+import Vault
 
 struct PointCut: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "cut",
-        abstract: "Cut a crash-consistent recovery point; returns when it is in the log.",
+        abstract: "Cut a recovery point; returns when it is in the log.",
         discussion: """
             All disks named share one point: nothing acknowledged before the cut is missing in any of them, nothing issued
             after it returned is in one. The disks of a machine or replication group are always cut together, whichever is named;
             if one of them cannot take part, none is cut. Without disks, every served disk is cut. `point list` says when it
             reached the vault.
+
+            A point is crash-consistent. With --app the machines come to rest for it, as `machine set` says, and it is
+            app-consistent. Where one does not, the point is cut all the same, crash-consistent, and the exit status is 1.
 
             Example:
               farshore point cut db1 db1-log --tag before-upgrade
@@ -22,12 +26,14 @@ struct PointCut: ParsableCommand {
         let sequence: UInt64
         let time: String
         let tag: String?
+        let kind: String
 
         init(_ point: CutPoint) {
             disk = point.disk
             sequence = point.sequence
             time = pointTimeText(nanoseconds: point.timeNanoseconds)
             tag = point.tag
+            kind = (point.isAppConsistent ? RecoveryPoint.Kind.app : .crash).rawValue
         }
     }
 
@@ -42,6 +48,9 @@ struct PointCut: ParsableCommand {
 
     @Option(name: .long, help: "A name for the point: letters, digits, . _ - and at most 64 of them, not a number.")
     var tag: String?
+
+    @Flag(name: .long, help: "Bring the machines to rest for it: an app-consistent point.")
+    var app = false
 
     @OptionGroup var site: SiteOptions
     @OptionGroup var output: OutputOptions
@@ -66,12 +75,12 @@ struct PointCut: ParsableCommand {
 
     func run() throws {
         let names = try named(try site.catalogue())
-        let reply = try ControlClient(site: site.directory).demand(.cut(disks: names, tag: tag))
+        let reply = try ControlClient(site: site.directory).demand(.cut(disks: names, tag: tag, isApp: app), timeoutSeconds: app ? 300 : 30)
         guard case .points(let points, let left) = reply else {
             throw SiteError(.controlGarbled, "the mount answered another question", remedy: "unmount and mount again")
         }
         try output.print(points.map(Document.init)) { points in
-            points.isEmpty ? "no point was cut" : points.map { "\($0.disk)  #\($0.sequence)  \($0.time)" + ($0.tag.map { "  \($0)" } ?? "") }.joined(separator: "\n")
+            points.isEmpty ? "no point was cut" : points.map { "\($0.disk)  #\($0.sequence)  \($0.time)" + ($0.tag.map { "  \($0)" } ?? "") + (app ? "  \($0.kind)" : "") }.joined(separator: "\n")
         }
         if let first = left.first { throw Failure(.failed, first, try: "farshore status") }
     }

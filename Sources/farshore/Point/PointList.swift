@@ -64,7 +64,7 @@ struct PointList: ParsableCommand {
             self.group = group
             sequence = point.sequence
             time = pointTimeText(nanoseconds: point.wallNanoseconds)
-            kind = RecoveryPoint.Kind.crash.rawValue
+            kind = (point.isAppConsistent ? RecoveryPoint.Kind.app : .crash).rawValue
             tag = point.tag.isEmpty ? nil : point.tag
             state = point.sequence <= replicatedSequence ? "replicated" : "local"
         }

@@ -25,6 +25,7 @@ struct PolicyDocument: Encodable {
     let compression: String
     let resyncWindow: String
     let whenFull: String
+    let appSeconds: Int?
     let disks: [String]
 
     init(_ policy: Policy, _ catalogue: Catalogue) throws {
@@ -39,6 +40,7 @@ struct PolicyDocument: Encodable {
         compression = policy.compression.text
         resyncWindow = policy.resyncWindow.text
         whenFull = policy.whenFull.rawValue
+        appSeconds = policy.appSeconds
         disks = try catalogue.disks(ofPolicy: policy.name)
     }
 
@@ -49,6 +51,7 @@ struct PolicyDocument: Encodable {
         func add(_ name: String, _ value: String) { lines.append("  " + name.padding(toLength: 12, withPad: " ", startingAt: 0) + value) }
         add("upload", "every \(Quantity.spanText(seconds: UInt64(intervalSeconds)))")
         add("points", "every \(Quantity.spanText(seconds: UInt64(pointSeconds)))")
+        if let appSeconds { add("app points", "every \(Quantity.spanText(seconds: UInt64(appSeconds)))") }
         add("retention", retention)
         add("rpo", rpoSeconds.map { "warning when the vault is more than \(Quantity.spanText(seconds: UInt64($0))) behind" } ?? "warning after three intervals and a minute")
         add("bandwidth", bandwidth)
@@ -88,6 +91,9 @@ struct PolicySettings: ParsableArguments {
     @Option(name: .long, help: ArgumentHelp("When the log is full and the vault cannot be reached: refuse writes, or go on and resync later.", valueName: "refuse|resync"))
     var whenFull: String?
 
+    @Option(name: .long, help: ArgumentHelp("Time between app-consistent points, 10s to 30d; 0 for none. See farshore machine set.", valueName: "span"))
+    var appConsistent: String?
+
     func change() throws -> PolicyChange {
         PolicyChange(
             intervalSeconds: try Self.seconds(interval), pointSeconds: try Self.seconds(pointEvery), retention: try retention.map { try RetentionRules($0) },
@@ -97,7 +103,7 @@ struct PolicySettings: ParsableArguments {
                 guard let known = Policy.WhenFull(rawValue: text) else { throw ValidationError("--when-full is refuse or resync, not \(text.debugDescription)") }
                 return known
             },
-            download: try download.map { try BandwidthCalendar($0) })
+            download: try download.map { try BandwidthCalendar($0) }, appSeconds: try Self.seconds(appConsistent))
     }
 
     private static func seconds(_ text: String?) throws -> Int? {

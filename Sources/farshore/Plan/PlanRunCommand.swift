@@ -1,0 +1,228 @@
+// `farshore plan run`, `continue`, `runs` and `report`. A run is in the foreground until it ends or needs a person; then the command
+// ends too, and `plan continue` goes on, also after a kill. Each machine is failed over by the command a person would use.
+
+import ArgumentParser
+import BlockIO
+import Failover
+import Foundation
+import Glibc
+import Site
+import Vault
+
+struct PlanReportDocument: Encodable {
+    struct Step: Encodable {
+        let group: String
+        let kind: String
+        let what: String
+        let state: String
+        let detail: String?
+        let began: String?
+        let ended: String?
+        let seconds: Double?
+
+        init(_ step: PlanRun.Step) {
+            group = step.group
+            (kind, what) =
+                switch step.work {
+                case .script(let command, _): ("script", command)
+                case .manual(let text): ("manual", text)
+                case .failover(let unit): ("machine", unit)
+                }
+            state = step.state.rawValue
+            detail = step.detail
+            began = step.beganMicros.map { timeText(nanoseconds: $0 * 1_000) }
+            ended = step.endedMicros.map { timeText(nanoseconds: $0 * 1_000) }
+            if let from = step.beganMicros, let to = step.endedMicros { seconds = Double(to - min(from, to)) / 1e6 } else { seconds = nil }
+        }
+    }
+
+    let run: String
+    let plan: String
+    let kind: String
+    let state: String
+    let isRunning: Bool
+    let started: String
+    let ended: String?
+    let seconds: Double?
+    let steps: [Step]
+
+    init(_ run: PlanRun, isRunning: Bool) {
+        self.run = run.id
+        plan = run.plan
+        kind = run.kind.rawValue
+        state = run.state == .running && !isRunning ? "interrupted" : run.state.rawValue
+        self.isRunning = isRunning
+        started = timeText(nanoseconds: run.startedMicros * 1_000)
+        let last = run.state == .succeeded || run.state == .failed ? run.steps.compactMap(\.endedMicros).max() : nil
+        ended = last.map { timeText(nanoseconds: $0 * 1_000) }
+        seconds = last.map { Double($0 - min($0, run.startedMicros)) / 1e6 }
+        steps = run.steps.map(Step.init)
+    }
+
+    var text: String {
+        let rows = steps.map { [$0.group, $0.kind, $0.what, $0.state, $0.seconds.map { String(format: "%.1f s", $0) } ?? "-", $0.detail ?? ""] }
+        var lines = ["\(run): \(kind) run of \(plan), \(state)" + (seconds.map { String(format: ", %.1f s", $0) } ?? ""), tableText([["GROUP", "KIND", "WHAT", "STATE", "TOOK", "DETAIL"]] + rows)]
+        switch state {
+        case "waiting": lines.append("waits for a person: \(steps.first { $0.kind == "manual" && $0.state == "running" }?.what ?? "")\nthen: farshore plan continue \(run)")
+        case "stopped": lines.append("stopped by a failure; mend it, then farshore plan continue \(run), or with --skip to go on without it")
+        case "interrupted": lines.append("the command that ran it was ended; farshore plan continue \(run) goes on")
+        default: break
+        }
+        return lines.joined(separator: "\n")
+    }
+}
+
+/// Runs and continues: opens the vault for the machines, holds the run's lock, reports.
+private struct PlanWork {
+    let vault: VaultOptions
+    let site: SiteOptions
+    let output: OutputOptions
+
+    var runs: PlanRuns { PlanRuns(folder: site.directory.plansFolder) }
+
+    func goOn(_ run: PlanRun) throws {
+        let catalogue = try site.catalogue()
+        let end = try PlanExecution(runs: runs, failover: { try failOver($0, $1) }, tell: { printError($0) }).goOn(run)
+        let document = PlanReportDocument(end, isRunning: false)
+        let isOver = end.state == .succeeded || end.state == .failed
+        try catalogue.record(
+            end.state == .succeeded ? .information : .warning, disk: nil,
+            "\(end.kind.rawValue) run \(end.id) of the plan \(end.plan) " + (isOver ? "ended: \(document.state)" : "is \(document.state)"))
+        try output.print(document, text: \.text)
+        if end.state == .failed || end.state == .stopped {
+            throw Failure(.failed, "steps of \(end.id) failed", try: isOver ? "farshore plan report \(end.id)" : "farshore plan continue \(end.id)")
+        }
+    }
+
+    /// By this program, so that a plan does nothing that a person could not do, or take up again, by hand.
+    private func failOver(_ unit: String, _ run: PlanRun) throws -> String {
+        var words = ["failover", run.kind == .test ? "test" : "run", unit, "--vault", vault.url, "--site", site.directory.path]
+        if let file = vault.key.keyFile { words += ["--key-file", absolutePath(file)] }
+        if let file = vault.key.passphraseFile { words += ["--passphrase-file", absolutePath(file)] }
+        switch run.kind {
+        case .test: words += ["--name", "\(run.id)-\(unit)"]
+        case .planned: words += ["--planned"]
+        case .unplanned: break
+        }
+        let program = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
+        let outcome = try TimedCommand("exec " + ([program] + words).map(shellQuoted).joined(separator: " "), seconds: 86_400).run()
+        guard outcome.isSuccess else { throw Failure(.failed, outcome.text, try: "farshore \(words.joined(separator: " "))") }
+        return outcome.text
+    }
+}
+
+private func shellQuoted(_ text: String) -> String { "'" + text.replacingOccurrences(of: "'", with: "'\\''") + "'" }
+
+struct PlanRunCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "run",
+        abstract: "Run a recovery plan on this host.",
+        discussion: """
+            Groups come up one after another, the machines of a group at the same time. At a manual action the command ends,
+            and `plan continue` goes on when it was done. A script that fails stops the run, unless the plan says otherwise; a
+            machine that fails stops none of the others. Exits 1 when a step failed.
+
+            Example:
+              farshore plan run shop --kind test --vault s3://backup/vault --key-file vault.key
+            """)
+
+    @Argument(help: "The plan.")
+    var plan: String
+
+    @Option(name: .long, help: "test, planned or unplanned.")
+    var kind: String
+
+    @OptionGroup var vault: VaultOptions
+    @OptionGroup var site: SiteOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        guard let kind = RecoveryPlan.Kind(rawValue: kind) else { throw ValidationError("--kind is test, planned or unplanned, not \(kind.debugDescription)") }
+        let catalog = try vault.open(site).catalog().document
+        let text = try catalog.plan(named: plan).document
+        let read: RecoveryPlan
+        do throws(YamlError) { read = try RecoveryPlan(text) } catch { throw Failure(.failed, "the plan \(plan) in the vault cannot be read, \(error)", try: "farshore plan apply FILE") }
+        if let unknown = catalog.unknownUnits(of: read).first {
+            throw Failure(.notFound, "the plan names \(unknown), but the vault has no machine or group of that name", try: "farshore plan apply FILE with the machines there are")
+        }
+        let work = PlanWork(vault: vault, site: site, output: output)
+        try site.directory.create()
+        let id = try work.runs.newID(plan)
+        let lock = try work.runs.lock(id)
+        defer { withExtendedLifetime(lock) {} }
+        let run = PlanRun(id: id, plan: read, document: text, kind: kind, now: Clock.wallNanoseconds() / 1_000)
+        try work.runs.save(run)
+        try work.goOn(run)
+    }
+}
+
+struct PlanContinue: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "continue",
+        abstract: "Go on with a run that waits for a person, stopped at a failure, or was interrupted.",
+        discussion: """
+            A manual action counts as done, and what failed is tried again; with --skip both are left out.
+
+            Example:
+              farshore plan continue shop-1 --vault s3://backup/vault --key-file vault.key --note "DNS moved"
+            """)
+
+    @Argument(help: ArgumentHelp("The run.", valueName: "run"))
+    var id: String
+
+    @Flag(name: .long, help: "Leave out what waits or failed.")
+    var skip = false
+
+    @Option(name: .long, help: "For the report.")
+    var note: String?
+
+    @OptionGroup var vault: VaultOptions
+    @OptionGroup var site: SiteOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        let work = PlanWork(vault: vault, site: site, output: output)
+        let lock = try work.runs.lock(id)
+        defer { withExtendedLifetime(lock) {} }
+        var found = try work.runs.run(id)
+        switch found.state {
+        case .succeeded, .failed: throw Failure(.failed, "the run \(id) is over: \(found.state.rawValue)", try: "farshore plan report \(id)")
+        case .waiting, .stopped:
+            try found.answer(skip ? .skip : .goOn, note: note, now: Clock.wallNanoseconds() / 1_000)
+            try work.runs.save(found)
+        case .running:
+            guard !skip else { throw Failure(.failed, "the run \(id) was interrupted: there is nothing to skip", try: "farshore plan continue \(id) without --skip") }
+        }
+        try work.goOn(found)
+    }
+}
+
+struct PlanRunList: ParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "runs", abstract: "List the runs of plans on this host.", discussion: "Example:\n  farshore plan runs")
+
+    @OptionGroup var site: SiteOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        let runs = PlanRuns(folder: site.directory.plansFolder)
+        try output.print(try runs.all().map { PlanReportDocument($0, isRunning: try runs.isRunning($0.id)) }) { runs in
+            runs.isEmpty ? "no runs" : tableText([["RUN", "KIND", "STATE", "STARTED"]] + runs.map { [$0.run, $0.kind, $0.state, $0.started] })
+        }
+    }
+}
+
+struct PlanReport: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "report", abstract: "What a run of a plan did, step by step, with times.", discussion: "Example:\n  farshore plan report shop-1 --json")
+
+    @Argument(help: ArgumentHelp("The run.", valueName: "run"))
+    var id: String
+
+    @OptionGroup var site: SiteOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        let runs = PlanRuns(folder: site.directory.plansFolder)
+        try output.print(PlanReportDocument(try runs.run(id), isRunning: try runs.isRunning(id)), text: \.text)
+    }
+}

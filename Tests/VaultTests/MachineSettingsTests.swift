@@ -1,0 +1,57 @@
+// Settings of machines and plans in the catalog: what a recovery host reads is what was written, and nothing it must not believe.
+
+import Foundation
+import Testing
+import Vault
+import VaultFixtures
+
+@Suite struct MachineSettingsTests {
+    private func settings(_ change: (inout MachineSettings) -> Void = { _ in }) -> MachineSettings {
+        var settings = MachineSettings(name: "web1")
+        settings.cpus = 4
+        settings.memoryBytes = 8 << 30
+        settings.firmware = .uefi
+        settings.adapters = [.init(network: "lan", testNetwork: "isolated", address: "10.1.0.5", mac: "52:54:00:aa:bb:cc")]
+        settings.disks = [.init(name: "web1-root", serial: "A1"), .init(name: "web1-swap", excludedSizeBytes: 8 << 30)]
+        settings.start = "start-guest"
+        settings.freeze = .init(agent: "/run/web1.sock")
+        change(&settings)
+        return settings
+    }
+
+    @Test func aCatalogKeepsThemAndAnotherHostReadsThem() throws {
+        let test = try TestVault()
+        try test.vault.updateCatalog { catalog in
+            catalog.set(settings())
+            catalog.setPlan("shop", "plan: shop\n")
+        }
+        let read = try test.reopened().catalog().document
+        #expect(read.settings(ofMachine: "web1") == settings())
+        #expect(read.plans?.map(\.name) == ["shop"])
+        try test.vault.updateCatalog { $0.setPlan("shop", nil) }
+        #expect(try test.reopened().catalog().document.plans == nil)
+    }
+
+    @Test func whatNobodyMustBelieveIsAFlaw() {
+        #expect(settings().flaw == nil)
+        let wrong: [(inout MachineSettings) -> Void] = [
+            { $0.cpus = 0 }, { $0.memoryBytes = 1 }, { $0.targetName = "../etc" }, { $0.start = "" }, { $0.start = "a\nb" }, { $0.start = String(repeating: "x", count: 5_000) },
+            { $0.commandSeconds = 0 }, { $0.adapters = Array(repeating: .init(network: "lan"), count: 9) }, { $0.adapters = [.init(network: "lan", address: "10.1.0")] },
+            { $0.adapters = [.init(network: "a b")] }, { $0.adapters = [.init(network: "lan", mac: "52:54:00:aa:bb")] }, { $0.disks = [.init(name: "a"), .init(name: "a")] },
+            { $0.disks = [.init(name: "a/b")] }, { $0.disks = [.init(name: "a", serial: "x,format=raw")] }, { $0.disks = [.init(name: "a", excludedSizeBytes: 100)] },
+            { $0.freeze = .init(agent: "relative") }, { $0.freeze = .init(after: "thaw") }, { $0.freeze = .init(agent: "/a", seconds: 3_600) },
+        ]
+        for (number, change) in wrong.enumerated() { #expect(settings(change).flaw != nil, "number \(number)") }
+    }
+
+    @Test func aCatalogWithAFlawIsRefused() throws {
+        for flawed in [settings { $0.cpus = -1 }, MachineSettings(name: "..")] {
+            let test = try TestVault()
+            try test.vault.updateCatalog { $0.set(flawed) }
+            #expect(throws: VaultError.self) { try test.reopened().catalog() }
+        }
+        let test = try TestVault()
+        try test.vault.updateCatalog { $0.setPlan("a/b", "") }
+        #expect(throws: VaultError.self) { try test.reopened().catalog() }
+    }
+}
