@@ -199,6 +199,7 @@ import VirtualDisk
 
     @Test func anAppConsistentPointIsOneInTheVault() throws {
         let group = try grouped(["a", "b"])
+        #expect(try group.upload().isEmpty)
         try group.write("a", 1)
         let atRest = try group.cut(isAppConsistent: true)
         try group.write("b", 2)

@@ -126,9 +126,8 @@ package struct TimedCommand: Sendable {
         // Bounded: what a child prints without end must not keep its end from being seen.
         for _ in 0..<16 {
             let count = read(descriptor, &block, block.count)
-            guard count > 0 else { return }
+            guard count > 0 else { break }
             output.append(contentsOf: block[..<count])
-            if output.count > 2 * outputBytesMax { output.removeFirst(output.count - outputBytesMax) }
         }
         if output.count > outputBytesMax { output.removeFirst(output.count - outputBytesMax) }
     }

@@ -98,6 +98,9 @@ package final class GuestAgent {
         }
     }
 
+    /// An agent talks to one connection at a time: one that is given up must not keep the next from being heard.
+    package func disconnect() { shutdown(socket.raw, Int32(SHUT_RDWR)) }
+
     // MARK: The stream
 
     /// Without its newline; nil for an empty one, and where a mark of a later answer begins before it ends.

@@ -56,6 +56,7 @@ struct Thaw {
             guard try connected.status(deadline: deadline) == .thawed else { return "the guest agent still says frozen" }
             return nil
         } catch {
+            agent?.disconnect()
             agent = nil
             return error.description
         }
