@@ -27,7 +27,7 @@ set -e
 mount --make-rprivate /
 mount -t tmpfs none "$1"
 mkdir "$1"/old "$1"/guest "$1"/proc "$1"/run "$1"/tmp "$1"/dev
-cp -a --parents $2 "$1"
+for file in $2; do mkdir -p "$1${file%/*}"; cp -L "$file" "$1$file"; done
 mount --bind "$3" "$1"/guest
 mount --bind "$4" "$1"/run
 mount -t proc proc "$1"/proc
