@@ -1,6 +1,6 @@
 """A node of the target dies in the middle of replication and comes back: the one OSD of a Ceph cluster, after which its gateway hangs
 and does not fail; and one of three storage nodes of OpenStack Swift, after which lists are stale and a third of all answers old. Guests
-write on meanwhile; afterwards the vault has every point and each restores to the byte.
+write on meanwhile; afterwards the vault has every point and each reads to the byte.
 
 Promise F3: A local segment is let go only after the vault's copy of it was verified, or its disk was marked for resynchronisation and the
 image holds it.
@@ -34,10 +34,11 @@ class Guest:
                         file.seek(s.random.randrange(2048) * 4096)
                         file.write(s.random.randbytes(4096))
                     os.fsync(file.fileno())
-                point = s.farshore_json("point", "cut", "d")[0]["sequence"]
+                point = f"p{len(self.held)}"
+                s.farshore("point", "cut", "d", "--tag", point)
                 with open(served, "rb") as file:
                     self.held[point] = hashlib.file_digest(file, "sha256").hexdigest()
-                self.end.wait(0.5)
+                self.end.wait(1)
         except (OSError, Failed) as problem:
             self.problem = problem
 
@@ -92,15 +93,16 @@ def strike(kind, victims):
         wait_for_the_vault(120, "after it")
         s.stop(uploader)
         caught_up = time.monotonic()
-        listed = {point["sequence"] for point in s.farshore_json("point", "list", "d", "--vault", url, "--key-file", s.key()) if point["state"] == "replicated"}
+        key = ["--key-file", s.key()]
+        listed = {point.get("tag") for point in s.farshore_json("point", "list", "d", "--vault", url, *key) if point["state"] == "replicated"}
         check(set(guest.held) <= listed, f"{kind}: points are missing: {sorted(set(guest.held) - listed)}")
+        mounted = s.mount_points(s.path("points"), "--vault", url, *key, "--disk", "d", site=s.path("other"))
         for point, want in guest.held.items():
-            out = s.path("restored.raw")
-            s.farshore("restore", "d", "--vault", url, "--key-file", s.key(), "--at", f"#{point}", "--to", out, "--force", site=s.path("other"))
-            with open(out, "rb") as file:
-                check(hashlib.file_digest(file, "sha256").hexdigest() == want, f"{kind}: #{point} restores to something else")
+            with open(s.path("points", "d", point, "disk.raw"), "rb") as file:
+                check(hashlib.file_digest(file, "sha256").hexdigest() == want, f"{kind}: {point} reads as something else")
+        s.stop(mounted)
         check(s.farshore_json("vault", "check", url, "--key-file", s.key(), "--read-data")["damaged"] == [], f"{kind}: damage")
-        print(f"{kind}: {len(guest.held)} points, {without} of them by the end of the outage, all restored; server {ready - began:.0f} s, until caught up "
+        print(f"{kind}: {len(guest.held)} points, {without} of them by the end of the outage, all read; server {ready - began:.0f} s, until caught up "
               f"{caught_up - ready:.0f} s, reading {time.monotonic() - caught_up:.0f} s", flush=True)
 
 

@@ -66,7 +66,9 @@ struct ChainCopy<Document: ChainDocument> {
             try put(earlier, try fetch(earlier).bytes)
             earlier -= interval
         }
-        try copy.memory.accept(doneName, number: newest.document.number, hash: newest.hash, previous: newest.document.previous)
+        for name in [to.memoryName, doneName] {
+            try copy.memory.accept(name, number: newest.document.number, hash: newest.hash, previous: newest.document.previous)
+        }
     }
 
     private func fetch(_ number: UInt64) throws(VaultError) -> (bytes: [UInt8], document: Document) {

@@ -144,7 +144,7 @@ struct Chain<Document: ChainDocument>: Sendable {
         }
     }
 
-    private var memoryName: String { "\(vault.id)/\(name)" }
+    var memoryName: String { "\(vault.id)/\(name)" }
 
     // MARK: Finding the newest number
 
