@@ -31,6 +31,8 @@ struct Farshore: ParsableCommand {
             PointCommand.self,
             RestoreCommand.self,
             FileCommand.self,
+            VerifyCommand.self,
+            BisectCommand.self,
             AuditCommand.self,
             DrillCommand.self,
             StatusCommand.self,

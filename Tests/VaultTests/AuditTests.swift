@@ -101,13 +101,13 @@ import VaultFixtures
         let points = disk.points.map(\.sequence)
         try test.vault.publish([verdict(points[1], "fsck", true, 1), verdict(points[2], "fsck", true, 2), verdict(points[2], "boot", false, 3)], group: disk.id)
         func shared() throws -> SharedPoints { try SharedPoints(test.vault, of: try test.vault.disk("disk")) }
-        #expect(try shared().newestVerified(on: disk.id) == points[1])
+        #expect(try shared().newestVerified(on: [disk.id]) == points[1])
         try test.vault.publish([verdict(points[2], "boot", true, 4)], group: disk.id)
-        #expect(try shared().newestVerified(on: disk.id) == points[2])
+        #expect(try shared().newestVerified(on: [disk.id]) == points[2])
         #expect(try shared().verdicts(on: disk.id, at: points[2]).map(\.check) == ["boot", "fsck"])
         // The uploader goes on as if nothing had been.
         try disk.step(records: 4)
-        #expect(try shared().newestVerified(on: disk.id) == points[2])
+        #expect(try shared().newestVerified(on: [disk.id]) == points[2])
         try test.vault.publish((0..<1_100).map { verdict(UInt64($0) + 1, "many", true, UInt64($0) + 10) }, group: disk.id)
         #expect(try shared().verdicts.count == FormatLimits.verdictsMax)
         #expect(try shared().verdicts(on: disk.id, at: points[2]).filter { $0.check == "fsck" }.isEmpty)

@@ -1,4 +1,4 @@
-// A point as a person names it: latest, latest-processed, latest-app-consistent, a time, a tag, #sequence or a number.
+// A point as a person names it: latest, latest-verified, latest-processed, latest-app-consistent, a time, a tag, #sequence or a number.
 
 import Foundation
 package import Vault
@@ -10,11 +10,13 @@ package enum PointName: Equatable, Sendable {
     /// The newest point that all disks of the group have.
     case latestMulti
     case latestMultiAppConsistent
+    /// The newest state that a check found good, and none bad.
+    case latestVerified
     case sequence(UInt64)
     case time(micros: UInt64)
     case tag(String)
 
-    package static let choices = "latest, latest-processed, latest-app-consistent, latest-multi, latest-multi-app-consistent, an RFC 3339 time (the newest cut point or flush boundary at or before it), a tag, #sequence or a number"
+    package static let choices = "latest, latest-processed, latest-app-consistent, latest-multi, latest-multi-app-consistent, latest-verified, an RFC 3339 time (the newest cut point or flush boundary at or before it), a tag, #sequence or a number"
 
     /// Nil for an empty name.
     package init?(_ text: String) {
@@ -24,6 +26,7 @@ package enum PointName: Equatable, Sendable {
         case "latest-app-consistent": self = .latestAppConsistent
         case "latest-multi": self = .latestMulti
         case "latest-multi-app-consistent": self = .latestMultiAppConsistent
+        case "latest-verified": self = .latestVerified
         case "": return nil
         default:
             let digits = text.hasPrefix("#") ? text.dropFirst() : text[...]
@@ -68,6 +71,9 @@ extension SharedPoints {
             return point.sequence
         case .time(let micros): return try moment(atOrBefore: micros, on: disk, history)
         case .sequence(let sequence): return try moment(at: sequence, on: disk, history)
+        case .latestVerified:
+            guard let sequence = try newestVerified(on: [disk.id]) else { throw .notFound("no check has found a point of the disk good yet (farshore verify)") }
+            return sequence
         case .latest: return history.newestSequence
         case .latestProcessed: return history.checkpointSequence
         case .latestMulti, .latestMultiAppConsistent: throw .notFound("the disk shares its points with no other disk")

@@ -1,21 +1,21 @@
 // Unix stream sockets at paths of any length: the kernel takes 107 bytes, so the socket's folder is opened and the
-// name is reached through /proc/self/fd. Used by ControlServer and ControlClient only.
+// name is reached through /proc/self/fd. Used by ControlServer and ControlClient, and to talk to QEMU.
 
-import BlockIO
+package import BlockIO
 import Glibc
 
-struct SocketAddress: ~Copyable {
+package struct SocketAddress: ~Copyable {
     private let folder: Descriptor
     private let name: String
 
-    init(_ path: String) throws(SystemError) {
+    package init(_ path: String) throws(SystemError) {
         folder = try Descriptor.open(Directory.parent(of: path) ?? ".", O_RDONLY | O_DIRECTORY)
         name = String(path.split(separator: "/").last ?? "")
     }
 
     func bind(_ socket: Int32) -> Int32 { withAddress { Glibc.bind(socket, $0, $1) } }
 
-    func connect(_ socket: Int32) -> Int32 { withAddress { Glibc.connect(socket, $0, $1) } }
+    package func connect(_ socket: Int32) -> Int32 { withAddress { Glibc.connect(socket, $0, $1) } }
 
     private func withAddress(_ call: (UnsafePointer<sockaddr>, socklen_t) -> Int32) -> Int32 {
         var address = sockaddr_un()
@@ -31,7 +31,7 @@ struct SocketAddress: ~Copyable {
         }
     }
 
-    static func makeStream(timeoutSeconds: Int) throws(SystemError) -> Descriptor {
+    package static func makeStream(timeoutSeconds: Int) throws(SystemError) -> Descriptor {
         let raw = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard raw >= 0 else { throw SystemError(errno: errno, operation: "make a socket", path: "unix") }
         setTimeout(raw, seconds: timeoutSeconds)
@@ -46,20 +46,20 @@ struct SocketAddress: ~Copyable {
 }
 
 /// One line in, one line out, over a connected stream.
-struct LineStream: ~Copyable {
-    enum Failure: Error { case ended, tooLong, timedOut, broken(Int32) }
+package struct LineStream: ~Copyable {
+    package enum Failure: Error { case ended, tooLong, timedOut, broken(Int32) }
 
     let socket: Descriptor
     private let lineBytesMax: Int
     private var pending: [UInt8] = []
 
-    init(_ socket: consuming Descriptor, lineBytesMax: Int) {
+    package init(_ socket: consuming Descriptor, lineBytesMax: Int) {
         self.socket = socket
         self.lineBytesMax = lineBytesMax
     }
 
     /// The next line without its newline, or nil when the other side has ended cleanly between lines.
-    mutating func next() throws(Failure) -> [UInt8]? {
+    package mutating func next() throws(Failure) -> [UInt8]? {
         var scanned = 0
         while true {
             if let end = pending[scanned...].firstIndex(of: 0x0A) {
@@ -90,7 +90,7 @@ struct LineStream: ~Copyable {
         }
     }
 
-    func send(_ line: [UInt8]) throws(Failure) {
+    package func send(_ line: [UInt8]) throws(Failure) {
         let bytes = line + [0x0A]
         var done = 0
         while done < bytes.count {

@@ -24,13 +24,12 @@ extension SharedPoints {
         verdicts.filter { $0.disk == disk && $0.sequence == sequence }.sorted { $0.check < $1.check }
     }
 
-    /// The newest state of `disk` that some check found good and none found bad, and that can still be read.
-    package func newestVerified(on disk: VaultID) throws(VaultError) -> UInt64? {
-        guard let history = history(of: disk) else { return nil }
-        let own = Dictionary(grouping: verdicts.filter { $0.disk == disk }, by: \.sequence)
-        for (sequence, verdicts) in own.sorted(by: { $0.key > $1.key }) where verdicts.allSatisfy(\.isGood) {
+    /// The newest state of all `disks` that some check found good on each of them and none bad, and that can still be read.
+    package func newestVerified(on disks: [VaultID]) throws(VaultError) -> UInt64? {
+        let own = Dictionary(grouping: verdicts.filter { disks.contains($0.disk) }, by: \.sequence)
+        for (sequence, verdicts) in own.sorted(by: { $0.key > $1.key }) where verdicts.allSatisfy(\.isGood) && Set(verdicts.map(\.disk)).count == disks.count {
             do throws(VaultError) {
-                _ = try history.plan(at: sequence)
+                for disk in disks { _ = try history(of: disk)?.plan(at: sequence) }
                 return sequence
             } catch {
                 // Retention may have let it go since.

@@ -49,7 +49,7 @@ final class FoundFile {
 
     /// Copies it to `path`, which appears when it is whole and durable. Permissions and times are kept; the owner is who copies.
     func copy(to path: String, replacing: Bool, progress: (_ done: UInt64) -> Void) throws {
-        let source = try place.reopened(O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+        let source = try place.reopened(O_RDONLY | O_NONBLOCK)
         let partial = "\(path).farshore-partial"
         // What an interrupted copy left is of no use.
         guard unlink(partial) == 0 || errno == ENOENT else { throw SystemError(errno: errno, operation: "remove", path: partial) }

@@ -17,6 +17,7 @@ enum ExitStatus: Int32, CaseIterable {
     case notFound = 10
     case badImage = 11
     case notNow = 12
+    case badVerdict = 13
 }
 
 struct Failure: Error, CustomStringConvertible {

@@ -42,9 +42,12 @@ struct PointList: ParsableCommand {
         let group: String?
         /// Names of the pins that keep it.
         let pins: [String]?
+        /// What checks said of it, each as `good fsck` or `bad boot`.
+        let verdicts: [String]?
 
-        init(_ point: RecoveryPoint, disk: String, shared: [Catalog.Disk]? = nil, group: String? = nil, pins: [String]? = nil) {
+        init(_ point: RecoveryPoint, disk: String, shared: [Catalog.Disk]? = nil, group: String? = nil, pins: [String]? = nil, verdicts: [Head.Verdict] = []) {
             self.pins = pins
+            self.verdicts = verdicts.isEmpty ? nil : verdicts.map { "\($0.isGood ? "good" : "bad") \($0.check)" }
             self.disk = disk
             disks = shared?.map(\.name)
             machines = shared.map { Set($0.map(\.machineName)).sorted() }
@@ -57,7 +60,7 @@ struct PointList: ParsableCommand {
         }
 
         init(_ point: LocalPoint, disk: String, shared: [ProtectedDisk]? = nil, group: String? = nil, replicatedSequence: UInt64) {
-            pins = nil
+            (pins, verdicts) = (nil, nil)
             self.disk = disk
             disks = shared?.map(\.name)
             machines = shared.map { Set($0.map(\.machine)).sorted() }
@@ -72,6 +75,7 @@ struct PointList: ParsableCommand {
         /// A pinned state that was never cut as a point.
         init(_ pin: Head.Pin, disk: String, pins: [String]) {
             self.pins = pins
+            verdicts = nil
             self.disk = disk
             sequence = pin.sequence
             time = pointTimeText(nanoseconds: pin.timeMicros.multipliedReportingOverflow(by: 1000).partialValue)
@@ -82,7 +86,7 @@ struct PointList: ParsableCommand {
         }
 
         init(_ boundary: FlushBoundary, disk: String, replicatedSequence: UInt64) {
-            pins = nil
+            (pins, verdicts) = (nil, nil)
             self.disk = disk
             sequence = boundary.sequence
             time = pointTimeText(nanoseconds: boundary.wallNanoseconds)
@@ -95,6 +99,7 @@ struct PointList: ParsableCommand {
         static func table(_ points: [Document]) -> String {
             var columns: [(title: String, cell: (Document) -> String)] = [("POINT", { "#\($0.sequence)" }), ("TIME", \.time), ("KIND", \.kind), ("STATE", \.state)]
             if points.contains(where: { $0.group != nil }) { columns.append(("DISKS", { ($0.disks ?? []).joined(separator: ",") })) }
+            if points.contains(where: { $0.verdicts != nil }) { columns.append(("VERDICTS", { ($0.verdicts ?? []).joined(separator: ",") })) }
             if points.contains(where: { $0.pins != nil }) { columns.append(("PINS", { ($0.pins ?? []).joined(separator: ",") })) }
             columns.append(("TAG", { $0.tag ?? "" }))
             return tableText([columns.map(\.title)] + points.map { point in columns.map { $0.cell(point) } })
@@ -152,7 +157,8 @@ struct PointList: ParsableCommand {
         }
         let pins = Dictionary(grouping: shared.pins.filter { $0.disk == found.id }, by: \.sequence)
         var listed = shared.points(of: found.id, among: points, incomplete: incomplete).map {
-            Document($0.point, disk: found.name, shared: $0.disks, group: shared.name, pins: pins[$0.point.sequence]?.map(\.name))
+            Document($0.point, disk: found.name, shared: $0.disks, group: shared.name, pins: pins[$0.point.sequence]?.map(\.name),
+                verdicts: shared.verdicts(on: found.id, at: $0.point.sequence))
         }
         let known = Set(listed.map(\.sequence))
         listed += pins.values.compactMap { same in same.first { !known.contains($0.sequence) }.map { Document($0, disk: found.name, pins: same.map(\.name)) } }
