@@ -44,6 +44,8 @@ final class RecoveredSite: @unchecked Sendable {
         self.test = test
         folder = try temporaryDirectory()
         catalogue = try Catalogue(site: SiteDirectory(path: folder + "/site"))
+        // The points of a model are seconds after 1970.
+        _ = try catalogue.changePolicy(named: Policy.defaultName, PolicyChange(retention: .everything))
         vaults = RecoveryVaults(openVault: { [store = test.store, key = test.key] _ in
             try Vault.open(store: store, key: key, memory: HeadMemory(folder: nil), settings: TestVault.settings)
         }) { _ in }

@@ -17,6 +17,8 @@ final class FilledImage {
     let base: RecoveryBase
     let content: [UInt8]
     private let disk: ModelDisk
+    /// Its directory goes with it.
+    private let test: TestVault
     let isAway = Away()
 
     final class Away: Sendable {
@@ -29,6 +31,7 @@ final class FilledImage {
     var imagePath: String { folder + "/image" }
 
     init(_ test: TestVault, seed: UInt64, sizeBytes: Int = (3 << 20) + 512) throws {
+        self.test = test
         folder = try temporaryDirectory()
         var limits = HistoryWriter.Limits()
         limits.manifestsPerFull = 4
