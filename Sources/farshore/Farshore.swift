@@ -35,6 +35,7 @@ struct Farshore: ParsableCommand {
             BisectCommand.self,
             AuditCommand.self,
             DrillCommand.self,
+            FailoverCommand.self,
             StatusCommand.self,
             JobCommand.self,
             EventsCommand.self,

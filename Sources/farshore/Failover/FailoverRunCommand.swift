@@ -1,0 +1,129 @@
+// `farshore failover run` and `change-point`, on the host that takes over.
+
+import ArgumentParser
+import Failover
+import RecoveryPoints
+import Site
+import Vault
+
+/// What a failover, a change of point and a test tell.
+struct FailoverDocument: Encodable {
+    let unit: String
+    let run: String
+    let state: String
+    let disks: [RecoveryDisk]
+    let warnings: [String]
+
+    struct RecoveryDisk: Encodable {
+        let disk: String
+        let machine: String
+        let sequence: UInt64
+        /// Of the newest cut point at or before it.
+        let time: String?
+        /// Absent while no mount serves it.
+        let path: String?
+    }
+
+    init(_ report: FailoverReport) {
+        unit = report.unit
+        run = report.run
+        state = report.state.rawValue
+        warnings = report.warnings
+        disks = report.disks.map {
+            RecoveryDisk(disk: $0.name ?? $0.disk.name, machine: $0.disk.machineName, sequence: $0.point.sequence, time: pointTime(micros: $0.timeMicros), path: $0.path)
+        }
+    }
+
+    var text: String {
+        let rows = disks.map { [$0.disk, "#\($0.sequence)", $0.time ?? "-", $0.path ?? "not served"] }
+        return "\(unit): \(state)\n" + tableText(rows) + warnings.map { "\nwarning: \($0)" }.joined()
+    }
+}
+
+struct PointOptions: ParsableArguments {
+    @Option(name: .long, help: ArgumentHelp("The point: \(PointName.choices).", valueName: "point"))
+    var at = "latest"
+
+    func validate() throws { _ = try point }
+
+    var point: PointName {
+        get throws {
+            guard let name = PointName(at) else { throw ValidationError("\(at.debugDescription) is no point: use \(PointName.choices)") }
+            return name
+        }
+    }
+}
+
+struct FailoverRunCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "run",
+        abstract: "Fail a machine or group over to this host.",
+        discussion: """
+            Unplanned: the source is fenced, so that nothing it still sends counts, and guests go on here from the point chosen. With --source-command
+            it is told to stop first; where that fails the failover goes on. --planned is for a source that `failover prepare` has shut down: every write
+            it acknowledged is here, or the command is refused. The recovery disks are served by this site's mount at once and filled from the vault
+            meanwhile. Killed, the command goes on when it is run again; `failover cancel` takes it back.
+
+            --start is run for each machine, told FARSHORE_UNIT, FARSHORE_MACHINE, FARSHORE_DISKS (how many) and FARSHORE_DISK_1 … (their paths, in the order of names).
+
+            Example:
+              farshore failover run db1 --vault s3://backup/vault --key-file vault.key --start ./start-db1
+            """)
+
+    @OptionGroup var options: UnitOptions
+    @OptionGroup var point: PointOptions
+
+    @Flag(name: .long, help: "The source was shut down by `failover prepare`: lose nothing, or refuse.")
+    var planned = false
+
+    @Option(name: .long, help: ArgumentHelp("Tell the source to stop, as far as it can be reached.", valueName: "command"))
+    var sourceCommand: String?
+
+    @Option(name: .long, help: ArgumentHelp("Where the recovery disks lie (default: SITE/recovery/UNIT).", valueName: "dir"))
+    var folder: String?
+
+    @Option(name: .long, help: ArgumentHelp("Start the machine when its disks are served.", valueName: "command"))
+    var start: String?
+
+    @OptionGroup var times: CommandTimeOptions
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        guard !planned || point.at == "latest" else { throw ValidationError("a planned failover loses nothing: it has no --at") }
+    }
+
+    func run() throws {
+        let opened = try options.opened()
+        let report = try opened.failovers.run(FailoverRequest(
+            unit: options.unit, point: try point.point, pointText: point.at, isPlanned: planned, vaultURL: opened.place.url, keyFile: opened.place.keyFile,
+            passphraseFile: opened.place.passphraseFile, folder: absolutePath(folder ?? options.site.directory.path + "/recovery/" + options.unit),
+            sourceCommand: sourceCommand, startCommand: start, commandSeconds: Double(times.commandSeconds)))
+        try output.print(FailoverDocument(report), text: \.text)
+    }
+}
+
+struct FailoverChangePoint: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "change-point",
+        abstract: "Begin again with another point, as long as the failover is not committed.",
+        discussion: """
+            What was written on the recovery disks since the failover is given up. Refused while somebody uses them: stop the guests first.
+
+            Example:
+              farshore failover change-point db1 --at latest-app-consistent
+            """)
+
+    @OptionGroup var options: UnitOptions
+    @OptionGroup var point: PointOptions
+
+    @Option(name: .long, help: ArgumentHelp("Start the machine when its disks are served.", valueName: "command"))
+    var start: String?
+
+    @OptionGroup var times: CommandTimeOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        let report = try options.opened().failovers.changePoint(options.unit, to: try point.point, startCommand: start, seconds: Double(times.commandSeconds))
+        try output.print(FailoverDocument(report), text: \.text)
+    }
+}

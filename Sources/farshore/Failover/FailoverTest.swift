@@ -1,0 +1,121 @@
+// `farshore failover test`, `tests` and `cleanup`: throw-away copies of machines beside running replication.
+
+import ArgumentParser
+import BlockIO
+import Failover
+import Foundation
+import FuseExport
+import Site
+
+struct FailoverTest: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "test",
+        abstract: "Run a machine or group from a point beside its replication, on disks that are thrown away.",
+        discussion: """
+            Any host can, also for one machine of a group. The disks are served by a mount of their own below SITE/tests/NAME; the point is pinned until
+            `failover cleanup NAME`. --start and --check are told what `failover run` tells its start command, and FARSHORE_TEST; when one of them fails the
+            test stays, to be looked into.
+
+            Example:
+              farshore failover test db1 --vault s3://backup/vault --key-file vault.key --check 'fsck.ext4 -fn "$FARSHORE_DISK_1"'
+            """)
+
+    @OptionGroup var options: UnitOptions
+    @OptionGroup var point: PointOptions
+
+    @Option(name: .long, help: "What the test is called (default: the unit's name and a number).")
+    var name: String?
+
+    @Option(name: .long, help: ArgumentHelp("Start the machine when its disks are served.", valueName: "command"))
+    var start: String?
+
+    @Option(name: .long, help: ArgumentHelp("Say whether the test is good, by its exit status.", valueName: "command"))
+    var check: String?
+
+    @OptionGroup var times: CommandTimeOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        let opened = try options.opened()
+        let taken = Set(try opened.catalogue.openFailovers(.test).map(\.name))
+        let free = (1...10_000).lazy.map { "\(options.unit)-\($0)" }.first { !taken.contains($0) } ?? options.unit
+        let name = name ?? free
+        let report = try opened.tests.run(TestRequest(
+            unit: options.unit, name: name, point: try point.point, pointText: point.at, vaultURL: opened.place.url, keyFile: opened.place.keyFile,
+            passphraseFile: opened.place.passphraseFile, startCommand: start, checkCommand: check, commandSeconds: Double(times.commandSeconds)))
+        try output.print(Document(name: name, test: FailoverDocument(report))) { "test \($0.name) of " + $0.test.text }
+    }
+
+    struct Document: Encodable {
+        let name: String
+        let test: FailoverDocument
+    }
+}
+
+struct FailoverTests: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "tests",
+        abstract: "List the test failovers that were not cleaned up.",
+        discussion: "One that is older than 7 days is an event, and `status` shows it: it pins a point.\n\nExample:\n  farshore failover tests")
+
+    @OptionGroup var site: SiteOptions
+    @OptionGroup var output: OutputOptions
+
+    struct TestDocument: Encodable {
+        let name: String
+        let unit: String
+        let point: String
+        let since: String
+        let directory: String
+        let isServed: Bool
+        let isForgotten: Bool
+    }
+
+    func run() throws {
+        let catalogue = try site.catalogue()
+        let forgotten = Set(try catalogue.forgottenTests().map(\.run))
+        let documents = try catalogue.openFailovers(.test).map { test in
+            let directory = test.folder + "/mnt"
+            return TestDocument(
+                name: test.name, unit: test.unit, point: test.point, since: timeText(nanoseconds: test.createdNanoseconds), directory: directory,
+                isServed: try MountedExport.at(directory) != nil, isForgotten: forgotten.contains(test.run))
+        }
+        try output.print(documents) { documents in
+            documents.isEmpty ? "no tests" : tableText([["TEST", "UNIT", "POINT", "SINCE", "DISKS"]] + documents.map {
+                [$0.name, $0.unit, $0.point, $0.since + ($0.isForgotten ? " (forgotten?)" : ""), $0.isServed ? $0.directory : "not served"]
+            })
+        }
+    }
+}
+
+struct FailoverCleanup: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "cleanup",
+        abstract: "End a test failover: its mount, disks and pin go.",
+        discussion: "Refused while somebody uses its disks: stop the guests first. The notes stay in an event and in a job.\n\nExample:\n  farshore failover cleanup db1-1 --notes \"came up in 40 s\"")
+
+    @Argument(help: "The test.")
+    var name: String
+
+    @Option(name: .long, help: "What is to be remembered of it.")
+    var notes: String?
+
+    @OptionGroup var site: SiteOptions
+    @OptionGroup var output: OutputOptions
+
+    struct Document: Encodable {
+        let name: String
+        let unit: String
+        let notes: String?
+    }
+
+    func run() throws {
+        let catalogue = try site.catalogue()
+        guard let record = try catalogue.openFailovers(.test).first(where: { $0.name == name }) else {
+            throw Failure(.notFound, "there is no test failover named \(name) on this site", try: "farshore failover tests")
+        }
+        let opened = try OpenedUnit(record.unit, UnitVaultOptions.Place(url: record.vaultURL, keyFile: record.keyFile, passphraseFile: record.passphraseFile), site)
+        try opened.tests.cleanUp(record, notes: notes)
+        try output.print(Document(name: name, unit: record.unit, notes: notes)) { "test \($0.name) of \($0.unit) is cleaned up" }
+    }
+}

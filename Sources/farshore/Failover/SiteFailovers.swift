@@ -1,0 +1,144 @@
+// What the commands of failover share: which vault a unit is in, who this host is, and how recovery disks are made, served and removed here.
+
+import ArgumentParser
+import BlockIO
+import Failover
+import Foundation
+import FuseExport
+import Glibc
+import ObjectStore
+import Site
+import Vault
+
+/// The vault given, or the one that this site knows the unit from: its protected disks, a failover, a test.
+struct UnitVaultOptions: ParsableArguments {
+    @Option(name: .long, help: ArgumentHelp("The vault (default: the one this site protects the unit to, or failed it over from).", valueName: "url"))
+    var vault: String?
+
+    @OptionGroup var key: KeyOptions
+
+    func validate() throws {
+        guard vault != nil || (key.keyFile == nil && key.passphraseFile == nil) else { throw ValidationError("a key is of use only with --vault") }
+    }
+
+    struct Place {
+        let url: String
+        let keyFile: String?
+        let passphraseFile: String?
+    }
+
+    func place(of unit: String, _ catalogue: Catalogue) throws -> Place {
+        if let vault { return Place(url: vault, keyFile: key.keyFile.map(absolutePath), passphraseFile: key.passphraseFile.map(absolutePath)) }
+        for kind in [FailoverRecord.Kind.failover, .preparation, .test] {
+            if let record = try catalogue.openFailovers(kind).last(where: { $0.unit == unit }) {
+                return Place(url: record.vaultURL, keyFile: record.keyFile, passphraseFile: record.passphraseFile)
+            }
+        }
+        guard let disk = try catalogue.consistencyGroups().first(where: { $0.name == unit })?.disks.first ?? catalogue.disks().first(where: { $0.machine == unit || $0.name == unit }) else {
+            throw Failure(.notFound, "this site knows no machine or group named \(unit)", try: "--vault URL --key-file FILE")
+        }
+        return Place(url: disk.vaultURL, keyFile: disk.keyFile, passphraseFile: disk.passphraseFile)
+    }
+}
+
+/// A command on one unit.
+struct UnitOptions: ParsableArguments {
+    @Argument(help: "The machine or replication group.")
+    var unit: String
+
+    @OptionGroup var vault: UnitVaultOptions
+    @OptionGroup var site: SiteOptions
+
+    func opened() throws -> OpenedUnit { try OpenedUnit(unit, try vault.place(of: unit, site.catalogue()), site) }
+}
+
+struct OpenedUnit {
+    let unit: String
+    let place: UnitVaultOptions.Place
+    let site: SiteOptions
+    let catalogue: Catalogue
+    let heads: LifeCycleHeads
+
+    init(_ unit: String, _ place: UnitVaultOptions.Place, _ site: SiteOptions) throws {
+        self.unit = unit
+        self.place = place
+        self.site = site
+        catalogue = try site.catalogue()
+        let files = KeyFiles(keyFile: place.keyFile, passphraseFile: place.passphraseFile)
+        let vault = try Vault.open(store: openStore(url: place.url), key: try files.read(), memory: headMemory(site), keyFiles: files)
+        guard let id = VaultID(try site.directory.hostID()) else { throw Failure(.failed, "\(site.directory.path)/host-id holds no host id", try: "restore it from a backup") }
+        let sources = Set(try catalogue.disks().filter { $0.role == .source }.map(\.id))
+        heads = LifeCycleHeads(vault: vault, host: FailoverHost(id: id, name: ProcessInfo.processInfo.hostName)) { sources.contains($0.description) }
+    }
+
+    var failovers: Failovers {
+        Failovers(heads: heads, catalogue: catalogue, actions: FailoverActions(
+            make: { [vault = heads.vault, catalogue] points, record in
+                try RecoveryDisks(catalogue: catalogue, vault: vault).create(points, RecoveryDisks.Plan(record, in: record.folder, role: .recovery)).map(\.name)
+            },
+            remove: { [vault = heads.vault, catalogue] disk, _ in try RecoveryDisks(catalogue: catalogue, vault: vault).remove([disk.name]) },
+            serve: { [folder = site.directory] in try serve($0, folder) }, release: { [folder = site.directory] in try release($0, folder) }))
+    }
+
+    var tests: TestFailovers {
+        TestFailovers(heads: heads, catalogue: catalogue, actions: TestActions(
+            make: { [vault = heads.vault] points, record, site in
+                try RecoveryDisks(catalogue: try Catalogue(site: site), vault: vault).create(points, RecoveryDisks.Plan(record, in: site.path + "/disks", role: .test)).map(\.name)
+            },
+            mount: { site in try mountInBackground(site) }, unmount: { site in try unmount(site) }))
+    }
+}
+
+extension RecoveryDisks.Plan {
+    init(_ record: FailoverRecord, in folder: String, role: ProtectedDisk.Role) {
+        self.init(folder: folder, role: role, vaultURL: record.vaultURL, keyFile: record.keyFile, passphraseFile: record.passphraseFile)
+    }
+}
+
+// MARK: The site's mount
+
+/// Nil where no mount runs; else where the disk is.
+private func serve(_ disk: String, _ folder: SiteDirectory) throws -> String? {
+    do { _ = try ControlClient(site: folder).demand(.add(disk: disk), timeoutSeconds: 120) } catch {
+        guard error.code == .mountAway else { throw error }
+        return nil
+    }
+    let bytes = try DurableFile.read(folder.mountPIDPath, limitBytes: 64) ?? []
+    let pid = Int32(String(decoding: bytes, as: UTF8.self).prefix { $0.isNumber })
+    guard let mounted = try MountedExport.all().last(where: { $0.pid == pid }) else {
+        throw Failure(.failed, "the mount of \(folder.path) is not in the mount table", try: "farshore status")
+    }
+    return "\(mounted.directory)/\(disk)/disk.raw"
+}
+
+private func release(_ disk: String, _ folder: SiteDirectory) throws {
+    do { _ = try ControlClient(site: folder).demand(.release(disk: disk), timeoutSeconds: 120) } catch {
+        switch error.code {
+        case .mountAway, .diskNotFound: return
+        case .refused: throw FailoverError(.inUse, "\(disk) is mounted: \(error.message)", remedy: error.remedy)
+        default: throw error
+        }
+    }
+}
+
+/// A mount of the site of a test, below it.
+private func mountInBackground(_ site: SiteDirectory) throws -> String {
+    let directory = site.path + "/mnt"
+    if try MountedExport.at(directory) != nil { return directory }
+    try farshore(["mount", directory, "--site", site.path])
+    return directory
+}
+
+private func unmount(_ site: SiteDirectory) throws {
+    let directory = site.path + "/mnt"
+    guard try MountedExport.at(directory) != nil else { return }
+    try farshore(["unmount", directory, "--site", site.path])
+}
+
+/// Runs this program; what it says goes to our standard error.
+private func farshore(_ arguments: [String]) throws {
+    let child = try ChildProcess.spawn("/proc/self/exe", arguments, standardError: STDERR_FILENO)
+    guard case .exited(0) = child.wait() else {
+        throw Failure(.failed, "farshore \(arguments.joined(separator: " ")) failed", try: "the same by hand, after what it said")
+    }
+}
