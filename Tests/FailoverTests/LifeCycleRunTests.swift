@@ -130,30 +130,72 @@ import VaultFixtures
     }
 
     // Promise T3: A failover that is killed at any step is continued by the same command, or taken back; taken back, the source replicates on.
-    /// The vault goes away at each request in turn, before or after it is carried out: the same command continues.
+    /// The vault goes away at each request in turn, before or after it is carried out: the same command continues, or it is taken back.
     @Test(arguments: [false, true]) func aRunThatIsKilledAtAnyRequestContinuesOrIsTakenBack(isAnswerLost: Bool) throws {
         for call in 1...60 {
-            for takesBack in [false, true] {
-                let sites = try FailoverSites(disks: ["data"])
-                let sent = try sites.newest()
-                sites.target.store.interrupt(at: call, isAnswerLost ? .diesAfter : .dies)
-                let first = Result { try sites.run(sites.target) }
-                guard sites.target.store.calls >= call else {
-                    guard case .success = first else { Issue.record("\(first)"); return }
-                    return #expect(call > 8)
+            let sites = try FailoverSites(disks: ["data"])
+            let sent = try sites.newest()
+            sites.target.store.interrupt(at: call, isAnswerLost ? .diesAfter : .dies)
+            let first = Result { try sites.run(sites.target) }
+            guard sites.target.store.calls >= call else {
+                guard case .success = first else { Issue.record("\(first)"); return }
+                return #expect(call > 8)
+            }
+            sites.target.store.interrupt(at: .max, .dies)
+            // Each request is met by both, over the two arguments.
+            if call.isMultiple(of: 2) == isAnswerLost {
+                do { _ = try sites.failovers(sites.target).cancel(FailoverSites.unit, isLost: false) } catch let error as FailoverError where error.code == .notFound {}
+                #expect(try sites.standing().state == .replicating && sites.target.disks.withLock { $0.isEmpty }, "call \(call)")
+                #expect(try sites.standing().head.pins == nil)
+                try sites.write(4)
+                #expect(try sites.upload().isEmpty, "call \(call)")
+            } else {
+                let report = try sites.run(sites.target)
+                #expect(report.state == .failedOver && Set(report.disks.map(\.point.sequence)) == sent, "call \(call)")
+                #expect(try sites.standing().lifeCycle?.active == sites.target.host.id)
+            }
+        }
+    }
+
+    enum Ending: CaseIterable { case prepare, cancelPrepared, changePoint, commit, cancel }
+
+    /// The same for what comes before and after a run: the same command once more ends where it would have.
+    @Test(arguments: Ending.allCases) func aCommandThatIsKilledAtAnyRequestIsContinued(ending: Ending) throws {
+        for call in 1...60 {
+            let sites = try FailoverSites(disks: ["data"])
+            let first = try sites.newest().min()!
+            try sites.write(2)
+            try sites.upload()
+            let host = ending == .prepare || ending == .cancelPrepared ? sites.source : sites.target
+            if ending == .cancelPrepared { try sites.prepare() } else if host === sites.target { try sites.run(sites.target) }
+            let command = {
+                let failovers = try sites.failovers(host)
+                switch ending {
+                case .prepare: try sites.prepare()
+                case .changePoint: _ = try failovers.changePoint(FailoverSites.unit, to: .sequence(first), startCommand: nil, seconds: 1)
+                case .commit: _ = try failovers.commit(FailoverSites.unit, keepsPoints: false)
+                case .cancel, .cancelPrepared:
+                    // Done already: there is nothing left of it.
+                    do { _ = try failovers.cancel(FailoverSites.unit, isLost: false) } catch let error as FailoverError where error.code == .notFound {}
                 }
-                sites.target.store.interrupt(at: .max, .dies)
-                if takesBack {
-                    do { _ = try sites.failovers(sites.target).cancel(FailoverSites.unit, isLost: false) } catch let error as FailoverError where error.code == .notFound {}
-                    #expect(try sites.standing().state == .replicating && sites.target.disks.withLock { $0.isEmpty }, "call \(call)")
-                    #expect(try sites.standing().head.pins == nil)
-                    try sites.write(4)
-                    #expect(try sites.upload().isEmpty, "call \(call)")
-                } else {
-                    let report = try sites.run(sites.target)
-                    #expect(report.state == .failedOver && Set(report.disks.map(\.point.sequence)) == sent, "call \(call)")
-                    #expect(try sites.standing().lifeCycle?.active == sites.target.host.id)
-                }
+            }
+            host.store.interrupt(at: call, call.isMultiple(of: 2) ? .dies : .diesAfter)
+            let killed = Result { try command() }
+            guard host.store.calls >= call else {
+                guard case .success = killed else { Issue.record("\(killed)"); return }
+                return #expect(call > 4)
+            }
+            host.store.interrupt(at: .max, .dies)
+            try command()
+            let standing = try sites.standing()
+            switch ending {
+            case .prepare: #expect(standing.state == .prepared && standing.lifeCycle?.points?.first?.sequence == standing.head.disks.first?.newestSequence, "call \(call)")
+            case .changePoint: #expect(standing.state == .failedOver && host.disks.withLock { $0["data"] } == first, "call \(call)")
+            case .commit: #expect(standing.state == .committed && standing.head.disks.first?.oldestSequence == standing.lifeCycle?.points?.first?.sequence, "call \(call)")
+            case .cancel, .cancelPrepared:
+                #expect(standing.state == .replicating && standing.lifeCycle?.active == sites.source.host.id && host.disks.withLock { $0.isEmpty }, "call \(call)")
+                #expect(try Catalogue(site: sites.source.site).disks().allSatisfy { $0.held == nil })
+                #expect(try sites.upload().isEmpty, "call \(call)")
             }
         }
     }
