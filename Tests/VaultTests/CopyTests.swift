@@ -120,7 +120,7 @@ private func isRefused(_ error: any Error, _ words: String) -> Bool { (error as?
     }
 
     @Test func theSourceGoesOnMeanwhile() throws {
-        for at in stride(from: 3, to: 120, by: 9) {
+        for at in stride(from: 3, to: 66, by: 7) {
             // Used by one thread at a time: this one waits for the copier, which waits for the interruption.
             nonisolated(unsafe) let pair = try Pair(seed: UInt64(at), steps: 8, sizeBytes: 1 << 20)
             _ = try pair.copier().run()
@@ -143,7 +143,10 @@ private func isRefused(_ error: any Error, _ words: String) -> Bool { (error as?
     @Test func whatTheSourceCollectedGoes() throws {
         let pair = try Pair(steps: 10)
         _ = try pair.copier().run()
-        try pair.go(20)
+        for _ in 0..<4 {
+            try pair.go(5)
+            _ = try pair.copier().run()
+        }
         try pair.collect()
         // What an interrupted run left, and what the source may still name.
         _ = try pair.copier().run()
@@ -255,7 +258,7 @@ private func isRefused(_ error: any Error, _ words: String) -> Bool { (error as?
     }
 
     /// The target strikes while it is copied to: afterwards everything is there, as from any uploader.
-    @Test(arguments: [UInt64](1...6)) func aLyingTarget(seed: UInt64) throws {
+    @Test(arguments: [UInt64](1...2)) func aLyingTarget(seed: UInt64) throws {
         let pair = try Pair(seed: seed, steps: 4, sizeBytes: 1 << 20)
         let faulty = FaultyTarget(pair.place, seed: seed, features: StoreFeatures(conditionalPut: true, checksumTrusted: true))
         for fault in TargetFault.allCases where fault != .hang {

@@ -13,7 +13,7 @@ struct CopyMark: Codable, Equatable {
     let from: String
     var sha256: String?
 
-    /// The mark comes first, then what makes the place a vault; who looks in between finds a vault without a catalog.
+    /// Finds the mark of the copy that is begun at this place, or puts one there.
     static func begin(_ source: Vault, at store: any ObjectStore) throws(VaultError) -> CopyMark {
         let marker = try get(ObjectPlace.markerKey, store)
         if let marker, marker != source.marker {
@@ -33,7 +33,6 @@ struct CopyMark: Codable, Equatable {
             let bytes = try SelfHashed.encode(mark, object: key) { $0.sha256 = $1 }
             try fromStore { () throws(StoreError) in try store.put(key, bytes, ifAbsent: false) }
         }
-        if marker == nil { try fromStore { () throws(StoreError) in try store.put(ObjectPlace.markerKey, source.marker, ifAbsent: false) } }
         return mark
     }
 
