@@ -168,6 +168,38 @@ import VaultFixtures
         }
     }
 
+    /// A history that left some of the one before behind, as failovers make them: points of both, and sequences between points.
+    @Test(arguments: [KeySource.keyFile(TestVault.keyBytes), .none]) func theScriptRestoresEveryPointOfBranchedHistories(key: KeySource) throws {
+        let directory = try temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let store = try DirectoryStore(root: directory + "/vault", create: true)
+        let (vault, _) = try Vault.create(store: store, protection: key, memory: HeadMemory(folder: nil))
+        var limits = HistoryWriter.Limits()
+        limits.manifestsPerFull = 4
+        limits.deltasPerRollup = 2
+        let disk = try ModelDisk(vault, sizeBytes: (1 << 20) + 512, seed: 17, limits: limits)
+        try disk.replicateInitially()
+        for _ in 0..<6 { try disk.step(records: 5) }
+        var expected: [UInt64: [UInt8]] = [:]
+        func keep() { for sequence in disk.points.map(\.sequence) + disk.sequences.suffix(9) where expected[sequence] == nil { expected[sequence] = disk.content(at: sequence) } }
+        keep()
+        let (branch, lineage) = (disk.points[4].sequence, VaultID.random())
+        let heads = vault.heads(group: disk.id)
+        let next = try disk.writer.branch(try #require(try heads.newest()?.document.state(of: disk.id)), to: lineage, at: branch, epoch: 1)
+        try heads.update(epoch: disk.epoch) { $0.set(next) }
+        try disk.branched(at: branch, lineage: lineage)
+        for _ in 0..<6 { try disk.step(records: 5) }
+        keep()
+        try Data(TestVault.keyBytes).write(to: URL(filePath: directory + "/key"))
+        let options = if case .none = key { [String]() } else { ["--key-file", directory + "/key"] }
+        for (sequence, content) in expected {
+            let output = directory + "/out.raw"
+            #expect(try script([directory + "/vault", "disk", output, "--at", "\(sequence)"] + options) == 0)
+            #expect(try [UInt8](Data(contentsOf: URL(filePath: output))) == content, "sequence \(sequence)")
+        }
+        #expect(expected.count > 24)
+    }
+
     private func script(_ arguments: [String]) throws -> Int32 {
         let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
         let process = Process()

@@ -1,28 +1,35 @@
 #!/usr/bin/env python3
 """Restores a recovery point from a Farshore vault in a directory, without Farshore.
 
-Written from docs/formats/vault.md alone. Needs Python 3 and its standard library, and the shared libraries
-libcrypto.so.3 and libzstd.so.1, which every Linux distribution has.
+Written from docs/formats/vault.md alone. Needs Python 3 and its standard library, the program zstd, and for an encrypted vault
+the shared library libcrypto.so.3, which every Linux distribution has.
 
   restore.py VAULT-DIRECTORY DISK OUTPUT [--at SEQUENCE|TAG|TIME|latest] [--key-file FILE | --passphrase-file FILE]
   restore.py VAULT-DIRECTORY DISK --list [--key-file FILE | --passphrase-file FILE]
 
 TIME, as 2026-11-21T14:03:07Z, is the newest recovery point or flush boundary at or before it.
 """
-import argparse, base64, ctypes, datetime, hashlib, hmac, json, os, re, struct, sys
+import argparse, base64, ctypes, datetime, hashlib, hmac, json, os, re, struct, subprocess, sys, tempfile
 
 BLOCK = 4096
 
 
 class Damaged(Exception):
-    pass
+    """An object of the vault is missing, or is not what was written there."""
 
 
-# --- the two libraries -------------------------------------------------------------------------------------------
+# --- libcrypto and zstd  -------------------------------------------------------------------------------------------
 
-crypto = ctypes.CDLL("libcrypto.so.3")
-zstd = ctypes.CDLL("libzstd.so.1")
-for name, result, arguments in [
+def library():
+    """OpenSSL's libcrypto, for AES-256-GCM: loaded when a vault is encrypted."""
+    crypto = ctypes.CDLL("libcrypto.so.3")
+    for name, result, arguments in CALLS:
+        function = getattr(crypto, name)
+        function.restype, function.argtypes = result, arguments
+    return crypto
+
+
+CALLS = [
     ("EVP_CIPHER_CTX_new", ctypes.c_void_p, []),
     ("EVP_CIPHER_CTX_free", None, [ctypes.c_void_p]),
     ("EVP_aes_256_gcm", ctypes.c_void_p, []),
@@ -30,14 +37,10 @@ for name, result, arguments in [
     ("EVP_DecryptUpdate", ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int), ctypes.c_char_p, ctypes.c_int]),
     ("EVP_DecryptFinal_ex", ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int)]),
     ("EVP_CIPHER_CTX_ctrl", ctypes.c_int, [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_char_p]),
-]:
-    function = getattr(crypto, name)
-    function.restype, function.argtypes = result, arguments
-zstd.ZSTD_decompress.restype = ctypes.c_size_t
-zstd.ZSTD_decompress.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
+]
 
 
-def gcm_open(key, nonce, associated, sealed):
+def gcm_open(crypto, key, nonce, associated, sealed):
     """The plaintext of `sealed` (ciphertext and 16-byte tag), or None when it does not fit."""
     context, count = crypto.EVP_CIPHER_CTX_new(), ctypes.c_int()
     try:
@@ -54,11 +57,17 @@ def gcm_open(key, nonce, associated, sealed):
         crypto.EVP_CIPHER_CTX_free(context)
 
 
-def decompress(data, size):
-    output = ctypes.create_string_buffer(max(size, 1))
-    if zstd.ZSTD_decompress(output, size, data, len(data)) != size:
-        raise Damaged("a zstd frame does not give its bytes")
-    return output.raw[:size]
+def decompress(frames, size):
+    """What zstd makes of frames that stand one behind the other: `size` bytes, and never more are taken."""
+    with tempfile.TemporaryFile() as file:
+        file.write(frames)
+        file.seek(0)
+        with subprocess.Popen(["zstd", "-d", "-c", "-q"], stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as zstd:
+            output = zstd.stdout.read(size + 1)
+            zstd.stdout.close()
+    if len(output) != size:
+        raise Damaged("its zstd frames do not give their bytes")
+    return output
 
 
 def hkdf(secret, salt, info, count):
@@ -68,6 +77,23 @@ def hkdf(secret, salt, info, count):
         block = hmac.digest(key, block + info + bytes([len(output) // 32 + 1]), "sha256")
         output += block
     return output[:count]
+
+
+def contents(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def key_bytes(text, path):
+    """The 32 bytes of a key file: as they are, as hex digits or as base64."""
+    if len(text) == 32:
+        return text
+    try:
+        stripped = text.strip()
+        secret = bytes.fromhex(stripped.decode()) if len(stripped) == 64 else base64.b64decode(stripped, validate=True)
+    except ValueError:
+        secret = b""
+    return secret if len(secret) == 32 else sys.exit(f"wrong key: {path} is no key file (32 bytes, hex or base64) and no recovery kit")
 
 
 # --- sections 3 and 4: keys and sealed objects ---------------------------------------------------------------------
@@ -84,7 +110,10 @@ class Vault:
         self.id, self.encrypted = marker["vault"], marker["cipher"] == "aes-256-gcm"
         self.id_key, self.data_keys = bytes.fromhex(self.id), {}
         if self.encrypted:
+            self.crypto = library()
             self.unlock(key_file, passphrase_file)
+        elif key_file or passphrase_file:
+            sys.exit("wrong key: this vault is not encrypted, it opens without a key")
 
     def raw(self, key):
         try:
@@ -97,47 +126,67 @@ class Vault:
         return os.path.exists(os.path.join(self.directory, key))
 
     def self_hashed(self, key):
-        document = json.loads(self.raw(key))
-        rest = {name: value for name, value in document.items() if name != "sha256"}
-        canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-        if hashlib.sha256(canonical).hexdigest() != document["sha256"]:
-            raise Damaged(key)
-        return document
+        try:
+            document = json.loads(self.raw(key))
+            rest = {name: value for name, value in document.items() if name != "sha256"}
+            canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+            if hashlib.sha256(canonical).hexdigest() == document["sha256"]:
+                return document
+        except (ValueError, KeyError, AttributeError):
+            pass
+        raise Damaged(f"{key} is not what was written there")
 
     def unlock(self, key_file, passphrase_file):
         secret = passphrase = None
         if passphrase_file:
-            passphrase = re.sub(rb"\r?\n\Z", b"", open(passphrase_file, "rb").read())
+            passphrase = re.sub(rb"\r?\n\Z", b"", contents(passphrase_file))
         elif key_file:
-            text = open(key_file, "rb").read()
-            kit = dict(re.findall(rb"^(id-key|data-key-\d+): ([0-9a-f]{64})$", text, re.M))
-            if b"id-key" in kit:
-                self.id_key = bytes.fromhex(kit.pop(b"id-key").decode())
-                self.data_keys = {int(name[9:]): bytes.fromhex(value.decode()) for name, value in kit.items()}
-                return
-            stripped = text.strip()
-            secret = text if len(text) == 32 else bytes.fromhex(stripped.decode()) if len(stripped) == 64 else base64.b64decode(stripped)
+            text = contents(key_file)
+            if re.search(rb"^id-key: ", text, re.M):
+                return self.use_kit(text, key_file)
+            secret = key_bytes(text, key_file)
+        else:
+            sys.exit("wrong key: this vault is encrypted; give --key-file or --passphrase-file")
         for number in range(1, 65):
-            if not self.exists(f"keys/{number}"):
-                continue
-            wrapped = self.self_hashed(f"keys/{number}")
-            salt = bytes.fromhex(wrapped["salt"])
-            if passphrase is not None and wrapped["method"] == "scrypt":
-                n, r, p = wrapped["n"], wrapped["r"], wrapped["p"]
-                okm = hashlib.scrypt(passphrase, salt=salt, n=n, r=r, p=p, maxmem=256 * n * r, dklen=48)
-            elif secret is not None and wrapped["method"] == "hkdf-sha256":
-                okm = hkdf(secret, salt, b"farshore key file v1", 48)
-            else:
-                continue
-            if okm[32:].hex() != wrapped["check"]:
-                continue
-            place = f"farshore keys v1 {self.id} {number} aes-256-gcm".encode()
-            keys = json.loads(gcm_open(okm[:32], bytes(12), place, bytes.fromhex(wrapped["wrapped"])) or sys.exit(f"keys/{number} is damaged"))
-            self.id_key = bytes.fromhex(keys["id"])
-            # After a rotation a later key object has more generations.
-            self.data_keys.update((entry["generation"], bytes.fromhex(entry["key"])) for entry in keys["data"])
+            if self.exists(f"keys/{number}"):
+                self.try_key(number, secret, passphrase)
         if not self.data_keys:
-            sys.exit("wrong key")
+            sys.exit(f"wrong key: {key_file or passphrase_file} opens none of the vault's keys")
+
+    def try_key(self, number, secret, passphrase):
+        wrapped = self.self_hashed(f"keys/{number}")
+        salt = bytes.fromhex(wrapped["salt"])
+        if passphrase is not None and wrapped["method"] == "scrypt":
+            n, r, p = wrapped["n"], wrapped["r"], wrapped["p"]
+            if n > 1 << 20 or r > 8 or p > 4:
+                raise Damaged(f"keys/{number} asks for too much work")
+            okm = hashlib.scrypt(passphrase, salt=salt, n=n, r=r, p=p, maxmem=256 * n * r, dklen=48)
+        elif secret is not None and wrapped["method"] == "hkdf-sha256":
+            okm = hkdf(secret, salt, b"farshore key file v1", 48)
+        else:
+            return
+        if okm[32:].hex() != wrapped["check"]:
+            return
+        place = f"farshore keys v1 {self.id} {number} aes-256-gcm".encode()
+        opened = gcm_open(self.crypto, okm[:32], bytes(12), place, bytes.fromhex(wrapped["wrapped"]))
+        if opened is None:
+            raise Damaged(f"keys/{number} does not open")
+        keys = json.loads(opened)
+        self.id_key = bytes.fromhex(keys["id"])
+        # After a rotation a later key object has more generations.
+        self.data_keys.update((entry["generation"], bytes.fromhex(entry["key"])) for entry in keys["data"])
+
+    def use_kit(self, text, path):
+        vault = re.search(rb"^vault: ([0-9a-f]{32})\s*$", text, re.M)
+        lines = re.findall(rb"^((?:id-key|data-key-\d+): [0-9a-f]{64})\s*$", text, re.M)
+        check = re.search(rb"^check: ([0-9a-f]{16})\s*$", text, re.M)
+        if not vault or not check or hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()[:16] != check[1].decode():
+            sys.exit(f"wrong key: {path} looks like a recovery kit, but its lines are not whole")
+        if vault[1].decode() != self.id:
+            sys.exit(f"wrong key: {path} is the recovery kit of the vault {vault[1].decode()}, this one is {self.id}")
+        keys = {name.decode(): bytes.fromhex(value.decode()) for name, value in (line.split(b": ") for line in lines)}
+        self.id_key = keys.pop("id-key")
+        self.data_keys = {int(name[9:]): value for name, value in keys.items()}
 
     def read(self, key, kind):
         """The plaintext of a sealed object; raises Damaged, naming it, unless every byte is what was sealed here."""
@@ -161,23 +210,29 @@ class Vault:
         place = f"{self.id}/" + ("chunks/" + key.split("/")[2].split(".")[0] if kind == "chunk" else key)
         associated = data[:start] + place.encode()
         secret = hkdf(self.data_keys[generation], salt, b"farshore object v1", 32) if self.encrypted else b""
-        plaintext = b""
+        bodies = []
         for number, entry in enumerate(table):
             stored = data[start:start + (entry & 0x7FFFFFFF)]
             start += entry & 0x7FFFFFFF
             if self.encrypted:
-                body = gcm_open(secret, struct.pack("<I8x", number), associated, stored)
+                body = gcm_open(self.crypto, secret, struct.pack("<I8x", number), associated, stored)
             else:
                 body = stored[:-32]
                 if hashlib.sha256(associated + struct.pack("<I", number) + body).digest() != stored[-32:]:
                     body = None
             if body is None:
                 raise Damaged(f"frame {number} does not open")
-            size_here = min(size, length - number * size)
-            plaintext += decompress(body, size_here) if entry >> 31 else body
-        if start != len(data) or len(plaintext) != length:
+            bodies.append(body)
+        sizes = [min(size, length - number * size) for number in range(count)]
+        compressed = [number for number in range(count) if table[number] >> 31]
+        if compressed:
+            # All frames of an object in one go: a program is started for it.
+            output, at = decompress(b"".join(bodies[number] for number in compressed), sum(sizes[number] for number in compressed)), 0
+            for number in compressed:
+                bodies[number], at = output[at:at + sizes[number]], at + sizes[number]
+        if start != len(data) or [len(body) for body in bodies] != sizes:
             raise Damaged("its length is not what its table says")
-        return plaintext
+        return b"".join(bodies)
 
     # --- section 7: chains ---
 
@@ -206,13 +261,13 @@ class Vault:
 class Disk:
     def __init__(self, vault, name):
         self.vault = vault
-        catalog = vault.newest("catalog", "catalog")
+        catalog = vault.newest("catalog", "catalog") or sys.exit("damaged: the vault has no catalog")
         found = [disk for disk in catalog["disks"] if name in (disk["name"], disk["id"])]
         if not found:
             sys.exit(f"no disk {name}; there are: " + ", ".join(disk["name"] for disk in catalog["disks"]))
         self.id = found[0]["id"]
         head = vault.newest(f"heads/{found[0]['group']}", "head") or sys.exit("nothing of the disk is in the vault yet")
-        self.state = [state for state in head["disks"] if state["disk"] == self.id][0]
+        self.state = next((state for state in head["disks"] if state["disk"] == self.id and state["lineages"]), None) or sys.exit("nothing of the disk is in the vault yet")
         self.oldest = self.state["oldestSequence"]
         self.lineages = [lineage for lineage in self.state["lineages"] if lineage["sequence"] >= self.oldest]
         # The points below the window, each with a map of its own.
@@ -222,7 +277,7 @@ class Disk:
         own = ref.get("lineage", lineage)
         key = f"disks/{self.id}/{own}/manifests/{ref['sequence']:020}"
         if hashlib.sha256(self.vault.raw(key)).hexdigest() != ref["hash"]:
-            raise Damaged(key)
+            raise Damaged(f"{key} is not the one that the head leads to")
         return json.loads(self.vault.read(key, "manifest"))
 
     def manifests(self, lineage):
@@ -298,6 +353,8 @@ class Disk:
         for point in self.kept:
             if point["sequence"] == sequence < self.oldest:
                 return point["sizeBytes"], point["root"], []
+        sizes = [grown["sizeBytes"] for grown in self.state.get("grown", []) if grown["through"] >= sequence]
+        size = (sizes + [self.state["sizeBytes"]])[0]
         reaching = [lineage for lineage in self.lineages if lineage["sequence"] >= sequence]
         if not reaching or sequence < self.oldest:
             sys.exit(f"the vault has sequences {self.oldest} to {self.lineages[-1]['sequence']}")
@@ -312,23 +369,34 @@ class Disk:
         base, segments = chain[-1], []
         if base["sequence"] > sequence:
             # The window begins between two full manifests: the later one names the map that its segments go over.
-            return base["sizeBytes"], base["baseRoot"], [(entry.get("lineage", base["lineage"]), entry) for entry in base["segments"] if entry["first"] <= sequence]
+            if sequence < base["after"] or "baseRoot" not in base:
+                sys.exit(f"the vault has nothing at {sequence}: the history after it begins at {base['sequence']}")
+            return size, base["baseRoot"], [(entry.get("lineage", base["lineage"]), entry) for entry in base["segments"] if entry["first"] <= sequence]
         reached = base["sequence"]
         for manifest in reversed(chain[:-1]):
             if manifest["after"] == reached and reached < sequence:
                 segments += [(entry.get("lineage", manifest["lineage"]), entry) for entry in manifest["segments"] if entry["first"] <= sequence]
                 reached = manifest["sequence"]
-        sizes = [grown["sizeBytes"] for grown in self.state.get("grown", []) if grown["through"] >= sequence]
-        return (sizes + [self.state["sizeBytes"]])[0], base["root"], segments
+        return size, base["root"], segments
 
     def restore(self, sequence, path):
         size, root, segments = self.plan(sequence)
         self.cache = {}
-        with open(path, "wb") as output:
-            output.truncate(size)
-            self.page(root["id"], root["level"], 0, size, output)
-            for lineage, entry in segments:
-                self.segment(lineage, entry, sequence, output)
+        # The output gets its name when it is whole.
+        partial = path + ".partial"
+        try:
+            with open(partial, "wb") as output:
+                output.truncate(size)
+                self.page(root["id"], root["level"], 0, size, output)
+                for lineage, entry in segments:
+                    self.segment(lineage, entry, sequence, output)
+                output.truncate(size)
+                output.flush()
+                os.fsync(output.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            os.unlink(partial)
+            raise
 
     def segment_key(self, lineage, first, last):
         return f"disks/{self.id}/{lineage}/segments/{first:020}-{last:020}"
@@ -338,7 +406,7 @@ class Disk:
         data = self.vault.read(key, "segment")
         magic, count, size = struct.unpack_from("<8sII", data)
         if magic != b"FSEGMENT" or size != 64:
-            raise Damaged(key)
+            raise Damaged(f"{key} is no segment")
         for number in range(count):
             (own, offset, length, position, _, _, _, kind) = struct.unpack_from("<QQQQQQIB", data, 64 + 64 * number)
             if own > sequence or kind == 4:
@@ -356,7 +424,7 @@ class Disk:
         page = self.vault.read(f"maps/{page_id}", "map")
         magic, found, block, _, a, b = struct.unpack_from("<4sB3xQIII", page)
         if (magic, found, block) != (b"FMAP", level, first) or hmac.digest(self.vault.id_key, page, "sha256").hex() != page_id:
-            raise Damaged(f"maps/{page_id}")
+            raise Damaged(f"maps/{page_id} is not the page that was named")
         if level > 0:
             present = [child for child in range(256) if page[32 + child // 8] >> child % 8 & 1]
             for number, child in enumerate(present):
@@ -377,7 +445,7 @@ class Disk:
             chunk = record[8:40].hex()
             data = self.vault.read(f"chunks/{chunk[:2]}/{chunk}.{struct.unpack_from('<I', record, 4)[0]}", "chunk")
             if hmac.digest(self.vault.id_key, data, "sha256").hex() != chunk:
-                raise Damaged(f"chunk {chunk}")
+                raise Damaged(f"the content of the chunk {chunk} is not its own")
         else:
             first, last = struct.unpack_from("<QQ", record, 24)
             data = self.vault.read(self.segment_key(record[8:24].hex(), first, last), "segment")
@@ -410,6 +478,11 @@ def main():
             parser.error("give OUTPUT or --list")
     except Damaged as error:
         sys.exit(f"damaged: {error}")
+    except OSError as error:
+        sys.exit(f"{error.filename or 'the vault'}: {error.strerror or error}")
+    except (ValueError, KeyError, IndexError, TypeError, struct.error) as error:
+        # Authenticated, and still not as the format says.
+        sys.exit(f"damaged: the vault holds something this script does not understand: {type(error).__name__} {error}")
 
 
 if __name__ == "__main__":

@@ -203,6 +203,9 @@ package struct Head: ChainDocument, Equatable {
         verdicts = verdicts.map { $0.filter { $0.disk != disk } }
     }
 
+    /// As many as a head can have.
+    static func newest(_ verdicts: [Verdict]) -> [Verdict] { Array(verdicts.sorted { $0.timeMicros < $1.timeMicros }.suffix(FormatLimits.verdictsMax)) }
+
     /// Takes over what another group's head has of the disk; it catches up before the points of this group need it.
     package mutating func take(_ disk: VaultID, from other: Head) {
         guard var state = other.state(of: disk) else { return }
@@ -213,7 +216,7 @@ package struct Head: ChainDocument, Equatable {
         let moved = (other.pins ?? []).filter { $0.disk == disk }
         if !moved.isEmpty { pins = (pins ?? []) + moved }
         let judged = (other.verdicts ?? []).filter { $0.disk == disk }
-        if !judged.isEmpty { verdicts = (verdicts ?? []) + judged }
+        if !judged.isEmpty { verdicts = Self.newest((verdicts ?? []) + judged) }
         // Else a host that was left could go on in the other group.
         if lifeCycle == nil { lifeCycle = other.lifeCycle }
     }
