@@ -66,7 +66,7 @@ import Testing
         disk.partition(0, kind: 0xEE, first: 1, sectors: .max)
         disk.put(Array("EFI PART".utf8), at: 512)
         disk.put(disk.little(place, 8) + disk.little(count, 4) + disk.little(entryBytes, 4), at: 512 + 72)
-        for (number, first, last) in [(0, UInt64(2048), UInt64(4095)), (4, 4096, 8191)] where place == 2 {
+        for (number, first, last) in [(0, UInt64(2048), UInt64(4095)), (4, 4096, 8191)] where place == 2 && entryBytes <= 4_096 {
             disk.put([UInt8](repeating: 9, count: 16), at: 1024 + number * Int(entryBytes))
             disk.put(disk.little(first, 8) + disk.little(last, 8), at: 1024 + number * Int(entryBytes) + 32)
         }

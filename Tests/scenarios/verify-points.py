@@ -107,7 +107,7 @@ with Scenario(seed=53) as s:
 
     # Bisection, killed after its first probes.
     there = program(s.path("there.sh"), 'sleep 0.3; [ -s "$FARSHORE_ROOTS/orders" ]\n')
-    words = ["bisect", "data", "--script", there, *vault]
+    words = ["bisect", "data", "--script", there, "--from", "p00", *vault]
     killed = subprocess.Popen([PROGRAM, *words], env=dict(os.environ, FARSHORE_SITE=s.site), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     first = [killed.stderr.readline(), killed.stderr.readline()]
     killed.send_signal(signal.SIGKILL)

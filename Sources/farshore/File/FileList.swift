@@ -27,6 +27,12 @@ struct FileList: ParsableCommand {
         let sequence: UInt64
         let time: String
         let tag: String?
+
+        init(_ point: RecoveryPoint) {
+            sequence = point.sequence
+            time = pointTimeText(nanoseconds: point.timeMicros.multipliedReportingOverflow(by: 1000).partialValue)
+            tag = point.tag
+        }
     }
 
     struct VersionDocument: Encodable {
@@ -61,17 +67,12 @@ struct FileList: ParsableCommand {
 
     @OptionGroup var file: FileOptions
 
-    @Option(name: .long, help: ArgumentHelp("The oldest point to look at.", valueName: "point"))
-    var from: String?
-
-    @Option(name: .long, help: ArgumentHelp("The newest point to look at.", valueName: "point"))
-    var to: String?
+    @OptionGroup var range: PointRange
 
     @Option(name: .long, help: "After so many seconds no further point is opened.")
     var timeLimit: Double = 600
 
     func validate() throws {
-        for name in [from, to].compactMap({ $0 }) where PointName(name) == nil { throw ValidationError("\"\(name)\" is no point: use \(PointName.choices)") }
         guard timeLimit > 0 else { throw ValidationError("--time-limit is a number of seconds") }
     }
 
@@ -102,18 +103,16 @@ struct FileList: ParsableCommand {
 
     /// Those of the range, rising; the newest state is one too.
     private func points(_ shared: SharedPoints, _ history: DiskHistory, _ disk: Catalog.Disk) throws -> ([PointDocument], [VaultError]) {
-        func sequence(_ name: String?) throws -> UInt64? { try name.flatMap { PointName($0) }.flatMap { try shared.resolve($0, on: disk) } }
-        let (oldest, newest) = (try sequence(from) ?? 0, try sequence(to) ?? .max)
         let intact = try history.intactPoints()
-        var points = intact.points.map { PointDocument(sequence: $0.sequence, time: pointTimeText(nanoseconds: $0.timeMicros.multipliedReportingOverflow(by: 1000).partialValue), tag: $0.tag) }
+        var points = intact.points
         if let last = points.last, last.sequence < history.newestSequence {
-            points.append(PointDocument(sequence: history.newestSequence, time: try time(of: history), tag: nil))
+            points.append(RecoveryPoint(sequence: history.newestSequence, timeMicros: try timeMicros(of: history), kind: .crash, tag: nil))
         }
-        return (points.filter { $0.sequence >= oldest && $0.sequence <= newest }, intact.damage)
+        return (try range.points(points, shared, of: disk).map { PointDocument($0) }, intact.damage)
     }
 
     /// Of the newest state: that of the head's manifest is near enough for a label.
-    private func time(of history: DiskHistory) throws -> String {
+    private func timeMicros(of history: DiskHistory) throws -> UInt64 {
         var micros: UInt64 = 0
         if let current = history.state.current {
             try history.visitManifests(of: current) { manifest throws(VaultError) in
@@ -121,7 +120,7 @@ struct FileList: ParsableCommand {
                 return false
             }
         }
-        return pointTimeText(nanoseconds: micros.multipliedReportingOverflow(by: 1000).partialValue)
+        return micros
     }
 
     static func timeText(_ attributes: FoundFile.Attributes) -> String {

@@ -14,7 +14,7 @@ struct BisectCommand: ParsableCommand {
         abstract: "Find the newest good point of a disk by trying some out.",
         discussion: """
             For damage that came at some moment and stayed: malware, a bad migration, deleted data. The newest and the oldest point of the range are
-            tried first, then those half-way between a good one and a bad one, some ten for a thousand points. Each verdict is kept in the vault, as
+            tried first (the oldest has to be good: give a --from at which the disk was in use already), then those half-way between a good one and a bad one, some ten for a thousand points. Each verdict is kept in the vault, as
             by `farshore verify`. A bisection that was interrupted goes on where it was, by its notes in the site directory. Takes root.
 
             Example:
@@ -28,17 +28,7 @@ struct BisectCommand: ParsableCommand {
         let tookSeconds: Double
     }
 
-    struct PointDocument: Encodable {
-        let sequence: UInt64
-        let time: String
-        let tag: String?
-
-        init(_ point: RecoveryPoint) {
-            sequence = point.sequence
-            time = pointTimeText(nanoseconds: point.timeMicros.multipliedReportingOverflow(by: 1000).partialValue)
-            tag = point.tag
-        }
-    }
+    typealias PointDocument = FileList.PointDocument
 
     struct Document: Encodable {
         let disk: String
@@ -52,11 +42,7 @@ struct BisectCommand: ParsableCommand {
     @Argument(help: "The disk's name.")
     var disk: String
 
-    @Option(name: .long, help: ArgumentHelp("The oldest point of the range.", valueName: "point"))
-    var from: String?
-
-    @Option(name: .long, help: ArgumentHelp("The newest point of the range.", valueName: "point"))
-    var to: String?
+    @OptionGroup var range: PointRange
 
     @Flag(name: .long, help: "Begin anew: forget what was tried before.")
     var restart = false
@@ -65,10 +51,6 @@ struct BisectCommand: ParsableCommand {
     @OptionGroup var vault: DiskVaultOptions
     @OptionGroup var site: SiteOptions
     @OptionGroup var output: OutputOptions
-
-    func validate() throws {
-        for name in [from, to].compactMap({ $0 }) where PointName(name) == nil { throw ValidationError("\"\(name)\" is no point: use \(PointName.choices)") }
-    }
 
     func run() throws {
         let bench = try Bench(site, for: "bisecting")
@@ -97,14 +79,13 @@ struct BisectCommand: ParsableCommand {
             probes: notes.probes)
         try output.print(document) { Self.text($0) }
         guard good == nil else { return }
-        throw Failure(.badVerdict, "no point of \(found.name) in this range was found good", try: "an older --from, or another check")
+        throw Failure(
+            .badVerdict, "the newest and the oldest point of \(found.name) in this range are bad", try: "give a --from at which it was good, or another check")
     }
 
     private func points(_ vault: Vault, _ disk: Catalog.Disk) throws -> [RecoveryPoint] {
         let shared = try SharedPoints(vault, of: disk)
-        func sequence(_ name: String?) throws -> UInt64? { try name.flatMap { PointName($0) }.flatMap { try shared.resolve($0, on: disk) } }
-        let (oldest, newest) = (try sequence(from) ?? 0, try sequence(to) ?? .max)
-        return try shared.points(of: disk.id).map(\.point).filter { $0.sequence >= oldest && $0.sequence <= newest }
+        return try range.points(try shared.points(of: disk.id).map(\.point), shared, of: disk)
     }
 
     private static func text(_ document: Document) -> String {
