@@ -40,7 +40,8 @@ final class BoundedProgram {
     /// Starts it, with `environment` on top of this process's own. A program that is not installed is refused with `package`, which has it.
     init(_ words: [String], environment: [String: String] = [:], folder: String, package: String? = nil) throws {
         guard Self.isInstalled(words[0]) else {
-            throw Failure(.notFound, "this host has no program \(words[0])", try: package.map { "install it: apt-get install \($0)" } ?? "give the path of a program that can be executed")
+            let remedy = package.map { "install it: apt-get install \($0)" } ?? "give the path of a program that can be executed"
+            throw Failure(.notFound, "this host has no program \(words[0])", try: remedy)
         }
         let path = "\(folder)/output-\(UInt64.random(in: 0 ... .max))"
         output = try Descriptor.open(path, O_RDWR | O_CREAT | O_EXCL)
@@ -66,6 +67,8 @@ final class BoundedProgram {
             usleep(pause)
             pause = min(pause * 2, 100_000)
         }
+        // What it left running in the background must not hold what it was given.
+        kill(-child.pid, SIGKILL)
         return Result(ending: ending ?? .outOfTime, output: try said())
     }
 

@@ -151,6 +151,7 @@ struct FileList: ParsableCommand {
         }
         let table = tableText([["KIND", "SIZE", "MODIFIED", "POINTS", "FIRST POINT", "LAST POINT", ""]] + rows)
         guard document.notReached > 0 else { return table }
-        return table + "\n\(document.notReached) older points were not reached in time: give more with --time-limit, or go on with --to #\((document.versions.last?.first.sequence ?? 1) - 1)"
+        let next = (document.versions.last?.first.sequence ?? 1) - 1
+        return table + "\n\(document.notReached) older points were not reached in time: give more with --time-limit, or go on with --to #\(next)"
     }
 }

@@ -71,7 +71,8 @@ struct BisectCommand: ParsableCommand {
                 sequence: points[index].sequence, isGood: result.outcome.isGood, note: result.outcome.note, tookSeconds: Double(result.tookMicros) / 1e6)
             try notes.add(probe)
             search.note(index, isGood: probe.isGood)
-            printError("#\(probe.sequence) of \(PointDocument(points[index]).time): \(probe.isGood ? "good" : "bad"), \(durationText(seconds: probe.tookSeconds)): \(probe.note); at most \(search.probesLeft) more")
+            let verdict = "\(probe.isGood ? "good" : "bad"), \(durationText(seconds: probe.tookSeconds)): \(probe.note)"
+            printError("#\(probe.sequence) of \(PointDocument(points[index]).time): \(verdict); at most \(search.probesLeft) more")
         }
         guard case .found(let good, let bad) = search.step else { return }
         let document = Document(

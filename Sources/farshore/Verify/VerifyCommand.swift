@@ -70,13 +70,14 @@ struct VerifyCommand: ParsableCommand {
         let found = try verification.run(points)
         let drill = Drill(
             unit: machine ?? points[0].disk.name, disks: try verification.recovered(points), check: check.name, isGood: found.outcome.isGood, note: found.outcome.note,
-            startedMicros: found.startedMicros, tookMicros: found.tookMicros, isNewest: at == nil || at?.hasPrefix("latest") == true)
+            startedMicros: found.startedMicros, tookMicros: found.tookMicros, isNewest: at == nil || at != "latest-verified" && at?.hasPrefix("latest") == true)
         let record = try vault.record(drill, as: .verification, actor: Self.actor)
         let document = Document(
             check: check.name, isGood: drill.isGood, note: drill.note, tookSeconds: Double(drill.tookMicros) / 1e6,
             disks: drill.disks.map { StateDocument(disk: $0.disk, sequence: $0.sequence, time: auditTimeText($0.timeMicros)) }, record: record.number)
         try output.print(document) { document in
-            "\(document.isGood ? "Good" : "BAD"): \(document.disks.map { "\($0.disk) #\($0.sequence)" }.joined(separator: ", ")) by \(document.check), \(durationText(seconds: document.tookSeconds)): \(document.note)"
+            let states = document.disks.map { "\($0.disk) #\($0.sequence)" }.joined(separator: ", ")
+            return "\(document.isGood ? "Good" : "BAD"): \(states) by \(document.check), \(durationText(seconds: document.tookSeconds)): \(document.note)"
         }
         guard !drill.isGood else { return }
         throw Failure(.badVerdict, "the point is not good: \(drill.note)", try: "`farshore bisect` finds the newest good one; the verdict is kept in the vault")
