@@ -239,7 +239,9 @@ import VaultFixtures
         #expect(throws: FailoverError.self) { try sites.failovers(sites.source).cancel(FailoverSites.unit, isLost: false) }
         #expect(try sites.failovers(sites.third).cancel(FailoverSites.unit, isLost: true).state == .replicating)
         #expect(try sites.upload().isEmpty)
-        // When it comes back after all, it may only tidy up.
+        // When it comes back after all, what was written there is not thrown away unasked.
+        let kept = #expect(throws: FailoverError.self) { try sites.run(sites.target) }
+        #expect(kept?.code == .prerequisite && sites.target.disks.withLock { $0.count } == 2)
         #expect(try sites.failovers(sites.target).cancel(FailoverSites.unit, isLost: false).state == .replicating)
         #expect(sites.target.disks.withLock { $0.isEmpty })
         #expect(try sites.run(sites.third).state == .failedOver)

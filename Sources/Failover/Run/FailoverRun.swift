@@ -88,14 +88,21 @@ extension Failovers {
 
     /// The record of the run that goes on, or of a new one.
     private func ownRecord(_ standing: LifeCycleStanding, _ request: FailoverRequest) throws -> FailoverRecord {
-        let known = try openRecord(.failover, of: standing.unit.name)
+        let known = try openRecord(.failover, of: standing.unit)
         var run = VaultID.random().description
         if let begun = standing.lifeCycle?.run, standing.state == .failingOver || standing.state == .failedOver {
             if let known, known.run == begun.description { return known }
             run = begun.description
         }
-        // One that was killed before its claim, or that somebody took back for a host they thought lost.
-        if let known { try removeDisks(of: known, note: "begun again") }
+        if let known {
+            guard try catalogue.disks(ofFailover: known.run).isEmpty else {
+                throw FailoverError(
+                    .prerequisite, "this host still has the recovery disks of a failover of \(standing.unit.name) that was taken back on another host; what was written on them is nowhere else",
+                    remedy: "save what is needed of them; farshore failover cancel \(standing.unit.name) removes them")
+            }
+            // Killed before its claim.
+            try catalogue.end(failover: known.run, note: "begun again")
+        }
         let record = FailoverRecord(
             run: run, kind: .failover, name: standing.unit.name, unit: standing.unit.name, group: standing.unit.group.description, vaultURL: request.vaultURL,
             vaultID: vault.id.description, keyFile: request.keyFile, passphraseFile: request.passphraseFile, point: request.pointText,
@@ -268,7 +275,7 @@ extension Failovers {
         try standing.unit.refusePart()
         try standing.check(.changePoint)
         let unit = standing.unit
-        guard let record = try openRecord(.failover, of: unitName), record.run == standing.lifeCycle?.run?.description else {
+        guard let record = try openRecord(.failover, of: unit), record.run == standing.lifeCycle?.run?.description else {
             throw FailoverError(.notFound, "this site knows nothing of the failover of \(unitName)", remedy: "farshore failover run \(unitName) --vault URL on this site first")
         }
         return try catalogue.asJob(.failover, unitName, steps: ["prerequisites", "source", "failover", "start"]) { job in

@@ -43,7 +43,10 @@ package struct Failovers: Sendable {
 
     var vault: Vault { heads.vault }
 
-    func openRecord(_ kind: FailoverRecord.Kind, of unit: String) throws -> FailoverRecord? { try catalogue.openFailovers(kind).first { $0.name == unit } }
+    /// By its group: a machine of one disk has two names.
+    func openRecord(_ kind: FailoverRecord.Kind, of unit: FailoverUnit) throws -> FailoverRecord? {
+        try catalogue.openFailovers(kind).first { $0.group == unit.group.description }
+    }
 
     /// The name of the pins that keep what a run needs.
     static func pinName(_ run: String) -> String { "failover-\(run.prefix(16))" }

@@ -28,7 +28,7 @@ extension Failovers {
         try unit.refusePart()
         try standing.check(.prepare)
         let disks = try ownDisks(unit)
-        if try openRecord(.preparation, of: unitName) == nil {
+        if try openRecord(.preparation, of: unit) == nil {
             try catalogue.begin(FailoverRecord(
                 run: VaultID.random().description, kind: .preparation, name: unitName, unit: unitName, group: unit.group.description, vaultURL: disks[0].vaultURL,
                 vaultID: vault.id.description, keyFile: disks[0].keyFile, passphraseFile: disks[0].passphraseFile, point: "latest", isPlanned: true, folder: ""))
@@ -87,6 +87,8 @@ extension Failovers {
 
     private func wait(until last: UInt64, _ disks: [ProtectedDisk], _ seconds: UInt64, _ source: PreparationActions) throws -> String? {
         let deadline = Clock.monotonicNanoseconds() + seconds * 1_000_000_000
+        // One that waits because an attempt failed is tried again.
+        for disk in disks { try catalogue.requestAttempt(ofDisk: disk.name) }
         while true {
             try source.send()
             let states = try disks.map { (disk: $0, state: try catalogue.replication(ofDisk: $0.name)) }
@@ -96,7 +98,7 @@ extension Failovers {
                     .prerequisite, "the vault has \(behind.disk.name) up to #\(behind.state.provenSequence ?? 0) only, not up to #\(last)" + (behind.state.error.map { ": \($0)" } ?? ""),
                     remedy: "\(behind.state.remedy ?? "farshore status \(behind.disk.name)"), then the same command again; farshore failover cancel takes it back")
             }
-            usleep(100_000)
+            usleep(500_000)
         }
     }
 

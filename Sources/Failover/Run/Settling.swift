@@ -22,7 +22,7 @@ extension Failovers {
             }
         }
         // Its disks are no longer to be taken back.
-        if let record = try openRecord(.failover, of: unitName) { try catalogue.end(failover: record.run, note: "committed") }
+        if let record = try openRecord(.failover, of: standing.unit) { try catalogue.end(failover: record.run, note: "committed") }
         try catalogue.record(.information, disk: nil, "the failover of \(unitName) was committed; it is not replicated until it is reprotected")
         return try heads.standing(of: unitName)
     }
@@ -31,8 +31,8 @@ extension Failovers {
     package func cancel(_ unitName: String, isLost: Bool) throws -> LifeCycleStanding {
         let standing = try heads.standing(of: unitName)
         try standing.check(isLost ? .cancelLost : .cancel)
-        let preparation = try openRecord(.preparation, of: unitName)
-        let failover = try openRecord(.failover, of: unitName)
+        let preparation = try openRecord(.preparation, of: standing.unit)
+        let failover = try openRecord(.failover, of: standing.unit)
         if standing.state == .replicating, preparation == nil, failover == nil {
             throw FailoverError(.notFound, "nothing of \(unitName) is to be taken back", remedy: "farshore failover show \(unitName)")
         }

@@ -334,6 +334,12 @@ package struct HeadChain: Sendable {
         guard head.verdicts?.count ?? 0 <= FormatLimits.verdictsMax, head.verdicts?.allSatisfy({ $0.sequence <= FormatLimits.integerMax && $0.good <= 1 }) ?? true else {
             throw damaged("its verdicts are beyond the limits of the format")
         }
+        if let lifeCycle = head.lifeCycle {
+            let points = lifeCycle.points ?? []
+            guard lifeCycle.timeMicros <= FormatLimits.integerMax, points.allSatisfy({ $0.sequence <= FormatLimits.integerMax }), Set(points.map(\.disk)).count == points.count else {
+                throw damaged("its life cycle is beyond the limits of the format")
+            }
+        }
         guard head.writer.epoch <= FormatLimits.integerMax else { throw damaged("its writer epoch is \(head.writer.epoch)") }
         guard Set(head.disks.map(\.disk)).count == head.disks.count else { throw damaged("a disk stands in it twice") }
         for disk in head.disks {
