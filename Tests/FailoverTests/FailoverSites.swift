@@ -141,7 +141,7 @@ final class FailoverSites: @unchecked Sendable {
     @discardableResult
     func prepare(stop: String? = nil) throws -> LifeCycleStanding {
         try failovers(source).prepare(
-            Self.unit, stopCommand: stop, commandSeconds: 5, waitSeconds: 1,
+            Self.unit, stopCommand: stop, commandSeconds: 5, waitSeconds: 0,
             PreparationActions(
                 cutLast: { [self] _ in
                     let last = try VirtualDisk.cutPoint(Array(disks.values), tag: "")
