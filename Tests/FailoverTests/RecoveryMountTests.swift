@@ -12,18 +12,24 @@ import VaultFixtures
     /// What the program prints; its exit status is checked.
     @discardableResult
     private func farshore(_ arguments: [String], _ site: RecoveredSite) throws -> String {
-        let process = Process()
-        process.executableURL = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent().appendingPathComponent("farshore")
-        process.arguments = arguments + ["--site", site.catalogue.site.path]
-        // A file, for what it starts in the background holds its output open.
+        let program = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent().path + "/farshore"
+        let words = [program] + arguments + ["--site", site.catalogue.site.path]
+        // Not by Foundation: it waits for all who have inherited what it gave the program, and a mount stays.
         let output = site.folder + "/output"
-        try Data().write(to: URL(filePath: output))
-        process.standardOutput = try FileHandle(forWritingTo: URL(filePath: output))
-        process.standardError = process.standardOutput
-        try process.run()
-        process.waitUntilExit()
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0)
+        posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, output, O_WRONLY | O_CREAT | O_TRUNC, 0o600)
+        posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO)
+        var pid: pid_t = 0
+        var status: Int32 = 0
+        let given = words.map { strdup($0) } + [nil]
+        defer { for word in given { free(word) } }
+        try #require(posix_spawn(&pid, program, &actions, nil, given, environ) == 0)
+        while waitpid(pid, &status, 0) < 0, errno == EINTR {}
         let text = try String(contentsOfFile: output, encoding: .utf8)
-        #expect(process.terminationStatus == 0, "farshore \(arguments.joined(separator: " ")): \(text)")
+        #expect(status == 0, "farshore \(arguments.joined(separator: " ")): \(text)")
         return text
     }
 

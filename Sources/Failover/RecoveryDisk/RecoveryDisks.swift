@@ -72,7 +72,7 @@ package struct RecoveryDisks {
         let (machineIDs, group) = sharing(of: points.map(\.disk), catalog)
         try catalogue.add(makings.map(\.disk), machineIDs: machineIDs, group: group)
         for making in makings { try DurableFile.remove(making.folder.makingFile) }
-        return makings.map(\.disk)
+        return try makings.map { try catalogue.disk(named: $0.disk.name) }
     }
 
     private func making(_ point: ChosenPoint, _ head: Head?, _ plan: Plan) throws -> Making {
