@@ -79,6 +79,8 @@ extension Failovers {
             try job.step("source") {
                 if isBegun { return nil }
                 let stopped = stopSource(request, &warnings)
+                // A source that was told to stop may have had the addresses; nothing is claimed yet.
+                try Self.refuseObstacles(standing.unit, standing.catalog, isTest: false)
                 head = try claim(command, standing.unit, request, record)
                 return stopped
             }
@@ -215,7 +217,7 @@ extension Failovers {
             report.state = .failedOver
             return "\(report.disks.count) disks"
         }
-        try job.step("start") { try start(&report, startCommand, seconds) }
+        try job.step("start") { try start(&report, startCommand, seconds, record.folder) }
         try catalogue.record(
             report.errors.isEmpty ? .information : .critical, disk: nil, "\(unit.name) was failed over to this host" + (report.errors.isEmpty ? "" : ", but not all of it"))
         guard report.errors.isEmpty else { throw Self.incomplete(report) }
@@ -238,27 +240,27 @@ extension Failovers {
         for (index, name) in try actions.make(report.disks.map(\.chosen), record).enumerated() { report.disks[index].name = name }
     }
 
-    private func start(_ report: inout FailoverReport, _ command: String?, _ seconds: Double) throws -> String? {
+    private func start(_ report: inout FailoverReport, _ command: String?, _ seconds: Double, _ folder: String) throws -> String? {
         for index in report.disks.indices {
             guard let name = report.disks[index].name else { continue }
             do { report.disks[index].path = try actions.serve(name) } catch { report.errors[report.disks[index].disk.machineName] = "\(name): \(error)" }
         }
         let unserved = report.disks.contains { $0.path == nil && $0.name != nil }
         if unserved { report.warnings.append("no mount of this site runs: farshore mount DIR serves the recovery disks") }
-        guard let command else { return unserved ? "not served" : "served" }
+        let catalog = try vault.catalog().document
+        let machines = Set(report.disks.map(\.disk.machineName)).sorted()
+        let commands = machines.compactMap { machine in (command ?? catalog.settings(ofMachine: machine)?.start).map { (machine: machine, command: $0) } }
+        guard !commands.isEmpty else { return unserved ? "not served" : "served" }
         guard !unserved else { throw FailoverError(.prerequisite, "nothing is started, for no mount of this site runs", remedy: "farshore mount DIR, then the same command again") }
-        for machine in Set(report.disks.map(\.disk.machineName)).sorted() where report.errors[machine] == nil {
-            do { _ = try Self.command(command, "start", environment: Self.environment(report, machine), seconds: seconds) } catch { report.errors[machine] = "\(error)" }
+        for (machine, command) in commands where report.errors[machine] == nil {
+            do {
+                let environment = try Self.environment(report, machine, catalog, emptyFolder: "\(folder)/empty", isTest: false)
+                _ = try Self.command(command, "start", environment: environment, seconds: seconds)
+            } catch {
+                report.errors[machine] = "\(error)"
+            }
         }
         return "\(report.disks.count) disks served"
-    }
-
-    /// What start and check commands are told: names, and the disks' paths in the order of their names.
-    static func environment(_ report: FailoverReport, _ machine: String) -> [String: String] {
-        let paths = report.disks.filter { $0.disk.machineName == machine }.compactMap(\.path)
-        var found = ["FARSHORE_UNIT": report.unit, "FARSHORE_MACHINE": machine, "FARSHORE_DISKS": "\(paths.count)"]
-        for (number, path) in paths.enumerated() { found["FARSHORE_DISK_\(number + 1)"] = path }
-        return found
     }
 
     private static func incomplete(_ report: FailoverReport) -> FailoverError {

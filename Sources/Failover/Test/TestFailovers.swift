@@ -78,6 +78,7 @@ package struct TestFailovers: Sendable {
         }
         let standing = try heads.standing(of: request.unit)
         try standing.check(.test)
+        try Failovers.refuseObstacles(standing.unit, standing.catalog, isTest: true)
         let record = FailoverRecord(
             run: VaultID.random().description, kind: .test, name: request.name, unit: request.unit, group: standing.unit.group.description, vaultURL: request.vaultURL,
             vaultID: vault.id.description, keyFile: request.keyFile, passphraseFile: request.passphraseFile, point: request.pointText, isPlanned: false,
@@ -126,13 +127,16 @@ package struct TestFailovers: Sendable {
     }
 
     private func runCommand(_ command: String?, _ what: String, _ report: FailoverReport, _ request: TestRequest) throws -> String? {
-        guard let command else { return nil }
+        let catalog = try vault.catalog().document
         var said: [String] = []
         for machine in Set(report.disks.map(\.disk.machineName)).sorted() {
-            var environment = Failovers.environment(report, machine)
+            let settings = catalog.settings(ofMachine: machine)
+            guard let command = command ?? (what == "check" ? settings?.check : settings?.start) else { continue }
+            var environment = try Failovers.environment(report, machine, catalog, emptyFolder: "\(catalogue.site.path)/tests/\(request.name)/empty", isTest: true)
             environment["FARSHORE_TEST"] = request.name
             said.append(try Failovers.command(command, what, environment: environment, seconds: request.commandSeconds))
         }
+        guard !said.isEmpty else { return nil }
         return said.joined(separator: "; ")
     }
 
