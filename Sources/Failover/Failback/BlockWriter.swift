@@ -13,11 +13,14 @@ final class BlockWriter: Sendable {
 
     private let image: any ImageFile
     private let sources: PointSources
+    /// Waits until so many bytes may be fetched.
+    private let pace: @Sendable (Int) -> Void
     private let written = Atomic<UInt64>(0)
 
-    init(_ image: any ImageFile, _ sources: PointSources) {
+    init(_ image: any ImageFile, _ sources: PointSources, pace: @escaping @Sendable (Int) -> Void) {
         self.image = image
         self.sources = sources
+        self.pace = pace
     }
 
     /// Bytes written since the last call.
@@ -44,6 +47,7 @@ final class BlockWriter: Sendable {
 
     private func write(_ run: RefreshBatch.Run) throws(RefreshError) {
         let plain: [UInt8]
+        pace(run.frames.count * run.frameBytes)
         do throws(VaultError) { plain = try sources.frames.fetch(run.frames, of: run.source) } catch { throw .vault(error) }
         let start = run.frames.lowerBound * run.frameBytes
         let longest = run.pieces.reduce(0) { max($0, Int($1.blockCount)) } * Self.blockBytes

@@ -49,7 +49,8 @@ package final class ImageRefresh {
 
     /// `mark` is what the folder has, durably.
     package init(
-        _ image: any ImageFile, _ mark: RefreshMark, folder: LogFolder, history: DiskHistory, sources: PointSources, unsent: BlockRanges, _ surroundings: Surroundings
+        _ image: any ImageFile, _ mark: RefreshMark, folder: LogFolder, history: DiskHistory, sources: PointSources, unsent: BlockRanges,
+        _ surroundings: Surroundings, pace: @escaping @Sendable (Int) -> Void = { _ in }
     ) {
         self.image = image
         self.mark = mark
@@ -58,7 +59,7 @@ package final class ImageRefresh {
         self.sources = sources
         self.unsent = unsent
         self.surroundings = surroundings
-        writer = BlockWriter(image, sources)
+        writer = BlockWriter(image, sources, pace: pace)
         countedBytes = surroundings.fetchedBytes()
     }
 

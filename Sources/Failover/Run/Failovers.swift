@@ -61,6 +61,12 @@ package struct Failovers: Sendable {
         head.pins = pins
     }
 
+    /// Of runs that have ended.
+    static func removeAllPins(from head: inout Head) {
+        let left = (head.pins ?? []).filter { !$0.name.hasPrefix(pinName("")) }
+        head.pins = left.isEmpty ? nil : left
+    }
+
     static func removePins(_ run: String, from head: inout Head) {
         let left = (head.pins ?? []).filter { $0.name != pinName(run) }
         head.pins = left.isEmpty ? nil : left

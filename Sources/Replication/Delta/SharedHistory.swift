@@ -2,16 +2,22 @@
 // and its mark; it did not when another host replicated a copy of this disk meanwhile: then two histories under one
 // lineage must not be mixed. The newest record of the vault decides: its time, place and checksum are those of the log's.
 
-import ChangeLog
-import Vault
+package import ChangeLog
+package import Vault
 
-struct SharedHistory {
+package struct SharedHistory {
     let vault: Vault
     let disk: VaultID
     let reader: LogReader
 
+    package init(vault: Vault, disk: VaultID, reader: LogReader) {
+        self.vault = vault
+        self.disk = disk
+        self.reader = reader
+    }
+
     /// `current` reaches beyond `mark`.
-    func includes(_ current: LineageState, after mark: UInt64) throws -> Bool {
+    package func includes(_ current: LineageState, after mark: UInt64) throws -> Bool {
         let manifest = try vault.manifest(current.tail.last ?? current.full, disk: disk, lineage: current.id)
         // An initial state has no records.
         guard let entry = manifest.segments.last else { return true }

@@ -162,6 +162,11 @@ extension Catalogue {
         }
     }
 
+    /// Its image is one that a failover made.
+    package func wasMadeByFailover(disk name: String) throws(SiteError) -> Bool {
+        try read { try Bool.fetchOne($0, sql: "SELECT EXISTS (SELECT 1 FROM failover_disk WHERE name = ?)", arguments: [name]) ?? false }
+    }
+
     package func note(_ disk: FailoverRecord.Disk, ofFailover run: String) throws(SiteError) {
         try write {
             try $0.execute(

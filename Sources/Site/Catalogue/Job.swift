@@ -8,7 +8,7 @@ package struct Job: Equatable, Sendable {
     package enum Kind: String, Sendable {
         case protect, unprotect
         case initialReplication = "initial-replication"
-        case resynchronisation, failover
+        case resynchronisation, failover, failback
         case failoverPreparation = "failover-preparation"
         case testFailover = "test-failover"
     }

@@ -208,6 +208,11 @@ extension Catalogue {
         }
     }
 
+    /// Image and log lie elsewhere from now on.
+    package func move(disk name: String, imagePath: String, logFolder: String) throws(SiteError) {
+        try write { try $0.execute(sql: "UPDATE disk SET image_path = ?, log_folder = ? WHERE name = ?", arguments: [imagePath, logFolder, name]) }
+    }
+
     /// The disk has grown.
     package func setSize(_ bytes: UInt64, ofDisk name: String) throws(SiteError) {
         try write { try $0.execute(sql: "UPDATE disk SET size_bytes = ? WHERE name = ?", arguments: [Int64(bitPattern: bytes), name]) }

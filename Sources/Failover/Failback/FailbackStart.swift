@@ -1,0 +1,197 @@
+// `failback start`, `status` and `cancel`: the home's images follow the replica while that runs. In the vault only pins change.
+
+import BlockIO
+import ChangeLog
+import Glibc
+import RecoveryPoints
+package import Site
+package import Vault
+
+/// Where the two sides of a disk parted, and what each has since.
+package struct PartedDisk: Sendable {
+    package let disk: ProtectedDisk
+    package let image: String
+    package let isBegun: Bool
+    /// The last state both have; nil: not known.
+    package let common: RefreshMark.State?
+    package let unsent: UnsentWrites
+    package let obstacle: String?
+    /// Of the replica: its history, its newest sequence, and the records since `common` as its manifests count them.
+    package let lineage: VaultID
+    package let newestSequence: UInt64
+    package let replicaRecords: UInt64?
+    package let newestMicros: UInt64?
+}
+
+package struct FailbackReport: Sendable {
+    package struct Disk: Sendable {
+        package let parted: PartedDisk
+        package internal(set) var mark: RefreshMark?
+    }
+
+    package let unit: String
+    package internal(set) var state: LifeCycle.State
+    package internal(set) var disks: [Disk]
+    package internal(set) var passes = 0
+    package internal(set) var unserved = false
+}
+
+extension Failbacks {
+    /// A pass that wrote less is the last one: what is left is short.
+    private static let restBytes: UInt64 = 16 << 20
+    private static let passesMax = 8
+
+    package struct StartRequest: Sendable {
+        package let unit: String
+        package let imageFolder: String?
+        package let logFolder: String?
+        package let isFull: Bool
+        /// Writes of the home that the vault never got are given up.
+        package let dropsHomeWrites: Bool
+
+        package init(unit: String, imageFolder: String?, logFolder: String?, isFull: Bool, dropsHomeWrites: Bool) {
+            self.unit = unit
+            self.imageFolder = imageFolder
+            self.logFolder = logFolder
+            self.isFull = isFull
+            self.dropsHomeWrites = dropsHomeWrites
+        }
+    }
+
+    package func start(_ request: StartRequest, show: ([PartedDisk]) -> Void) throws -> FailbackReport {
+        let standing = try heads.standing(of: request.unit)
+        try standing.unit.refusePart()
+        try standing.check(.failbackStart)
+        return try asJob(request.unit, steps: ["prerequisites", "refresh"]) { job in
+            var homes: [HomeDisk] = []
+            try job.step("prerequisites") {
+                homes = try examine(try relocated(request, try ownDisks(standing.unit)), standing.head)
+                let parted = try homes.map { try self.parted($0, standing.head) }
+                show(parted)
+                try refuseUnconfirmed(parted, request)
+                return "\(homes.count) images can be changed"
+            }
+            var report = FailbackReport(unit: request.unit, state: standing.state, disks: try homes.map { .init(parted: try self.parted($0, standing.head), mark: nil) })
+            try catalogue.record(.information, disk: nil, "a failback of \(request.unit) to this host began")
+            try job.step("refresh") {
+                try follow(&report, homes, standing.unit, request)
+                return "\(report.passes) passes"
+            }
+            return report
+        }
+    }
+
+    func examine(_ disks: [ProtectedDisk], _ head: Head) throws -> [HomeDisk] {
+        for disk in disks { try actions.release(disk.name) }
+        for disk in disks { try requireChangeable(disk) }
+        return try disks.map { try HomeDisk($0, site: catalogue.site, history: try history(of: $0, in: head)) }
+    }
+
+    /// What the two sides have, for a person to decide.
+    func parted(_ home: HomeDisk, _ head: Head) throws -> PartedDisk {
+        let history = try history(of: home.disk, in: head)
+        var records: UInt64?
+        if let common = home.mark.base, let current = history.state.current {
+            var count: UInt64 = 0
+            try history.visitManifests(of: current) { manifest in
+                count += manifest.segments.filter { $0.first > common.sequence }.reduce(0) { $0 + $1.records }
+                return manifest.after > common.sequence
+            }
+            records = count
+        }
+        return PartedDisk(
+            disk: home.disk, image: home.disk.imagePath, isBegun: home.isBegun, common: home.mark.base, unsent: home.unsent, obstacle: home.obstacle,
+            lineage: history.state.current?.id ?? history.state.disk, newestSequence: history.newestSequence, replicaRecords: records,
+            newestMicros: try history.newestPoint { _ in true }?.timeMicros)
+    }
+
+    /// Who is right after both sides were written to, a person says.
+    private func refuseUnconfirmed(_ parted: [PartedDisk], _ request: StartRequest) throws {
+        guard !request.dropsHomeWrites, let first = parted.first(where: { !$0.isBegun && ($0.unsent.records > 0 || ($0.common == nil && $0.obstacle != nil && access($0.image, F_OK) == 0)) }) else { return }
+        let what =
+            first.unsent.records > 0
+            ? "\(first.disk.name) has \(first.unsent.records) writes on this host that the vault never got, made after the two sides parted at #\(first.common?.sequence ?? 0)"
+            : "what \(first.disk.name) has on this host cannot be compared with what the vault got of it (\(first.obstacle ?? ""))"
+        throw FailoverError(
+            .prerequisite, "\(what): a failback replaces it by what was written on the other side",
+            remedy: "copy \(first.image) aside if it is needed, it is complete; then farshore failback start \(request.unit) --drop-home-writes")
+    }
+
+    /// Other places for images and logs; a failback that was begun stays where it is.
+    private func relocated(_ request: StartRequest, _ disks: [ProtectedDisk]) throws -> [ProtectedDisk] {
+        guard request.imageFolder != nil || request.logFolder != nil else { return disks }
+        return try disks.map { disk in
+            var moved = disk
+            let name = disk.imagePath.split(separator: "/").last.map(String.init) ?? disk.name
+            if let folder = request.imageFolder { moved.imagePath = "\(folder)/\(name)" }
+            moved.logFolder = request.logFolder.map { "\($0)/\(name).log" } ?? (request.imageFolder == nil ? disk.logFolder : moved.imagePath + ".log")
+            guard moved != disk else { return disk }
+            guard access(disk.logFolder + "/failback", F_OK) != 0 else {
+                throw FailoverError(.inUse, "a failback of \(disk.name) was begun in \(disk.imagePath)", remedy: "farshore failback start \(request.unit) without another folder, or farshore failback cancel first")
+            }
+            if request.imageFolder == nil {
+                throw FailoverError(.prerequisite, "the log alone cannot move: it tells what the image holds", remedy: "--image-folder as well")
+            }
+            guard access(moved.imagePath, F_OK) != 0, access(moved.logFolder, F_OK) != 0 else {
+                throw FailoverError(.inUse, "\(moved.imagePath) or its log is there already", remedy: "another --image-folder")
+            }
+            try Directory.create(moved.logFolder, mode: 0o700)
+            // Before the catalogue names it: nobody takes the empty folder for a disk.
+            guard let vaultID = VaultID(disk.vaultID), let id = VaultID(disk.id) else { return disk }
+            try RefreshMark(vault: vaultID, disk: id, base: nil, hasUnsent: false).store(LogFolder(moved.logFolder))
+            try catalogue.move(disk: disk.name, imagePath: moved.imagePath, logFolder: moved.logFolder)
+            return moved
+        }
+    }
+
+    /// Passes until little is left; each one goes to what the vault has when it begins.
+    private func follow(_ report: inout FailbackReport, _ homes: [HomeDisk], _ unit: FailoverUnit, _ request: StartRequest) throws {
+        var isFull = request.isFull
+        while report.passes < Self.passesMax {
+            let head = try heads.standing(of: request.unit).head
+            var targets: [VaultID: RefreshMark.State] = [:]
+            var bases: [VaultID: RefreshMark.State] = [:]
+            for home in homes {
+                guard let current = head.state(of: home.mark.disk)?.current else { throw VaultError.notFound("nothing of the disk \(home.disk.name) is in the vault yet") }
+                targets[home.mark.disk] = RefreshMark.State(lineage: current.id, sequence: current.sequence)
+                let mark = (try? RefreshMark.load(home.folder)) ?? home.mark
+                bases[home.mark.disk] = mark.base
+                // One that was interrupted is ended first, and needs its target as well.
+                if let interrupted = mark.pass?.target { targets[home.mark.disk] = interrupted }
+            }
+            try pin(unit, from: bases, to: targets)
+            var written: UInt64 = 0
+            for index in homes.indices {
+                guard let target = targets[homes[index].mark.disk] else { continue }
+                let before = ((try? RefreshMark.load(homes[index].folder)) ?? nil)?.writtenBytes ?? 0
+                let mark = try refresh(homes[index], to: target, try history(of: homes[index].disk, in: head), isFull: isFull)
+                written += mark.writtenBytes - min(before, mark.writtenBytes)
+                report.disks[index].mark = mark
+            }
+            isFull = false
+            report.passes += 1
+            guard written > Self.restBytes else { return }
+        }
+    }
+
+    /// How far each image is; nothing is opened or changed.
+    package func status(_ unitName: String) throws -> (standing: LifeCycleStanding, disks: [(disk: ProtectedDisk, mark: RefreshMark?, newestSequence: UInt64)]) {
+        let standing = try heads.standing(of: unitName)
+        return (standing, try ownDisks(standing.unit).map { disk in
+            (disk, try RefreshMark.load(LogFolder(disk.logFolder)), try history(of: disk, in: standing.head).newestSequence)
+        })
+    }
+
+    /// Lets the vault's states go that were kept for it. Images that were changed stay as they are, and refused: a later start goes on with them.
+    package func cancel(_ unitName: String) throws -> (begun: [ProtectedDisk], untouched: [ProtectedDisk]) {
+        let standing = try heads.standing(of: unitName)
+        guard standing.place == .home || standing.place == .former else {
+            throw FailoverError(.notNow, "no failback of \(unitName) to this host is under way", remedy: "farshore failover show \(unitName)")
+        }
+        let disks = try ownDisks(standing.unit)
+        try vault.heads(group: standing.unit.group).edit { unpin(&$0) }
+        try catalogue.record(.information, disk: nil, "the failback of \(unitName) to this host was cancelled")
+        let begun = disks.filter { access(LogFolder($0.logFolder).failbackFile, F_OK) == 0 }
+        return (begun, disks.filter { disk in !begun.contains(disk) })
+    }
+}

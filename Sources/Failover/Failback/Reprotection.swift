@@ -1,0 +1,67 @@
+// `reprotect`, on the host that took over: its disks become sources, the other direction is replicated. The uploader finds in each log where it
+// branches off what the vault has, so nothing is replicated anew. `failover release`, on the host that guests left: its copy goes.
+
+import BlockIO
+import ChangeLog
+import Glibc
+import Site
+import Vault
+
+extension Failbacks {
+    package func reprotect(_ unitName: String) throws -> LifeCycleStanding {
+        let standing = try heads.standing(of: unitName)
+        try standing.unit.refusePart()
+        try standing.check(.reprotect)
+        let disks = try ownDisks(standing.unit)
+        // A disk that is not filled yet still reads its point from the vault.
+        let needsPoint = disks.contains { LogFolder($0.logFolder).isBeingFilled }
+        try heads.publish(.reprotect, standing.unit, claiming: standing.state == .committed) { (head: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
+            if !needsPoint { Failovers.removeAllPins(from: &head) }
+            guard let before = lifeCycle, before.state == .committed else { return }
+            lifeCycle = LifeCycle(state: .replicating, active: heads.host.id, home: before.home, timeMicros: 0)
+        }
+        // After the head: a source whose head does not name this host is a suspected split brain.
+        try catalogue.setRole(.source, ofDisks: disks.map(\.name))
+        for disk in disks { try catalogue.requestAttempt(ofDisk: disk.name) }
+        try catalogue.record(.information, disk: nil, "\(unitName) is replicated from this host")
+        return try heads.standing(of: unitName)
+    }
+
+    package struct Released: Sendable {
+        package let disk: String
+        package let image: String
+        package let isImageRemoved: Bool
+    }
+
+    /// Takes the unit's disks out of this site, logs and all. Images that a failover made go too, others only with `removesImages`.
+    package func releaseReplica(_ unitName: String, removesImages: Bool) throws -> [Released] {
+        let standing = try heads.standing(of: unitName)
+        try standing.unit.refusePart()
+        try standing.check(.release)
+        var released: [Released] = []
+        for disk in try catalogue.disks().filter({ own in standing.unit.disks.contains { $0.id.description == own.id } }) {
+            try actions.release(disk.name)
+            let folder = LogFolder(disk.logFolder)
+            let isOurs = try catalogue.wasMadeByFailover(disk: disk.name)
+            let removes = removesImages || isOurs
+            try catalogue.setState(.releasing, ofDisk: disk.name)
+            if access(folder.path, F_OK) == 0 {
+                let lock = try OwnerLock.acquire(folder)
+                // An image that was half changed must not look like a disk without its mark: the name of the file tells.
+                if access(folder.failbackFile, F_OK) == 0, !removes {
+                    guard rename(disk.imagePath, disk.imagePath + ".half-refreshed") == 0 || errno == ENOENT else {
+                        throw SystemError(errno: errno, operation: "rename the half-refreshed image", path: disk.imagePath)
+                    }
+                }
+                try RefreshMark.remove(folder)
+                try folder.discard(lock)
+            }
+            if removes { try DurableFile.remove(disk.imagePath) }
+            try catalogue.remove(disk: disk.name)
+            try catalogue.record(.information, disk: disk.name, "released: guests write on another host")
+            released.append(Released(disk: disk.name, image: disk.imagePath, isImageRemoved: removes))
+        }
+        guard !released.isEmpty else { throw FailoverError(.notFound, "this site has nothing of \(unitName)", remedy: "farshore failover show \(unitName)") }
+        return released
+    }
+}

@@ -1,0 +1,178 @@
+// A disk that was failed over comes home: what differs alone goes back, nothing is lost that nobody gave up, and a kill is gone on from.
+
+import BlockIO
+import ChangeLog
+import DiskImage
+import Failover
+import Foundation
+import ObjectStore
+import RecoveryPoints
+import Site
+import Testing
+import Vault
+import VaultFixtures
+import VirtualDisk
+
+@Suite struct FailbackTests {
+    private func start(_ sites: TwoSites, drops: Bool = false, isFull: Bool = false, imageFolder: String? = nil) throws -> FailbackReport {
+        try sites.failbacks(sites.home).start(
+            .init(unit: TwoSites.name, imageFolder: imageFolder, logFolder: nil, isFull: isFull, dropsHomeWrites: drops), show: { _ in })
+    }
+
+    private func complete(_ sites: TwoSites) throws -> FailbackReport { try sites.failbacks(sites.home).complete(TwoSites.name) }
+
+    /// Home again for good, and replicated from there.
+    private func settle(_ sites: TwoSites) throws {
+        _ = try sites.failovers(sites.home).commit(TwoSites.name, keepsPoints: true)
+        _ = try sites.failbacks(sites.home).reprotect(TwoSites.name)
+        try sites.home.open()
+        try sites.write(sites.home)
+        #expect(try sites.upload(sites.home).isEmpty)
+        #expect(try sites.newest() == sites.model)
+    }
+
+    @Test(arguments: [OutputFormat.raw, .vhdDynamic]) func plannedThereAndBackLosesNothing(format: OutputFormat) throws {
+        let sites = try TwoSites(seed: 1, format: format)
+        try sites.write(sites.home)
+        let atHome = sites.model
+        try sites.home.close()
+        try sites.failOver(planned: true)
+        #expect(sites.model == atHome)
+        let points = try #require(try DiskHistory.newest(try sites.vault(), try sites.vault().disk(TwoSites.name))).points()
+        try sites.write(sites.away)
+        try sites.upload(sites.away)
+        // While the replica runs on, nothing of the home is asked to be given up.
+        let first = try start(sites)
+        #expect(first.disks[0].parted.unsent == .none && first.disks[0].parted.obstacle == nil && first.disks[0].mark?.pass == nil)
+        #expect(try sites.image(sites.home) == sites.model)
+        try sites.write(sites.away)
+        try sites.upload(sites.away)
+        _ = try start(sites)
+        #expect(try sites.image(sites.home) == sites.model)
+        // Nobody takes the image for a disk meanwhile.
+        #expect(throws: DiskError.log(.underFailback(folder: try sites.home.entry.logFolder))) { try sites.home.open() }
+        try sites.write(sites.away)
+        #expect(throws: FailoverError.self) { try complete(sites) }
+        try sites.prepare(sites.away)
+        let report = try complete(sites)
+        #expect(report.state == .failedOver)
+        #expect(try sites.image(sites.home) == sites.model)
+        let sent = sites.store.counts.bytesSent
+        try settle(sites)
+        // No initial replication: less was sent than half of the disk.
+        #expect(sites.store.counts.bytesSent - sent < sites.model.count / 2)
+        for point in points { _ = try sites.content(at: point.sequence) }
+        #expect(try sites.heads(sites.home).standing(of: TwoSites.name).head.pins?.contains { $0.name.hasPrefix("failback") } != true)
+        // What is left at the other site goes.
+        let released = try sites.failbacks(sites.away).releaseReplica(TwoSites.name, removesImages: false)
+        #expect(released.map(\.isImageRemoved) == [true])
+        #expect(try Catalogue(site: sites.away.site).disks().isEmpty)
+    }
+
+    /// The home wrote what the vault never got: a person says that it may go, and it goes as a whole.
+    @Test func writesOfTheHomeAreGivenUpOnlyWhenSaid() throws {
+        let sites = try TwoSites(seed: 2)
+        let (before, left) = (sites.model, try sites.vault().heads(group: try sites.vault().disk(TwoSites.name).group).newest()!.document.disks[0].newestSequence)
+        try sites.write(sites.home, changes: false)
+        sites.home.disk?.abandon()
+        sites.home.disk = nil
+        try sites.failOver(planned: false)
+        #expect(sites.model == before)
+        try sites.write(sites.away)
+        try sites.upload(sites.away)
+        var shown: [PartedDisk] = []
+        let failure = #expect(throws: FailoverError.self) {
+            try sites.failbacks(sites.home).start(.init(unit: TwoSites.name, imageFolder: nil, logFolder: nil, isFull: false, dropsHomeWrites: false), show: { shown = $0 })
+        }
+        #expect(failure?.message.contains("8 writes on this host that the vault never got") == true, "\(failure?.message ?? "")")
+        #expect(shown.first?.unsent.records == 8 && shown.first?.common?.sequence == left && shown.first?.replicaRecords ?? 0 > 8)
+        #expect(access(try sites.home.entry.logFolder + "/failback", F_OK) != 0)
+        _ = try start(sites, drops: true)
+        #expect(try sites.image(sites.home) == sites.model)
+        try sites.prepare(sites.away)
+        _ = try complete(sites)
+        try settle(sites)
+    }
+
+    /// Without a log, with an image that was changed by somebody else, with none, elsewhere, and as a whole.
+    @Test(arguments: ["no log", "changed", "no image", "elsewhere", "full"]) func anyImageWillDo(loss: String) throws {
+        let sites = try TwoSites(seed: 3)
+        try sites.home.close()
+        try sites.failOver(planned: true)
+        try sites.write(sites.away)
+        try sites.upload(sites.away)
+        let entry = try sites.home.entry
+        switch loss {
+        case "no log": try FileManager.default.removeItem(atPath: entry.logFolder)
+        case "changed": try openImage(entry.imagePath, access: .readWrite, format: .raw).zero(at: 0, length: 1 << 20)
+        case "no image": try FileManager.default.removeItem(atPath: entry.imagePath)
+        default: break
+        }
+        if loss == "no log" || loss == "changed" { #expect(throws: FailoverError.self) { try start(sites) } }
+        _ = try start(sites, drops: loss != "elsewhere", isFull: loss == "full", imageFolder: loss == "elsewhere" ? sites.folder + "/other" : nil)
+        #expect(try sites.image(sites.home) == sites.model, "\(loss)")
+        #expect(try sites.home.entry.imagePath.contains("/other/") == (loss == "elsewhere"))
+        try sites.prepare(sites.away)
+        _ = try complete(sites)
+        try settle(sites)
+    }
+
+    @Test func whatCannotBeChangedIsNamed() throws {
+        let sites = try TwoSites(seed: 4, format: .qcow2)
+        try sites.home.close()
+        try sites.failOver(planned: true)
+        let image = try sites.home.entry.imagePath
+        do {
+            let lock = try ImageLock.take(image, for: .exclusive)
+            #expect(throws: ImageError.inUse(path: image)) { try start(sites) }
+            try lock.release()
+        }
+        let child = Process()
+        (child.executableURL, child.arguments) = (URL(fileURLWithPath: "/usr/bin/qemu-img"), ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image, image + ".child"])
+        try child.run()
+        child.waitUntilExit()
+        let failure = #expect(throws: FailoverError.self) { try start(sites) }
+        #expect(failure?.message.contains("is read through by \(image).child") == true)
+        try FileManager.default.removeItem(atPath: image + ".child")
+        _ = try start(sites)
+        #expect(try sites.image(sites.home) == sites.model)
+    }
+
+    /// The vault goes away at any request of the last step: the same command goes on.
+    @Test(arguments: [false, true]) func aCompletionThatIsKilledGoesOn(isAnswerLost: Bool) throws {
+        for call in stride(from: 1, through: 90, by: isAnswerLost ? 13 : 11) {
+            let sites = try TwoSites(seed: UInt64(call))
+            try sites.home.close()
+            try sites.failOver(planned: true)
+            try sites.write(sites.away)
+            try sites.prepare(sites.away)
+            sites.home.store.interrupt(at: call, isAnswerLost ? .diesAfter : .dies)
+            let first = Result { try complete(sites) }
+            guard sites.home.store.calls >= call else {
+                guard case .success = first else { Issue.record("\(first)"); return }
+                return #expect(call > 12)
+            }
+            sites.home.store.interrupt(at: .max, .dies)
+            _ = try complete(sites)
+            #expect(try sites.image(sites.home) == sites.model, "call \(call)")
+            try settle(sites)
+        }
+    }
+
+    @Test func aFailbackThatIsCancelledGoesOnLater() throws {
+        let sites = try TwoSites(seed: 6)
+        try sites.home.close()
+        try sites.failOver(planned: true)
+        try sites.write(sites.away)
+        try sites.upload(sites.away)
+        _ = try start(sites)
+        let cancelled = try sites.failbacks(sites.home).cancel(TwoSites.name)
+        #expect(cancelled.begun.map(\.name) == [TwoSites.name] && cancelled.untouched.isEmpty)
+        #expect(try sites.heads(sites.home).standing(of: TwoSites.name).head.pins?.contains { $0.name.hasPrefix("failback") } != true)
+        #expect(throws: DiskError.self) { try sites.home.open() }
+        try sites.write(sites.away)
+        try sites.upload(sites.away)
+        _ = try start(sites)
+        #expect(try sites.image(sites.home) == sites.model)
+    }
+}
