@@ -36,6 +36,8 @@ struct Farshore: ParsableCommand {
             AuditCommand.self,
             DrillCommand.self,
             FailoverCommand.self,
+            ReprotectCommand.self,
+            FailbackCommand.self,
             StatusCommand.self,
             JobCommand.self,
             EventsCommand.self,

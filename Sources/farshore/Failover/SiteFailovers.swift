@@ -59,13 +59,13 @@ struct OpenedUnit {
     let catalogue: Catalogue
     let heads: LifeCycleHeads
 
-    init(_ unit: String, _ place: UnitVaultOptions.Place, _ site: SiteOptions) throws {
+    init(_ unit: String, _ place: UnitVaultOptions.Place, _ site: SiteOptions, through wrap: (any ObjectStore) -> any ObjectStore = { $0 }) throws {
         self.unit = unit
         self.place = place
         self.site = site
         catalogue = try site.catalogue()
         let files = KeyFiles(keyFile: place.keyFile, passphraseFile: place.passphraseFile)
-        let vault = try Vault.open(store: openStore(url: place.url), key: try files.read(), memory: headMemory(site), keyFiles: files)
+        let vault = try Vault.open(store: wrap(try openStore(url: place.url)), key: try files.read(), memory: headMemory(site), keyFiles: files)
         guard let id = VaultID(try site.directory.hostID()) else { throw Failure(.failed, "\(site.directory.path)/host-id holds no host id", try: "restore it from a backup") }
         let sources = Set(try catalogue.disks().filter { $0.role == .source }.map(\.id))
         heads = LifeCycleHeads(vault: vault, host: FailoverHost(id: id, name: ProcessInfo.processInfo.hostName)) { sources.contains($0.description) }
@@ -98,7 +98,7 @@ extension RecoveryDisks.Plan {
 // MARK: The site's mount
 
 /// Nil where no mount runs; else where the disk is.
-private func serve(_ disk: String, _ folder: SiteDirectory) throws -> String? {
+func serve(_ disk: String, _ folder: SiteDirectory) throws -> String? {
     do { _ = try ControlClient(site: folder).demand(.add(disk: disk), timeoutSeconds: 120) } catch {
         guard error.code == .mountAway else { throw error }
         return nil
@@ -111,7 +111,7 @@ private func serve(_ disk: String, _ folder: SiteDirectory) throws -> String? {
     return "\(mounted.directory)/\(disk)/disk.raw"
 }
 
-private func release(_ disk: String, _ folder: SiteDirectory) throws {
+func release(_ disk: String, _ folder: SiteDirectory) throws {
     do { _ = try ControlClient(site: folder).demand(.release(disk: disk), timeoutSeconds: 120) } catch {
         switch error.code {
         case .mountAway, .diskNotFound: return

@@ -85,6 +85,7 @@ extension Failure {
         case .system(let cause): self.init(cause)
         case .inUse: self.init(.inUse, "\(error)", try: "farshore status: one mount, uploader or command at a time owns a log")
         case .notALog(let folder): self.init(.notFound, "\(error)", try: "bring \(folder) back, it holds writes the image may not have; if it is lost: farshore accept DISK --discard-log")
+        case .underFailback: self.init(.inUse, "\(error)", try: "farshore failback status MACHINE; failback start goes on, failover release gives the image up")
         case .damaged: self.init(.integrityDamage, "\(error)", try: "keep a copy of the folder; restore the disk from its vault, then farshore unprotect DISK --discard-log")
         default: self.init(.failed, "\(error)", try: "farshore doctor")
         }

@@ -22,9 +22,21 @@ extension Failure {
         case let error as VaultError: Failure(error)
         case let error as RestoreError: Failure(error)
         case let error as FailoverError: Failure(error)
+        case let error as RefreshError: Failure(error)
         case let error as StoreError: Failure(error)
         case let error as SystemError: Failure(error)
         default: nil
+        }
+    }
+
+    init(_ error: RefreshError) {
+        switch error {
+        case .vault(let error): self.init(error)
+        case .image(let error): self.init(error)
+        case .log(let error): self.init(error)
+        case .system(let error): self.init(error)
+        case .stopped: self.init(.failed, "\(error)", try: "the same command again")
+        case .refused(_, let remedy): self.init(.failed, "\(error)", try: remedy)
         }
     }
 

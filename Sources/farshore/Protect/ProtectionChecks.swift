@@ -44,9 +44,7 @@ struct ProtectionChecks {
             let what = known.name == name ? "a disk named \(name)" : "the image \(real) as \(known.name)"
             throw Failure(.inUse, "this site already protects \(what)", try: "farshore status \(known.name)")
         }
-        if let device = Self.loopDevice(of: real) {
-            throw Failure(.inUse, "\(real) is attached to \(device), which writes to it without asking for its lock", try: "unmount what is on it, then losetup -d \(device)")
-        }
+        try Self.refuseLoopDevice(of: real)
         let lock = try ImageLock.take(real, for: .exclusive)
         let parentLocks = ParentLocks()
         let image = try openImage(locked: lock, access: .readWrite, format: format, parentFolders: folders, parentLocks: parentLocks)
@@ -59,6 +57,11 @@ struct ProtectionChecks {
         return Image(
             path: real, format: inspected.format, sizeBytes: image.sizeBytes, isBlockDevice: inspected.isBlockDevice, parentFolders: folders,
             warnings: inspected.parents.compactMap(\.warning))
+    }
+
+    static func refuseLoopDevice(of image: String) throws(Failure) {
+        guard let device = loopDevice(of: image) else { return }
+        throw Failure(.inUse, "\(image) is attached to \(device), which writes to it without asking for its lock", try: "unmount what is on it, then losetup -d \(device)")
     }
 
     /// The kernel names the file as it was when the device was made.
