@@ -34,6 +34,13 @@ uint64_t farshore_raise_open_files_max(void) {
     return (uint64_t)(setrlimit(RLIMIT_NOFILE, &raised) == 0 ? raised.rlim_cur : limit.rlim_cur);
 }
 
+void farshore_write_no_core(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_CORE, &limit) != 0 || limit.rlim_max == 0) return;
+    limit.rlim_cur = 1;
+    (void)setrlimit(RLIMIT_CORE, &limit);
+}
+
 uint64_t farshore_locked_memory_bytes_max(void) {
     struct rlimit limit;
     return getrlimit(RLIMIT_MEMLOCK, &limit) == 0 ? (uint64_t)limit.rlim_cur : 0;

@@ -99,17 +99,22 @@ package struct LogFolder: Equatable, Sendable {
     private func mark(_ file: String, _ state: LogState) -> UInt64 { (try? readMark(file))?.sequence(in: state.lineages) ?? 0 }
 
     /// The sequence the image is frozen at, or nil.
-    package func readFreeze() throws(LogError) -> UInt64? {
+    package func readFreeze() throws(LogError) -> UInt64? { try freeze()?.sequence }
+
+    /// When the image was frozen, by the wall clock; nil where it is not, or an earlier release froze it.
+    package func freezeTime() throws(LogError) -> UInt64? { try freeze()?.wallNanoseconds }
+
+    private func freeze() throws(LogError) -> (sequence: UInt64, wallNanoseconds: UInt64?)? {
         guard let text = try text(of: freezeFile) else { return nil }
         var lines = StateLines(text.split(separator: "\n").map(String.init)[...])
-        guard lines.value("farshore freeze") == "1", let sequence = lines.number("sequence"), lines.isAtEnd else {
-            throw .invalidFile(path: freezeFile, reason: "not a freeze")
-        }
-        return sequence
+        let (isFreeze, sequence) = (lines.value("farshore freeze") == "1", lines.number("sequence"))
+        let time = lines.number("time")
+        guard isFreeze, let sequence, lines.isAtEnd else { throw .invalidFile(path: freezeFile, reason: "not a freeze") }
+        return (sequence, time)
     }
 
-    package func storeFreeze(sequence: UInt64) throws(SystemError) {
-        try DurableFile.replace(freezeFile, with: Array("farshore freeze 1\nsequence \(sequence)\n".utf8))
+    package func storeFreeze(sequence: UInt64, wallNanoseconds: UInt64 = Clock.wallNanoseconds()) throws(SystemError) {
+        try DurableFile.replace(freezeFile, with: Array("farshore freeze 1\nsequence \(sequence)\ntime \(wallNanoseconds)\n".utf8))
     }
 
     var hasFailedSync: Bool { access(failedSyncFile, F_OK) == 0 }

@@ -9,6 +9,8 @@ package enum ReplicationLimits {
     static let segmentThreads = 2
     /// Chunks of an initial replication read, sealed and sent at the same time.
     static let chunkThreads = 4
+    /// How long a resynchronisation whose attempts fail holds the image; with a log that is half full, not at all.
+    static let heldImageSecondsMax: UInt64 = 900
     /// A collection in the vault is noticed after this at the latest; each look is five requests.
     package static let catalogAgeSecondsMax: UInt64 = 3_600
 }

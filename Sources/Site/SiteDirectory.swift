@@ -7,6 +7,7 @@
 //   heads/               the newest head seen of each vault and group, against rollback
 //   plans/               runs of recovery plans
 //   frozen/              a note for each machine that may be at rest because of us
+//   content/DISK         what kind of data the regions of a disk hold; a hint for the alarm on anomalies, may be removed
 //   host-id              who this site is in vaults, 32 hex digits; made at first use
 //   run/                 sockets, logs, and the pid files of the services; that of a mount stays when it was killed
 //   mount.lock           held by the one mount of the site; upload.lock by the one uploader
@@ -22,6 +23,7 @@ package struct SiteDirectory: Sendable, Equatable {
     package var headsFolder: String { path + "/heads" }
     package var frozenFolder: String { path + "/frozen" }
     package var plansFolder: String { path + "/plans" }
+    package var contentFolder: String { path + "/content" }
     package var runFolder: String { path + "/run" }
     package var controlSocketPath: String { runFolder + "/control.sock" }
     package var mountPIDPath: String { runFolder + "/mount.pid" }

@@ -181,7 +181,7 @@ package final class Vault: Sendable {
 
     // MARK: Putting and getting
 
-    static func nowMicros() -> UInt64 { Clock.wallNanoseconds() / 1_000 }
+    package static func nowMicros() -> UInt64 { Clock.wallNanoseconds() / 1_000 }
 
     func seal(_ plaintext: [UInt8], place: ObjectPlace, generation: UInt32? = nil) throws(VaultError) -> [UInt8] {
         try plaintext.withBytes { buffer throws(VaultError) in try seal(buffer, place: place, generation: generation) }

@@ -53,6 +53,8 @@ struct Program {
     /// ArgumentParser's own exit codes are replaced by the documented ones.
     static func main() {
         setvbuf(stdout, nil, _IOLBF, 0)
+        // It would hold keys, and guests' data.
+        farshore_write_no_core()
         // Whoever owns a log has a file open for each of its segments: hundreds, with several disks thousands.
         _ = farshore_raise_open_files_max()
         do {

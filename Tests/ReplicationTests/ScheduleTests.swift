@@ -147,3 +147,15 @@ import Vault
         #expect(fast.segmentPayloadBytesMax == 2 * UploadPace.payloadBytesMin)
     }
 }
+
+@Suite struct LogFillTests {
+    @Test func aLogThatHoldsMoreThanAResynchronisationWouldSendIsGivenUp() {
+        let gib: UInt64 = 1 << 30
+        func isBeyond(_ bytes: UInt64, _ percent: Int, of diskBytes: UInt64) -> Bool { LogFill(unreplicatedBytes: bytes, budgetBytes: 100 * gib).isBeyond(percent: percent, ofDiskBytes: diskBytes) }
+        #expect(isBeyond(5 * gib, 50, of: 10 * gib) && !isBeyond(5 * gib - (1 << 21), 50, of: 10 * gib))
+        #expect(isBeyond(gib, 10, of: 10 * gib) && !isBeyond(100 * gib, 0, of: gib))
+        // Of a small disk it is no less.
+        #expect(!isBeyond(200 << 20, 50, of: 100 << 20) && isBeyond(256 << 20, 50, of: 100 << 20))
+        #expect(LogFill(unreplicatedBytes: 87, budgetBytes: 100).pressure == .full && LogFill(unreplicatedBytes: 49, budgetBytes: 100).pressure == .low)
+    }
+}

@@ -106,7 +106,9 @@ import Testing
                 ALTER TABLE disk DROP COLUMN policy;
                 DROP TABLE policy;
                 DROP TABLE resynchronisation;
-                DELETE FROM grdb_migrations WHERE identifier IN ('4 policies', '5 resynchronisation');
+                DELETE FROM grdb_migrations WHERE identifier IN ('4 policies', '5 resynchronisation', '10 kept epochs, resync mark, anomalies');
+                ALTER TABLE replication DROP COLUMN kept_epoch;
+                ALTER TABLE replication DROP COLUMN kept_group;
                 """)
         }
         try raw.close()

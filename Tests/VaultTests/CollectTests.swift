@@ -221,10 +221,19 @@ private final class World {
         let next = try Collector(vault: vault).run()
         #expect(next.deletedObjects == 0 && next.waiting.map(\.name) == ["other"] && next.waiting.first?.host == "test")
         // Its host is gone for good. Should it come back, it is fenced.
-        try vault.retire(writerOf: "other", host: "operator")
+        try vault.release(writerOf: "other", host: "operator")
         #expect(try Collector(vault: vault).run().deletedObjects == first.condemnedObjects)
         #expect { try second.step(records: 1) } throws: { if case .fenced? = $0 as? VaultError { true } else { false } }
         try world.expectWhole(world.store, "retired")
+        // Nor does the next collection wait for it, nor one after the catalog took another name for its group.
+        for _ in 0..<6 { try world.disk.step(records: 4) }
+        _ = try world.disk.thin(Thinning(rules: [.init(periodSeconds: 0, spanSeconds: 1)]))
+        #expect(try Collector(vault: vault).run().waiting.map(\.disk) == ["disk"])
+        try world.disk.acknowledge()
+        #expect(try Collector(vault: vault).run().waiting.isEmpty)
+        // It takes the disk back when it is started again, and is waited for as before.
+        #expect(try vault.heads(group: second.id).claim(host: "test") { _ in true }.document.collectionEpoch == vault.catalog().document.collectionEpoch)
+        #expect(try vault.heads(group: second.id).newest()?.document.writer.isReleased == nil)
     }
 
     /// Content that was condemned and named by a head that had not taken note yet stays.

@@ -79,9 +79,9 @@ func expectAllReadable(_ vault: Vault, _ disk: ModelDisk, _ comment: String = ""
         let pinned = disk.points[2].sequence
         // A state between two points as well: its time is that of the point before.
         let between = try #require(disk.sequences.first { $0 > disk.points[1].sequence && $0 < disk.points[2].sequence })
-        _ = try test.vault.pin(entry, sequence: pinned, name: "release", reason: "old schema", untilMicros: nil)
-        _ = try test.vault.pin(entry, sequence: between, name: "between", reason: "", untilMicros: disk.points[2].timeMicros + 60_000_000)
-        #expect { try test.vault.pin(entry, sequence: pinned, name: "release", reason: "", untilMicros: nil) } throws: { if case .alreadyExists? = $0 as? VaultError { true } else { false } }
+        _ = try test.vault.pin(entry, sequence: pinned, name: "release", reason: "old schema", spanMicros: nil)
+        _ = try test.vault.pin(entry, sequence: between, name: "between", reason: "", spanMicros: 60_000_000, nowMicros: disk.points.last!.timeMicros)
+        #expect { try test.vault.pin(entry, sequence: pinned, name: "release", reason: "", spanMicros: nil) } throws: { if case .alreadyExists? = $0 as? VaultError { true } else { false } }
         let short = Thinning(rules: [.init(periodSeconds: 0, spanSeconds: 20)])
         for _ in 0..<3 { try disk.step(records: 4) }
         _ = try disk.thin(short)
@@ -96,7 +96,28 @@ func expectAllReadable(_ vault: Vault, _ disk: ModelDisk, _ comment: String = ""
         try disk.step(records: 4)
         _ = try disk.thin(short)
         #expect { try readState(test.vault, disk: disk.id, at: pinned) } throws: { if case .notFound? = $0 as? VaultError { true } else { false } }
-        #expect { try test.vault.pin(entry, sequence: pinned, name: "late", reason: "", untilMicros: nil) } throws: { if case .notFound? = $0 as? VaultError { true } else { false } }
+        #expect { try test.vault.pin(entry, sequence: pinned, name: "late", reason: "", spanMicros: nil) } throws: { if case .notFound? = $0 as? VaultError { true } else { false } }
+    }
+
+    /// The counted time is a day ahead of the clock after this, and a span of a minute is a minute all the same.
+    @Test func aPinLastsAsLongAsItSaysAfterAClockWasSet() throws {
+        let test = try TestVault()
+        let disk = try disk(test.vault, seed: 8, steps: 3)
+        let now = try #require(disk.points.last?.timeMicros)
+        try disk.step(records: 2, timeMicros: now + 315_360_000_000_000)
+        try disk.step(records: 2, timeMicros: now)
+        let pinned = try #require(disk.points.last?.sequence)
+        let made = try test.vault.pin(try test.vault.disk("disk"), sequence: pinned, name: "p", reason: "", spanMicros: 60_000_000, nowMicros: now)
+        #expect(made.first?.pin.untilMicros == now + RetentionTime.stepMicrosMax + 60_000_000)
+        let short = Thinning(rules: [.init(periodSeconds: 0, spanSeconds: 5)])
+        for second in 1...50 as ClosedRange<UInt64> {
+            try disk.step(records: 2, timeMicros: now + second * 1_000_000)
+            if second % 10 == 0 { _ = try disk.thin(short) }
+        }
+        #expect(try readState(test.reopened(), disk: disk.id, at: pinned) == disk.content(at: pinned))
+        for second in 51...70 as ClosedRange<UInt64> { try disk.step(records: 2, timeMicros: now + second * 1_000_000) }
+        _ = try disk.thin(short)
+        #expect { try readState(test.vault, disk: disk.id, at: pinned) } throws: { if case .notFound? = $0 as? VaultError { true } else { false } }
     }
 
     /// A pin that is set while retention works on the head before counts: nothing is published over it.
@@ -107,7 +128,7 @@ func expectAllReadable(_ vault: Vault, _ disk: ModelDisk, _ comment: String = ""
         let head = try #require(try heads.newest()).document
         let pruning = try #require(try Retention(vault: test.vault, thinning: quickThinning, epoch: 1).pruning(of: head, try test.vault.catalog().document))
         let pinned = disk.points[1].sequence
-        _ = try test.vault.pin(try test.vault.disk("disk"), sequence: pinned, name: "p", reason: "", untilMicros: nil)
+        _ = try test.vault.pin(try test.vault.disk("disk"), sequence: pinned, name: "p", reason: "", spanMicros: nil)
         var applied = true
         try heads.update(epoch: disk.epoch) { applied = pruning.apply(to: &$0) }
         #expect(!applied)

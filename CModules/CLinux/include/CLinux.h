@@ -66,6 +66,9 @@ bool farshore_clock_is_synchronised(void);
 uint64_t farshore_locked_memory_bytes_max(void);
 // Raises the soft limit of open files to the hard one; the limit then, 0 when it cannot be asked.
 uint64_t farshore_raise_open_files_max(void);
+// This process, and what it starts, writes no core file; 1 and not 0, since the kernel goes by 0 only where it writes a file,
+// not where it pipes it into a program. A child may raise it again.
+void farshore_write_no_core(void);
 // At most 15 bytes are kept.
 static inline void farshore_name_this_thread(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
 

@@ -76,7 +76,7 @@ package struct LifeCycleHeads: Sendable {
     ) throws(VaultError) -> Head {
         let heads = vault.heads(group: unit.group)
         if claiming {
-            return try heads.claim(host: host.name, id: host.id) { head throws(VaultError) in try apply(command, unit, to: &head, change) }.document
+            return try heads.claim(host: host.name, id: host.id, keepsEpoch: { _ in false }) { head throws(VaultError) in try apply(command, unit, to: &head, change) }.document
         }
         var published: Head?
         try heads.edit { head throws(VaultError) in

@@ -12,6 +12,8 @@ struct DeltaUpload {
     let reader: LogReader
     let pace: UploadPace
     let stop: StopFlag
+    /// Shown each record that is sent, and its payload.
+    let seen: (RecordHeader, UnsafeRawBufferPointer) -> Void
     /// Told, in order, up to which sequence all objects are verified.
     let sent: (UInt64) -> Void
 
@@ -34,6 +36,7 @@ struct DeltaUpload {
                 }
                 addition.sequence = record.sequence
                 guard let kind = SegmentRecordKind(record.kind) else { return }
+                seen(record, payload)
                 try writer.append(SegmentRecord(record, kind), payload: payload)
                 batch.add(record)
                 if kind == .point { addition.points.append(RecoveryPoint(record, tag: payload)) }

@@ -10,12 +10,15 @@ package import Vault
 package final class ChunkLedger: Sendable {
     private let catalogue: Catalogue
     private let vaultID: String
+    /// Asks the vault, by the chunk's name alone.
+    private let isThere: @Sendable (ChunkRef) throws -> Bool
     /// Content that some thread is sending now; changed with `finished` locked, so that no wake-up is missed.
     private let sending = Mutex<Set<Hash256>>([])
     private let finished = NSCondition()
 
-    package init(catalogue: Catalogue, vault: VaultID) {
+    package init(catalogue: Catalogue, vault: VaultID, isThere: @escaping @Sendable (ChunkRef) throws -> Bool) {
         self.catalogue = catalogue
+        self.isThere = isThere
         vaultID = vault.description
     }
 
@@ -43,13 +46,27 @@ package final class ChunkLedger: Sendable {
         // Looked up after `begin`: a thread that sent the same content settled it before its `end`.
         let id = chunk.id.bytes
         let epoch = UInt64(chunk.epoch)
-        if let present = try catalogue.presentEpoch(ofChunk: id, vault: vaultID), present >= epoch, let known = UInt32(exactly: present) {
-            return ChunkRef(id: chunk.id, epoch: known)
+        if let present = try catalogue.presence(ofChunk: id, vault: vaultID), present.epoch >= epoch, let known = UInt32(exactly: present.epoch) {
+            let ref = ChunkRef(id: chunk.id, epoch: known)
+            if try !present.isDoubted || settleIfThere(ref) { return ref }
         }
         try catalogue.journalChunk(id, epoch: epoch, vault: vaultID)
         try send(chunk)
         try catalogue.settleChunk(id, epoch: epoch, vault: vaultID)
         return chunk
+    }
+
+    /// Whether the vault has a chunk that one of its maps names. Asked of it where this host does not know, or doubts what it knew.
+    func holds(_ chunk: ChunkRef) throws -> Bool {
+        let present = try catalogue.presence(ofChunk: chunk.id.bytes, vault: vaultID)
+        guard let present, present.epoch == UInt64(chunk.epoch) else { return try isThere(chunk) }
+        return try !present.isDoubted || settleIfThere(chunk)
+    }
+
+    private func settleIfThere(_ chunk: ChunkRef) throws -> Bool {
+        guard try isThere(chunk) else { return false }
+        try catalogue.settleChunk(chunk.id.bytes, epoch: UInt64(chunk.epoch), vault: vaultID)
+        return true
     }
 
     private func begin(_ id: Hash256) {

@@ -15,6 +15,9 @@ struct ChunkWork {
     /// Where something lies that the image may have no data for: the first byte of it from one on.
     var other: @Sendable (UInt64) throws -> UInt64? = { _ in nil }
 
+    /// Shown what is there, by its place on the disk.
+    var seen: (@Sendable (UInt64, UnsafeRawBufferPointer) -> Void)?
+
     func run(_ body: @Sendable (ChunkScan.Chunk, UnsafeRawBufferPointer) throws -> Void) throws {
         let total = try ChunkScan(image, chunkBytes: FormatLimits.chunkBytes, other: other).remainingBytes()
         try progress(0, total)
@@ -44,6 +47,7 @@ struct ChunkWork {
             if stop.isStopping { throw Stopped() }
             let bytes = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<chunk.length])
             try image.read(into: bytes, at: chunk.offset)
+            seen?(chunk.offset, UnsafeRawBufferPointer(bytes))
             try body(chunk, UnsafeRawBufferPointer(bytes))
             try passed(UInt64(chunk.length))
         }

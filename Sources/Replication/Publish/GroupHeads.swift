@@ -18,8 +18,8 @@ package final class GroupHeads: Sendable {
 
     /// The catalog's collection epoch as it was last read.
     private let catalogEpoch: @Sendable () -> UInt32
-    /// A disk of the group is being replicated for the first time, or resynchronised, under the epoch acknowledged now.
-    private let keepsEpoch: @Sendable () -> Bool
+    /// A disk of the group is being replicated for the first time, or resynchronised, under that epoch.
+    private let keepsEpoch: @Sendable (UInt32) -> Bool
 
     private struct State {
         /// How many are making something under the epoch acknowledged now; changed while it is `turn` only, so that no
@@ -47,7 +47,7 @@ package final class GroupHeads: Sendable {
     private let turn = Mutex<Void>(())
 
     init(
-        vault: Vault, group: VaultID, host: String, hostID: VaultID, catalogEpoch: @escaping @Sendable () -> UInt32, keepsEpoch: @escaping @Sendable () -> Bool
+        vault: Vault, group: VaultID, host: String, hostID: VaultID, catalogEpoch: @escaping @Sendable () -> UInt32, keepsEpoch: @escaping @Sendable (UInt32) -> Bool
     ) throws(VaultError) {
         self.catalogEpoch = catalogEpoch
         self.keepsEpoch = keepsEpoch
@@ -82,7 +82,7 @@ package final class GroupHeads: Sendable {
         try turn.withLock { (_) throws(VaultError) in
             guard state.withLock({ $0.claimed }) == nil else { return }
             let seen = head?.document.disks ?? []
-            let published = try vault.heads(group: group).claim(host: host, id: hostID, keepsEpoch: keepsEpoch()) { head throws(VaultError) in
+            let published = try vault.heads(group: group).claim(host: host, id: hostID, keepsEpoch: keepsEpoch) { head throws(VaultError) in
                 if head.lifeCycle?.lets(hostID) == false { throw .fenced("heads/\(group): guests do not write on this host any more") }
             }
             state.withLock { $0.head = published }
@@ -102,7 +102,7 @@ package final class GroupHeads: Sendable {
     func making<Value>(_ body: (UInt32) throws(VaultError) -> Value) throws(VaultError) -> Value {
         try claim()
         var waited = 0
-        while try !acknowledge(), waited < Self.makersWaitMilliseconds, !keepsEpoch() {
+        while try !acknowledge(), waited < Self.makersWaitMilliseconds, !keepsEpoch(head?.document.collectionEpoch ?? 0) {
             usleep(20_000)
             waited += 20
         }
@@ -127,7 +127,7 @@ package final class GroupHeads: Sendable {
         return try turn.withLock { (_) throws(VaultError) in
             let (acknowledged, makers) = state.withLock { ($0.head?.document.collectionEpoch ?? 0, $0.makers) }
             if acknowledged >= epoch { return true }
-            guard makers == 0, !keepsEpoch() else { return false }
+            guard makers == 0, !keepsEpoch(acknowledged) else { return false }
             try publish([Ticket { $0.collectionEpoch = max($0.collectionEpoch, epoch) }])
             return true
         }

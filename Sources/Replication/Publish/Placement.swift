@@ -33,6 +33,8 @@ struct Placement {
             try refuseForeign(old, entry)
             try move(id, from: old, to: heads)
         }
+        // Until the catalog names the group no collection waits for it: what its head acknowledged before does not count.
+        if entry.group != wanted { try catalogue.forgetKeptEpoch(ofDisk: disk.name) }
         try connection.place(id, in: wanted, named: name, machine: disk.machine)
         return heads
     }
@@ -51,6 +53,8 @@ struct Placement {
             guard entry.group == heads.group else { continue }
             try move(state.disk, from: heads, to: try connection.heads(state.disk, host: host))
             try connection.place(state.disk, in: state.disk, named: nil, machine: entry.machineName)
+            // Nobody here goes on with it.
+            try vault.release(writerOf: state.disk.description, host: host)
         }
     }
 

@@ -51,7 +51,10 @@ extension DiskReplication {
         try replicator.catalogue.endResynchronisation(ofDisk: disk.name)
     }
 
-    func resynchronise(_ disk: ProtectedDisk, _ connection: VaultConnection, _ publisher: Publisher, _ folder: LogFolder) throws {
+    func resynchronise(
+        _ disk: ProtectedDisk, _ connection: VaultConnection, _ publisher: Publisher, _ folder: LogFolder, isLogFilling: Bool
+    ) throws {
+        try refuseUsedLineage(disk, publisher, folder)
         let job = try replicator.catalogue.beginJob(.resynchronisation, disk: disk.name, steps: ["freeze", "compare", "publish", "release"])
         do {
             try connection.refuseMisplaced(publisher.disk, in: publisher.heads.group)
@@ -64,20 +67,42 @@ extension DiskReplication {
         } catch {
             let failure = error is Stopped ? nil : AttemptFailure(error)
             try job.fail(failure?.message ?? "the uploader was stopped", remedy: failure?.remedy ?? "farshore upload")
+            if failure != nil { try letGoOfImage(disk, folder, isLogFilling: isLogFilling) }
             throw error
         }
+    }
+
+    /// A target that stays away must not make the log hold all that guests write until it is back. What was sent counts at the next beginning.
+    private func letGoOfImage(_ disk: ProtectedDisk, _ folder: LogFolder, isLogFilling: Bool) throws {
+        guard let frozen = try folder.freezeTime() else { return }
+        let now = Clock.wallNanoseconds()
+        // A clock that was set ends a freeze early, and costs no more than a look at the image.
+        guard isLogFilling || now < frozen || now - frozen > ReplicationLimits.heldImageSecondsMax * 1_000_000_000 else { return }
+        try replicator.owner(disk).unfreeze()
+        try replicator.catalogue.record(
+            .warning, disk: disk.name,
+            "the resynchronisation let go of the image, so that the log makes room; it begins anew when the target answers, and sends nothing again that is there")
+    }
+
+    /// An older copy of the log would go on under the name of a history that the vault has: two would be mixed.
+    private func refuseUsedLineage(_ disk: ProtectedDisk, _ publisher: Publisher, _ folder: LogFolder) throws {
+        guard let state = publisher.state else { return }
+        let lineage = try folder.readState().lineage.vaultID
+        guard lineage != state.current?.id, state.lineages.contains(where: { $0.id == lineage }) || state.ended?.contains(lineage) == true else { return }
+        throw Self.otherHistory("the log of \(disk.name) goes on with a history that the vault has left: an older copy of the log was put back", disk, publisher)
     }
 
     private func carryOut(_ job: RunningJob, _ disk: ProtectedDisk, _ connection: VaultConnection, _ publisher: Publisher, _ folder: LogFolder) throws {
         // Kept while the phase says so: what was sent before an interruption counts.
         let epoch = try publisher.heads.making { epoch throws(VaultError) in epoch }
+        try setPhase(.resynchronisation, under: epoch, publisher, disk)
         var sequence: UInt64 = 0
         var frozenAt: UInt64 = 0
         try job.step("freeze") {
             sequence = try freeze(disk, publisher, folder)
-            frozenAt = Clock.wallNanoseconds()
+            frozenAt = try folder.freezeTime() ?? Clock.wallNanoseconds()
             // A mark that was settled there says that the disk is replicated.
-            try setPhase(.resynchronisation, disk)
+            try setPhase(.resynchronisation, under: epoch, publisher, disk)
             return "image held at sequence \(sequence)"
         }
         // Killed between the head and what follows it.
@@ -93,8 +118,8 @@ extension DiskReplication {
                     let base = newest.sizeBytes <= image.sizeBytes ? newest.root : MapRoot(level: newest.root.level, id: .zero)
                     let result = try ChangedChunks(
                         vault: publisher.vault, ledger: connection.ledger, epoch: epoch,
-                        content: MappedContent(vault: publisher.vault, disk: publisher.disk, root: base, sizeBytes: newest.sizeBytes),
-                        work: ChunkWork(image: image, threads: ReplicationLimits.chunkThreads, stop: replicator.stop, progress: throttledProgress(job, disk))
+                        content: MappedContent(vault: publisher.vault, disk: publisher.disk, root: base, sizeBytes: newest.sizeBytes) { [ledger = connection.ledger] in try ledger.holds($0) },
+                        work: ChunkWork(image: image, threads: ReplicationLimits.chunkThreads, stop: replicator.stop, progress: throttledProgress(job, disk), seen: learning)
                     ).run()
                     let root = try MapUpdate(vault: publisher.vault, epoch: epoch).replace(result.chunks, in: base, sizeBytes: image.sizeBytes)
                     return (root, image.sizeBytes, "\(result.chunks.count) of \(result.compared) chunks differ, \(result.sent) sent")
@@ -107,11 +132,13 @@ extension DiskReplication {
                 try connection.refuseMisplaced(publisher.disk, in: publisher.heads.group)
                 let log = try folder.readState()
                 // A log that was made anew is a history of its own.
-                try publisher.publishing(madeUnder: epoch) { () throws(VaultError) in
-                    if log.lineage.vaultID == publisher.state?.current?.id {
-                        try publisher.publishResynchronised(sequence: sequence, root: root, timeMicros: frozenAt / 1000, sizes: log)
-                    } else {
-                        try publisher.publishInitial(lineage: log.lineage.vaultID, sequence: sequence, sizeBytes: sizeBytes, root: root, timeMicros: frozenAt / 1000)
+                try beginningAnew(disk) {
+                    try publisher.publishing(madeUnder: epoch) { () throws(VaultError) in
+                        if log.lineage.vaultID == publisher.state?.current?.id {
+                            try publisher.publishResynchronised(sequence: sequence, root: root, timeMicros: frozenAt / 1000, sizes: log)
+                        } else {
+                            try publisher.publishInitial(lineage: log.lineage.vaultID, sequence: sequence, sizeBytes: sizeBytes, root: root, timeMicros: frozenAt / 1000)
+                        }
                     }
                 }
                 return "point #\(sequence)"

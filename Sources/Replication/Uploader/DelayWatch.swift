@@ -50,7 +50,7 @@ final class DelayWatch: Sendable {
         let replication = try catalogue.replication(ofDisk: disk.name)
         guard disk.isReplicated, !disk.isPaused, replication.phase == .delta, let proven = replication.provenSequence else {
             watched.withLock { $0[disk.name] = nil }
-            for warning in try catalogue.warnings(ofDisk: disk.name) { try catalogue.takeAway(warning.kind, ofDisk: disk.name) }
+            for warning in try catalogue.warnings(ofDisk: disk.name) where warning.kind != .anomaly { try catalogue.takeAway(warning.kind, ofDisk: disk.name) }
             return
         }
         let oldest = oldestUnproven(disk, proven)

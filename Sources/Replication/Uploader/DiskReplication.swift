@@ -15,27 +15,40 @@ final class DiskReplication {
     private var lane: UploadLane?
     /// The machine that the vault says it is a disk of.
     private var machine = ""
+    /// Of `content.disk`.
+    private(set) var content: ContentWatch?
+    var watch = AnomalyWatch()
+    /// Sent and not looked at yet: an attempt may have failed before it was published.
+    private var unwatched = ContentMap.Change()
+    private var isUnwatchedTold = false
 
     init(_ replicator: Replicator) { self.replicator = replicator }
 
     /// Returns when all that was durable in the log at the beginning is verified in the vault; false when the disk waits for the hours of its
     /// resynchronisation, and until then for nothing else.
-    func attempt(_ disk: ProtectedDisk) throws -> Bool {
-        do { return try replicate(disk) } catch VaultError.fenced(let text) {
+    func attempt(_ disk: ProtectedDisk, isLogFilling: Bool = false) throws -> Bool {
+        do {
+            return try attemptNow(disk, isLogFilling: isLogFilling)
+        } catch VaultError.fenced(let text) {
             let connection = try replicator.connections.connection(for: disk)
             guard let left = try LeftDisk(disk, connection, of: replicator) else { throw VaultError.fenced(text) }
             // Taken back, it is claimed anew.
             publisher = nil
             throw left.failure
+        } catch let error as VaultError where error.showsLoss {
+            // What the target had once it may have no more.
+            try replicator.catalogue.doubtChunks(vault: disk.vaultID)
+            throw error
         }
     }
 
-    private func replicate(_ disk: ProtectedDisk) throws -> Bool {
+    private func attemptNow(_ disk: ProtectedDisk, isLogFilling: Bool) throws -> Bool {
         let connection = try replicator.connections.connection(for: disk)
         try connection.refreshIfOld()
         let publisher = try currentPublisher(disk, connection)
         // Before anything is sent; each claim asks again.
         if publisher.head?.document.lifeCycle?.lets(publisher.heads.hostID) == false { throw VaultError.fenced("\(disk.name): guests do not write on this host any more") }
+        try watchContent(of: disk)
         let folder = LogFolder(disk.logFolder)
         let relation = LineageRelation(local: try folder.readState().lineages, vault: publisher.state?.current)
         let due = try dueResynchronisation(disk, folder)
@@ -48,7 +61,7 @@ final class DiskReplication {
             throw Self.otherHistory("the vault's history of \(disk.name) is not that of this log: another host has replicated a copy of this disk, or one of this host's logs is lost", disk, publisher)
         } else {
             if case .branches(let sequence) = relation { try follow(at: sequence, disk, publisher, folder) }
-            if due == .isDue { try resynchronise(disk, connection, publisher, folder) } else if case .continues = relation { try settleMark(disk, publisher, folder) }
+            if due == .isDue { try resynchronise(disk, connection, publisher, folder, isLogFilling: isLogFilling) } else if case .continues = relation { try settleMark(disk, publisher, folder) }
         }
         if try folder.readFreeze() != nil { try replicator.owner(disk).unfreeze() }
         try replicateDelta(disk, connection, publisher, folder)
@@ -139,11 +152,12 @@ final class DiskReplication {
         try connection.refuseMisplaced(publisher.disk, in: publisher.heads.group)
         // While the catalogue says that it is replicated for the first time, the epoch stays: what was sent before an interruption counts.
         let epoch = try publisher.heads.making { epoch throws(VaultError) in epoch }
+        try setPhase(.initial, under: epoch, publisher, disk)
         var sequence: UInt64 = 0
         var frozenAt: UInt64 = 0
         try job.step("freeze") {
             sequence = try replicator.owner(disk).freeze()
-            frozenAt = Clock.wallNanoseconds()
+            frozenAt = try folder.freezeTime() ?? Clock.wallNanoseconds()
             return "image held at sequence \(sequence)"
         }
         var root: MapRoot?
@@ -154,7 +168,7 @@ final class DiskReplication {
                 sizeBytes = image.sizeBytes
                 return try InitialReplication(
                     vault: publisher.vault, ledger: connection.ledger, epoch: epoch,
-                    work: ChunkWork(image: image, threads: ReplicationLimits.chunkThreads, stop: replicator.stop, progress: throttledProgress(job, disk))
+                    work: ChunkWork(image: image, threads: ReplicationLimits.chunkThreads, stop: replicator.stop, progress: throttledProgress(job, disk), seen: learning)
                 ).run()
             }
             return nil
@@ -164,8 +178,10 @@ final class DiskReplication {
             try connection.refuseMisplaced(publisher.disk, in: publisher.heads.group)
             // Read while frozen: a power loss before the freeze began a lineage that is the current one now.
             let lineage = try folder.readState().lineage
-            try publisher.publishing(madeUnder: epoch) { () throws(VaultError) in
-                try publisher.publishInitial(lineage: lineage.vaultID, sequence: sequence, sizeBytes: sizeBytes, root: root, timeMicros: frozenAt / 1000)
+            try beginningAnew(disk) {
+                try publisher.publishing(madeUnder: epoch) { () throws(VaultError) in
+                    try publisher.publishInitial(lineage: lineage.vaultID, sequence: sequence, sizeBytes: sizeBytes, root: root, timeMicros: frozenAt / 1000)
+                }
             }
             try noteProven(disk, publisher, folder)
             return "point #\(sequence)"
@@ -184,11 +200,36 @@ final class DiskReplication {
         }
     }
 
+    /// A state that an earlier attempt made of the image at the same sequence, and no head names, may be in the way for ever: then the
+    /// image is let go of, and the next attempt takes a later sequence.
+    func beginningAnew(_ disk: ProtectedDisk, _ publish: () throws -> Void) throws {
+        do { try publish() } catch VaultError.conflict(let place) where place.contains("/manifests/") {
+            try replicator.owner(disk).unfreeze()
+            try replicator.owner(disk).cut()
+            throw AttemptFailure(
+                .mayPass, "\(place) holds what an earlier attempt made otherwise; it begins anew at a later sequence, and sends no chunk again",
+                remedy: "it is tried again by itself", cause: VaultError.conflict(chain: place))
+        }
+    }
+
+    /// What was sent under the epoch of another phase is not known to stay.
     func setPhase(_ phase: ReplicationState.Phase, _ disk: ProtectedDisk) throws(SiteError) {
-        var state = try replicator.catalogue.replication(ofDisk: disk.name)
-        guard state.phase != phase else { return }
-        state.phase = phase
-        try replicator.catalogue.setReplication(state, ofDisk: disk.name)
+        try change(disk) { state in
+            guard state.phase != phase else { return }
+            (state.phase, state.keptEpoch) = (phase, nil)
+        }
+    }
+
+    /// From here on, also over a restart, the group's heads acknowledge no later epoch until what is sent now was published.
+    func setPhase(_ phase: ReplicationState.Phase, under epoch: UInt32, _ publisher: Publisher, _ disk: ProtectedDisk) throws(SiteError) {
+        try change(disk) { ($0.phase, $0.keptEpoch) = (phase, ReplicationState.KeptEpoch(epoch: epoch, group: publisher.heads.group.description)) }
+    }
+
+    private func change(_ disk: ProtectedDisk, _ change: (inout ReplicationState) -> Void) throws(SiteError) {
+        let found = try replicator.catalogue.replication(ofDisk: disk.name)
+        var state = found
+        change(&state)
+        if state != found { try replicator.catalogue.setReplication(state, ofDisk: disk.name) }
     }
 
     // MARK: Delta replication
@@ -208,12 +249,50 @@ final class DiskReplication {
             let reader = try LogReader(folder)
             let delta = DeltaUpload(
                 vault: publisher.vault, disk: publisher.disk, lineage: current.id, reader: reader, pace: pace,
-                stop: replicator.stop, sent: { self.noteSent($0, current.id, disk, folder) })
+                stop: replicator.stop, seen: { self.note($0, $1) }, sent: { self.noteSent($0, current.id, disk, folder) })
             guard let addition = try sending(disk, publisher, folder, { try delta.send(after: after, through: through) }) else { return }
             if let rate = pace.bytesPerSecond { lane?.note(bytesPerSecond: rate) }
             try publisher.publish(addition, sizes: reader.state)
             try noteProven(disk, publisher, folder)
+            try look(at: unwatched, after: after, disk, publisher)
+            unwatched = ContentMap.Change()
             after = addition.sequence
+        }
+        content?.storeIfOld(replicator.clock.now())
+    }
+
+    // MARK: Anomalies
+
+    private func watchContent(of disk: ProtectedDisk) throws {
+        guard disk.policy.anomaly != .off else {
+            content = nil
+            return
+        }
+        guard content?.disk != disk.id || content?.diskBytes != disk.sizeBytes else { return }
+        do {
+            content = try ContentWatch(disk, replicator.catalogue.site)
+            isUnwatchedTold = false
+        } catch {
+            // Replication goes on without it, and the next attempt tries again.
+            content = nil
+            guard !isUnwatchedTold else { return }
+            isUnwatchedTold = true
+            try replicator.catalogue.record(.warning, disk: disk.name, "encryption would not be noticed: \(error)")
+        }
+        watch = AnomalyWatch(isRaised: try replicator.catalogue.warnings(ofDisk: disk.name).contains { $0.kind == .anomaly })
+        unwatched = ContentMap.Change()
+    }
+
+    var learning: (@Sendable (UInt64, UnsafeRawBufferPointer) -> Void)? {
+        guard let map = content?.map else { return nil }
+        return { offset, bytes in _ = map.write(bytes, at: offset) }
+    }
+
+    private func note(_ record: RecordHeader, _ payload: UnsafeRawBufferPointer) {
+        switch record.kind {
+        case .write: if let content { unwatched.add(content.map.write(payload, at: record.diskOffset)) }
+        case .zero, .discard: content?.map.clear(at: record.diskOffset, length: record.length)
+        case .point, .void: break
         }
     }
 
@@ -241,5 +320,15 @@ final class DiskReplication {
         state.headNumber = head.document.number
         state.writerEpoch = head.document.writer.epoch
         try replicator.catalogue.setReplication(state, ofDisk: disk.name)
+    }
+}
+
+extension VaultError {
+    /// The target does not have what it had.
+    fileprivate var showsLoss: Bool {
+        switch self {
+        case .rolledBack, .missing: true
+        default: false
+        }
     }
 }

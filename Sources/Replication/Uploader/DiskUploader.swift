@@ -20,16 +20,16 @@ package final class DiskUploader: Sendable {
     private let log: Logger
     private let replicator: Replicator
     /// How far the disk's log is filled up with what the vault lacks.
-    private let pressure: @Sendable () -> LogPressure
+    private let fill: @Sendable () -> LogFill
     private let delays: DelayWatch?
 
     package convenience init(name: String, replicator: Replicator, log: Logger) {
-        self.init(name: name, replicator: replicator, log: log, delays: nil) { .low }
+        self.init(name: name, replicator: replicator, log: log, delays: nil) { .none }
     }
 
-    init(name: String, replicator: Replicator, log: Logger, delays: DelayWatch?, pressure: @escaping @Sendable () -> LogPressure) {
+    init(name: String, replicator: Replicator, log: Logger, delays: DelayWatch?, fill: @escaping @Sendable () -> LogFill) {
         self.delays = delays
-        self.pressure = pressure
+        self.fill = fill
         self.name = name
         self.replicator = replicator
         self.log = log
@@ -45,6 +45,7 @@ package final class DiskUploader: Sendable {
         var announced: UInt64?
         var unrecorded: AttemptFailure?
         let replication = DiskReplication(replicator)
+        defer { replication.storeContent(log) }
         while !stop.isStopping {
             do throws(SiteError) {
                 guard let disk = try catalogue.disks().first(where: { $0.name == name }), disk.isReplicated else { return }
@@ -71,21 +72,26 @@ package final class DiskUploader: Sendable {
         }
     }
 
-    /// Whether the next attempt is due before its interval is over. A log that is full of what the vault does not take is given up for a
-    /// resynchronisation, where the policy says so.
+    /// Whether the next attempt is due before its interval is over. A log that is full of what the vault does not take, or holds more of it
+    /// than a resynchronisation would send, is given up for one, where the policy says so.
     private func isUrgent(_ disk: ProtectedDisk) throws(SiteError) -> Bool {
         let mark = try catalogue.resynchronisation(ofDisk: name)
-        let pressure = pressure()
-        if pressure == .full, mark == nil, disk.policy.whenFull == .resync, try catalogue.replication(ofDisk: name).failures > 0 {
+        let fill = fill()
+        if mark == nil, let reason = reasonToGiveUp(fill, disk), try catalogue.replication(ofDisk: name).failures > 0 {
             do {
-                try markResynchronisation(
-                    disk, LogFolder(disk.logFolder), catalogue, reason: "the log's budget was used up while the vault could not be brought up to date")
+                try markResynchronisation(disk, LogFolder(disk.logFolder), catalogue, reason: reason)
             } catch {
                 log.error("\(name): the log cannot be given up for a resynchronisation: \(error)")
             }
         }
         // A disk that was shut down for a failover: somebody waits until the vault has everything.
-        return pressure != .low || mark?.isNow == true || disk.held != nil
+        return fill.pressure != .low || mark?.isNow == true || disk.held != nil
+    }
+
+    private func reasonToGiveUp(_ fill: LogFill, _ disk: ProtectedDisk) -> String? {
+        if fill.pressure == .full, disk.policy.whenFull == .resync { return "the log's budget was used up while the vault could not be brought up to date" }
+        guard fill.isBeyond(percent: disk.policy.resyncPercent, ofDiskBytes: disk.sizeBytes) else { return nil }
+        return "the vault could not be brought up to date and lacks \(fill.unreplicatedBytes >> 20) MiB of writes, \(disk.policy.resyncPercent) % of the disk's size"
     }
 
     /// One attempt now, whatever the schedule says; its failure, when it failed.
@@ -112,7 +118,7 @@ package final class DiskUploader: Sendable {
     private func carryOut(_ cycle: inout UploadCycle, _ disk: ProtectedDisk, _ replication: DiskReplication) throws(SiteError) -> AttemptFailure? {
         let began = clock.now()
         do {
-            let isReplicated = try replication.attempt(disk)
+            let isReplicated = try replication.attempt(disk, isLogFilling: fill().pressure != .low)
             cycle.ended(.succeeded, now: clock.now())
             if isReplicated {
                 delays?.succeeded(disk.name, begunAt: began)

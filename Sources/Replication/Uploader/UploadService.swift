@@ -16,7 +16,7 @@ package final class UploadService: Sendable {
     /// Disks whose thread has ended because they are no longer protected here.
     private let endedNames = Mutex<Set<String>>([])
     /// By disk.
-    private let pressures = Mutex<[String: LogPressure]>([:])
+    private let pressures = Mutex<[String: LogFill]>([:])
     private let retention: GroupRetention
     private let delays: DelayWatch
 
@@ -80,15 +80,15 @@ package final class UploadService: Sendable {
 
     /// Asks the mount; when there is none, nothing is written.
     private func notePressure() {
-        var found: [String: LogPressure] = [:]
+        var found: [String: LogFill] = [:]
         if case .status(let served, _, _)? = try? ControlClient(site: catalogue.site).ask(.status, timeoutSeconds: 5) {
-            for disk in served { found[disk.disk] = LogPressure(unreplicatedBytes: disk.unreplicatedBytes, budgetBytes: disk.logBudgetBytes) }
+            for disk in served { found[disk.disk] = LogFill(unreplicatedBytes: disk.unreplicatedBytes, budgetBytes: disk.logBudgetBytes) }
         }
         pressures.withLock { $0 = found }
     }
 
     private func start(_ name: String) throws(SystemError) -> OwnThread {
-        let uploader = DiskUploader(name: name, replicator: replicator, log: log, delays: delays) { [self] in pressures.withLock { $0[name] ?? .low } }
+        let uploader = DiskUploader(name: name, replicator: replicator, log: log, delays: delays) { [self] in pressures.withLock { $0[name] ?? .none } }
         return try OwnThread(name: "upload") { [self] in
             uploader.run()
             endedNames.withLock { _ = $0.insert(name) }
@@ -114,14 +114,32 @@ package final class UploadService: Sendable {
 }
 
 /// How far a log is filled up with what the vault lacks.
-enum LogPressure: Equatable, Sendable {
-    case low
-    /// Half: uploaded before the interval is over, or guests would get ENOSPC while nobody sends.
-    case half
-    /// Seven eighths: in time for a resynchronisation to spare guests the ENOSPC.
-    case full
+package struct LogFill: Equatable, Sendable {
+    package enum Pressure: Equatable, Sendable {
+        case low
+        /// Half: uploaded before the interval is over, or guests would get ENOSPC while nobody sends.
+        case half
+        /// Seven eighths: in time for a resynchronisation to spare guests the ENOSPC.
+        case full
+    }
 
-    init(unreplicatedBytes: UInt64, budgetBytes: UInt64) {
-        self = unreplicatedBytes >= budgetBytes / 8 * 7 ? .full : unreplicatedBytes >= budgetBytes / 2 ? .half : .low
+    /// Less than this is sent as quickly as it is compared.
+    package static let resyncBytesMin: UInt64 = 256 << 20
+
+    let unreplicatedBytes: UInt64
+    let budgetBytes: UInt64
+
+    package init(unreplicatedBytes: UInt64, budgetBytes: UInt64) {
+        self.unreplicatedBytes = unreplicatedBytes
+        self.budgetBytes = budgetBytes
+    }
+
+    static let none = LogFill(unreplicatedBytes: 0, budgetBytes: .max)
+
+    package var pressure: Pressure { unreplicatedBytes >= budgetBytes / 8 * 7 ? .full : unreplicatedBytes >= budgetBytes / 2 ? .half : .low }
+
+    /// Comparing the disk costs less than sending all that was written; `percent` of the disk's size, 0: never.
+    package func isBeyond(percent: Int, ofDiskBytes diskBytes: UInt64) -> Bool {
+        percent > 0 && unreplicatedBytes >= max(diskBytes / 100 * UInt64(percent), Self.resyncBytesMin)
     }
 }

@@ -26,7 +26,7 @@ package final class VaultConnection: Sendable {
     init(vault: Vault, catalogue: Catalogue, catalogAgeSecondsMax: UInt64) throws(VaultError) {
         self.vault = vault
         self.catalogAgeSecondsMax = catalogAgeSecondsMax
-        ledger = ChunkLedger(catalogue: catalogue, vault: vault.id)
+        ledger = ChunkLedger(catalogue: catalogue, vault: vault.id) { try vault.hasChunk($0) }
         self.catalogue = catalogue
         newestCatalog = Mutex(try vault.catalog().document)
     }
@@ -73,7 +73,7 @@ package final class VaultConnection: Sendable {
             if let known = groups[group]?.heads { return known }
             // The heads keep the connection, which keeps them weakly.
             let made = try GroupHeads(
-                vault: vault, group: group, host: host, hostID: try hostID(), catalogEpoch: { self.catalogRead().collectionEpoch }, keepsEpoch: { self.isReplicatingInitially(group) })
+                vault: vault, group: group, host: host, hostID: try hostID(), catalogEpoch: { self.catalogRead().collectionEpoch }, keepsEpoch: { self.keeps($0, of: group) })
             groups[group] = WeakHeads(heads: made)
             return made
         }
@@ -89,15 +89,17 @@ package final class VaultConnection: Sendable {
     /// Those of groups that this process writes.
     var claimedHeads: [GroupHeads] { groups.withLock { $0.values.compactMap(\.heads) }.filter { $0.writerEpoch != nil } }
 
-    /// As the catalogue has it, so that it holds over a restart. True when that cannot be asked.
-    private func isReplicatingInitially(_ group: VaultID) -> Bool {
+    /// As the catalogue has it, so that it holds over a restart: only the epoch and the group that were noted with the phase, for a group that
+    /// was out of the catalog was waited for by no collection. False when that cannot be asked: then more is sent than needs be.
+    private func keeps(_ epoch: UInt32, of group: VaultID) -> Bool {
         do throws(SiteError) {
             for disk in try catalogue.consistencyGroups().first(where: { $0.id == group.description })?.disks ?? [] where disk.vaultID == vault.id.description {
-                if try [.initial, .resynchronisation].contains(catalogue.replication(ofDisk: disk.name).phase) { return true }
+                let state = try catalogue.replication(ofDisk: disk.name)
+                if [.initial, .resynchronisation].contains(state.phase), state.keptEpoch == ReplicationState.KeptEpoch(epoch: epoch, group: group.description) { return true }
             }
             return false
         } catch {
-            return true
+            return false
         }
     }
 

@@ -16,6 +16,7 @@ extension Catalogue {
         migrator.registerMigration("7 recovery disks") { try createRoles($0) }
         migrator.registerMigration("8 failovers") { try createFailovers($0) }
         migrator.registerMigration("9 machine settings") { try createMachineSettings($0) }
+        migrator.registerMigration("10 kept epochs, resync mark, anomalies") { try addKeptEpochs($0) }
         return migrator
     }
 
@@ -154,6 +155,15 @@ extension Catalogue {
                 document TEXT NOT NULL,
                 published TEXT
             ) STRICT, WITHOUT ROWID;
+            """)
+    }
+
+    private static func addKeptEpochs(_ database: Database) throws {
+        try database.execute(sql: """
+            ALTER TABLE replication ADD COLUMN kept_epoch INTEGER;
+            ALTER TABLE replication ADD COLUMN kept_group TEXT;
+            ALTER TABLE policy ADD COLUMN resync_percent INTEGER NOT NULL DEFAULT 50;
+            ALTER TABLE policy ADD COLUMN anomaly TEXT NOT NULL DEFAULT 'pin';
             """)
     }
 

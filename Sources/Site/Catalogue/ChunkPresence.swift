@@ -15,18 +15,29 @@ package struct ChunkInDoubt: Equatable, Sendable {
     }
 }
 
+package struct ChunkPresence: Equatable, Sendable {
+    package let epoch: UInt64
+    package let isDoubted: Bool
+}
+
 extension Catalogue {
     private static let inFlight = 0
     private static let verified = 1
+    /// Verified once, by a target that has been rolled back or lost objects since.
+    private static let doubted = 2
 
-    /// The epoch under which the vault holds the chunk, verified; nil when it is not known to.
-    package func presentEpoch(ofChunk id: [UInt8], vault: String) throws(SiteError) -> UInt64? {
+    /// What is known of a chunk that was verified in the vault; nil when that was never so.
+    package func presence(ofChunk id: [UInt8], vault: String) throws(SiteError) -> ChunkPresence? {
         try read {
-            try Int64.fetchOne(
-                $0, sql: "SELECT epoch FROM chunk WHERE vault = ? AND id = ? AND state = ?",
-                arguments: [vault, idBytes(id), Self.verified]
-            ).map(UInt64.init(bitPattern:))
+            try Row.fetchOne(
+                $0, sql: "SELECT epoch, state FROM chunk WHERE vault = ? AND id = ? AND state <> ?", arguments: [vault, idBytes(id), Self.inFlight]
+            ).map { ChunkPresence(epoch: UInt64(bitPattern: $0["epoch"]), isDoubted: $0["state"] == Self.doubted) }
         }
+    }
+
+    /// The vault is to be asked for each chunk before it counts as there again.
+    package func doubtChunks(vault: String) throws(SiteError) {
+        try write { try $0.execute(sql: "UPDATE chunk SET state = ? WHERE vault = ? AND state = ?", arguments: [Self.doubted, vault, Self.verified]) }
     }
 
     /// Before the PUT: from here on the vault may hold the chunk.

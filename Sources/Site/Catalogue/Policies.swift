@@ -83,8 +83,9 @@ extension Catalogue {
     static func insert(_ policy: Policy, _ database: Database) throws {
         try database.execute(
             sql: """
-                INSERT INTO policy (name, parent, created, interval_seconds, point_seconds, retention, rpo_seconds, bandwidth, compression, resync_window, when_full, download, app_seconds)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                INSERT INTO policy (name, parent, created, interval_seconds, point_seconds, retention, rpo_seconds, bandwidth, compression, resync_window, when_full,
+                    download, app_seconds, resync_percent, anomaly)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 """,
             arguments: [policy.name, policy.parent, Int64(bitPattern: Clock.wallNanoseconds())] + policy.settings)
     }
@@ -92,7 +93,8 @@ extension Catalogue {
     private static func store(_ policy: Policy, _ database: Database) throws {
         try database.execute(
             sql: """
-                UPDATE policy SET interval_seconds = ?, point_seconds = ?, retention = ?, rpo_seconds = ?, bandwidth = ?, compression = ?, resync_window = ?, when_full = ?, download = ?, app_seconds = ?
+                UPDATE policy SET interval_seconds = ?, point_seconds = ?, retention = ?, rpo_seconds = ?, bandwidth = ?, compression = ?, resync_window = ?, when_full = ?,
+                    download = ?, app_seconds = ?, resync_percent = ?, anomaly = ?
                 WHERE name = ?
                 """,
             arguments: policy.settings + [policy.name])
@@ -109,10 +111,14 @@ extension Policy {
             name: name, parent: row["parent"], intervalSeconds: row["interval_seconds"], pointSeconds: row["point_seconds"],
             retention: try RetentionRules(row["retention"] as String), rpoSeconds: row["rpo_seconds"], bandwidth: try BandwidthCalendar(row["bandwidth"] as String),
             compression: try Compression(row["compression"] as String), resyncWindow: try WeeklyWindow(row["resync_window"] as String),
-            whenFull: try storedName(row["when_full"]), download: try BandwidthCalendar(row["download"] as String), appSeconds: row["app_seconds"])
+            whenFull: try storedName(row["when_full"]), download: try BandwidthCalendar(row["download"] as String), appSeconds: row["app_seconds"],
+            resyncPercent: row["resync_percent"], anomaly: try storedName(row["anomaly"]))
     }
 
     fileprivate var settings: StatementArguments {
-        [intervalSeconds, pointSeconds, retention.text, rpoSeconds, bandwidth.text, compression.text, resyncWindow.text, whenFull.rawValue, download.text, appSeconds]
+        [
+            intervalSeconds, pointSeconds, retention.text, rpoSeconds, bandwidth.text, compression.text, resyncWindow.text, whenFull.rawValue, download.text, appSeconds,
+            resyncPercent, anomaly.rawValue,
+        ]
     }
 }

@@ -115,7 +115,8 @@ extension Catalogue {
     /// Each disk with the settings of its policy.
     static let diskQuery = """
         SELECT disk.*, policy.parent, policy.interval_seconds, policy.point_seconds, policy.retention, policy.rpo_seconds, policy.bandwidth, policy.compression,
-            policy.resync_window, policy.when_full, policy.download, policy.app_seconds
+            policy.resync_window, policy.when_full, policy.download, policy.app_seconds,
+            policy.resync_percent, policy.anomaly
         FROM disk JOIN policy ON policy.name = disk.policy
         """
 

@@ -16,7 +16,20 @@ package struct ReplicationState: Equatable, Sendable {
 
     package enum Health: String, Sendable { case normal, warning, critical }
 
+    /// The collection epoch under which an initial replication or resynchronisation sends, and the group in vaults whose heads acknowledge it.
+    package struct KeptEpoch: Equatable, Sendable {
+        package let epoch: UInt32
+        package let group: String
+
+        package init(epoch: UInt32, group: String) {
+            self.epoch = epoch
+            self.group = group
+        }
+    }
+
     package var phase: Phase
+    /// Nil until the phase has one; another phase has another.
+    package var keptEpoch: KeptEpoch?
     package var lineage: String?
     package var provenSequence: UInt64?
     package var provenAtNanoseconds: UInt64?
@@ -31,6 +44,7 @@ package struct ReplicationState: Equatable, Sendable {
 
     init(row: Row) throws {
         phase = try storedName(row["phase"])
+        if let epoch = (row["kept_epoch"] as Int64?).flatMap({ UInt32(exactly: $0) }), let group = row["kept_group"] as String? { keptEpoch = KeptEpoch(epoch: epoch, group: group) }
         lineage = row["lineage"]
         provenSequence = (row["proven_sequence"] as Int64?).map(UInt64.init(bitPattern:))
         provenAtNanoseconds = (row["proven_at"] as Int64?).map(UInt64.init(bitPattern:))
@@ -60,16 +74,20 @@ extension Catalogue {
         }
     }
 
+    package func forgetKeptEpoch(ofDisk name: String) throws(SiteError) {
+        try write { try $0.execute(sql: "UPDATE replication SET kept_epoch = NULL, kept_group = NULL WHERE disk = ?", arguments: [name]) }
+    }
+
     package func setReplication(_ state: ReplicationState, ofDisk name: String) throws(SiteError) {
         let signed = { (value: UInt64?) in value.map(Int64.init(bitPattern:)) }
         try write {
             try $0.execute(
                 sql: """
-                    UPDATE replication SET phase = ?, lineage = ?, proven_sequence = ?, proven_at = ?, head_number = ?,
+                    UPDATE replication SET phase = ?, kept_epoch = ?, kept_group = ?, lineage = ?, proven_sequence = ?, proven_at = ?, head_number = ?,
                         writer_epoch = ?, failures = ?, next_attempt = ?, health = ?, error = ?, remedy = ? WHERE disk = ?
                     """,
                 arguments: [
-                    state.phase.rawValue, state.lineage, signed(state.provenSequence), signed(state.provenAtNanoseconds),
+                    state.phase.rawValue, state.keptEpoch.map { Int64($0.epoch) }, state.keptEpoch?.group, state.lineage, signed(state.provenSequence), signed(state.provenAtNanoseconds),
                     signed(state.headNumber), signed(state.writerEpoch), state.failures, signed(state.nextAttemptNanoseconds),
                     state.health.rawValue, state.error, state.remedy, name,
                 ])

@@ -10,6 +10,8 @@ package struct StandingWarning: Equatable, Sendable {
         case lag
         /// Too many of the last hour's cycles did not bring the vault up to date.
         case missedCycles = "missed-cycles"
+        /// Data is being overwritten by data that looks encrypted. It stands over restarts.
+        case anomaly
     }
 
     package let kind: Kind
@@ -54,6 +56,8 @@ extension Catalogue {
         }
     }
 
-    /// Those of an uploader that ended: the next one judges anew.
-    package func takeAwayAllWarnings() throws(SiteError) { try write { try $0.execute(sql: "DELETE FROM warning") } }
+    /// Those of an uploader that ended: the next one judges anew what it can see anew.
+    package func takeAwayAllWarnings() throws(SiteError) {
+        try write { try $0.execute(sql: "DELETE FROM warning WHERE kind <> ?", arguments: [StandingWarning.Kind.anomaly.rawValue]) }
+    }
 }

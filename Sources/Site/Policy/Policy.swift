@@ -39,6 +39,15 @@ package struct Policy: Equatable, Sendable {
         case resync
     }
 
+    /// What happens when data is overwritten by data that looks encrypted.
+    package enum Anomaly: String, Equatable, Sendable, CaseIterable {
+        case off
+        /// Event and health.
+        case warn
+        /// The same, and the newest point from before is pinned.
+        case pin
+    }
+
     package static let defaultName = "default"
     package static let intervalSecondsRange = 1...3_600
     package static let appSecondsRange = 10...2_592_000
@@ -63,14 +72,19 @@ package struct Policy: Equatable, Sendable {
     package var whenFull: WhenFull
     /// Between app-consistent points; nil: none are made.
     package var appSeconds: Int?
+    /// A disk whose vault cannot be reached, and lacks so much of the disk's size, is given up for a resynchronisation; 0: never.
+    package var resyncPercent: Int
+    package var anomaly: Anomaly
 
     package init(
         name: String, parent: String? = nil, intervalSeconds: Int = 30, pointSeconds: Int? = nil, retention: RetentionRules = .standard, rpoSeconds: Int? = nil,
         bandwidth: BandwidthCalendar = .unlimited, compression: Compression = .automatic, resyncWindow: WeeklyWindow = .nights, whenFull: WhenFull = .refuse,
-        download: BandwidthCalendar = .unlimited, appSeconds: Int? = nil
+        download: BandwidthCalendar = .unlimited, appSeconds: Int? = nil, resyncPercent: Int = 50, anomaly: Anomaly = .pin
     ) {
         self.download = download
         self.appSeconds = appSeconds
+        self.resyncPercent = resyncPercent
+        self.anomaly = anomaly
         self.resyncWindow = resyncWindow
         self.whenFull = whenFull
         self.name = name
@@ -104,14 +118,18 @@ package struct PolicyChange: Equatable, Sendable {
     package var download: BandwidthCalendar?
     /// 0: none are made any more.
     package var appSeconds: Int?
+    package var resyncPercent: Int?
+    package var anomaly: Policy.Anomaly?
 
     package init(
         intervalSeconds: Int? = nil, pointSeconds: Int? = nil, retention: RetentionRules? = nil, rpoSeconds: Int? = nil, bandwidth: BandwidthCalendar? = nil,
         compression: Policy.Compression? = nil, resyncWindow: WeeklyWindow? = nil, whenFull: Policy.WhenFull? = nil,
-        download: BandwidthCalendar? = nil, appSeconds: Int? = nil
+        download: BandwidthCalendar? = nil, appSeconds: Int? = nil, resyncPercent: Int? = nil, anomaly: Policy.Anomaly? = nil
     ) {
         self.download = download
         self.appSeconds = appSeconds
+        self.resyncPercent = resyncPercent
+        self.anomaly = anomaly
         self.resyncWindow = resyncWindow
         self.whenFull = whenFull
         self.intervalSeconds = intervalSeconds
@@ -139,11 +157,16 @@ package struct PolicyChange: Equatable, Sendable {
         guard changed.appSeconds.map({ Policy.appSecondsRange.contains($0) }) ?? true else {
             throw SiteError(.policyWrong, "app-consistent points every \(changed.appSeconds ?? 0) s are refused", remedy: "10s to 30d, or 0 for none")
         }
+        changed.resyncPercent = resyncPercent ?? changed.resyncPercent
+        changed.anomaly = anomaly ?? changed.anomaly
         guard Policy.intervalSecondsRange.contains(changed.intervalSeconds) else {
             throw SiteError(.policyWrong, "an interval of \(changed.intervalSeconds) s is refused", remedy: "1s to 1h")
         }
         guard changed.pointSeconds >= 1, changed.pointSeconds <= 86_400 else {
             throw SiteError(.policyWrong, "points every \(changed.pointSeconds) s are refused", remedy: "1s to 1d")
+        }
+        guard (0...100).contains(changed.resyncPercent) else {
+            throw SiteError(.policyWrong, "a resynchronisation at \(changed.resyncPercent) % of the disk's size is refused", remedy: "0 to 100")
         }
         return changed
     }

@@ -22,6 +22,8 @@ package struct CollectReport: Sendable {
     package struct Waiting: Sendable, Equatable {
         package let group: VaultID
         package let name: String
+        /// One of its disks: what `retire` takes.
+        package let disk: String
         /// The host that writes it, and the last time it wrote.
         package let host: String
         package let sinceMicros: UInt64
@@ -114,7 +116,7 @@ package struct Collector {
         let waiting = found.waiting(for: (epochs.max() ?? before.collectionEpoch) + 1)
         guard waiting.isEmpty else {
             report.waiting = waiting.map { group, head in
-                CollectReport.Waiting(group: group, name: name(of: group, found.catalog.document), host: head.writer.host, sinceMicros: head.timeMicros)
+                CollectReport.Waiting(group: group, name: name(of: group, found.catalog.document), disk: disk(of: group, found.catalog.document), host: head.writer.host, sinceMicros: head.timeMicros)
             }
             return false
         }
@@ -204,14 +206,20 @@ package struct Collector {
     private func name(of group: VaultID, _ catalog: Catalog) -> String {
         catalog.group(group)?.name ?? catalog.disks(inGroup: group).map(\.name).sorted().joined(separator: ", ")
     }
+
+    private func disk(of group: VaultID, _ catalog: Catalog) -> String { catalog.disks(inGroup: group).map(\.name).min() ?? group.description }
 }
 
 extension Vault {
-    /// Acknowledges the collection epoch in place of an uploader that will not come back, and fences it: when it does, it
-    /// stops, and takes the disk back only when it is started again.
-    package func retire(writerOf nameOrID: String, host: String) throws(VaultError) {
-        let disk = try disk(nameOrID)
-        guard try heads(group: disk.group).newest() != nil else { return }
-        _ = try heads(group: disk.group).claim(host: host)
+    /// No collection waits any more for the uploader of the disk's group, which will not come back: it is fenced, and when it does come
+    /// back it stops, and takes the disk back only when it is started again. In this order: what it has in hand must not be named afterwards.
+    package func release(writerOf nameOrID: String, host: String) throws(VaultError) {
+        let catalog = try catalog().document
+        let named = catalog.groups?.first { $0.name == nameOrID }?.id
+        let group = if let named { named } else { try disk(nameOrID).group }
+        let heads = heads(group: group)
+        guard try heads.newest() != nil else { return }
+        let claimed = try heads.claim(host: host).document
+        try heads.update(epoch: claimed.writer.epoch) { $0.writer.isReleased = 1 }
     }
 }

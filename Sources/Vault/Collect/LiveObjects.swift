@@ -125,6 +125,6 @@ struct LiveVault {
 
     /// The groups whose writer has not acknowledged the epoch, with the heads that say so.
     func waiting(for epoch: UInt32) -> [(group: VaultID, head: Head)] {
-        heads.filter { $0.value.document.collectionEpoch < epoch }.map { ($0.key, $0.value.document) }.sorted { $0.0.description < $1.0.description }
+        heads.filter { $0.value.document.collectionEpoch < epoch && $0.value.document.writer.isReleased == nil }.map { ($0.key, $0.value.document) }.sorted { $0.0.description < $1.0.description }
     }
 }

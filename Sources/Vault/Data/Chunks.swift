@@ -1,6 +1,8 @@
 // Chunks: up to 1 MiB of disk content, named by its keyed hash (docs/formats/vault.md section 5). The same content is
 // stored once; who wants to know whether it is there keeps a local index and verifies a found chunk at its first use.
 
+import ObjectStore
+
 extension Vault {
     /// The name this content has when it is uploaded in `epoch`.
     package func chunkRef(of plaintext: UnsafeRawBufferPointer, epoch: UInt32) -> ChunkRef {
@@ -20,6 +22,11 @@ extension Vault {
     }
 
     /// Whether the chunk is there and sound. For chunks whose PUT was never answered: one that is damaged is sent again.
+    /// Asks for the name alone: what was verified when it was put, and is there, is taken for what it was.
+    package func hasChunk(_ ref: ChunkRef) throws(VaultError) -> Bool {
+        try fromStore(nil) { () throws(StoreError) in try store.head(ObjectPlace.chunk(ref).key) } != nil
+    }
+
     package func holdsChunk(_ ref: ChunkRef) throws(VaultError) -> Bool {
         do {
             _ = try readChunk(ref)

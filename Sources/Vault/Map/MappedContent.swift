@@ -22,9 +22,12 @@ package final class MappedContent: Sendable {
     private let root: MapRoot
     private let sizeBytes: UInt64
     private let maps: MapReader
+    /// A chunk that a map names may be gone all the same: the target was rolled back.
+    private let isThere: @Sendable (ChunkRef) throws -> Bool
     private let objects = Mutex<[MapSource: SealedObject]>([:])
 
-    package init(vault: Vault, disk: VaultID, root: MapRoot, sizeBytes: UInt64) {
+    package init(vault: Vault, disk: VaultID, root: MapRoot, sizeBytes: UInt64, isThere: @escaping @Sendable (ChunkRef) throws -> Bool) {
+        self.isThere = isThere
         self.vault = vault
         self.disk = disk
         self.root = root
@@ -45,9 +48,9 @@ package final class MappedContent: Sendable {
     }
 
     /// Whether the state has `bytes` at `offset`, the beginning of a chunk. What is damaged or missing does not have them.
-    package func holds(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) throws(VaultError) -> Bool {
+    package func holds(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) throws -> Bool {
         let extents = try extents(at: offset, count: bytes.count)
-        if extents.count == 1, case .chunk(let chunk) = extents[0].source, extents[0].sourceBlock == 0 { return vault.keys.contentID(bytes) == chunk.id }
+        if extents.count == 1, case .chunk(let chunk) = extents[0].source, extents[0].sourceBlock == 0 { return try vault.keys.contentID(bytes) == chunk.id && isThere(chunk) }
         var pieces: [MapSource: [Piece]] = [:]
         var position = 0
         for extent in extents {

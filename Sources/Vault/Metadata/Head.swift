@@ -123,6 +123,19 @@ package struct Head: ChainDocument, Equatable {
         package let host: String
         /// Of the host; nil in heads of writers that had none.
         package var id: VaultID?
+        /// 1: it will not write again, and collections do not wait for it; absent otherwise.
+        package var isReleased: UInt32?
+
+        private enum CodingKeys: String, CodingKey {
+            case epoch, host, id
+            case isReleased = "released"
+        }
+
+        init(epoch: UInt64, host: String, id: VaultID? = nil) {
+            self.epoch = epoch
+            self.host = host
+            self.id = id
+        }
     }
 
     package struct Pin: Codable, Equatable, Sendable {
@@ -262,10 +275,10 @@ package struct HeadChain: Sendable {
     ///
     /// `change` gets the head that is there, its writer included, and may refuse; it runs again when another head came in between.
     package func claim(
-        host: String, id: VaultID? = nil, keepsEpoch: Bool = false, _ change: (inout Head) throws(VaultError) -> Void = { _ in }
+        host: String, id: VaultID? = nil, keepsEpoch: (UInt32) -> Bool = { _ in false }, _ change: (inout Head) throws(VaultError) -> Void = { _ in }
     ) throws(VaultError) -> Published<Head> {
-        var (claimed, hadHead) = try claimOnce(host, id, keepsEpoch, change)
-        while !(keepsEpoch && hadHead) {
+        var (claimed, isKept) = try claimOnce(host, id, keepsEpoch, change)
+        while !isKept {
             let epoch = try vault.catalog().document.collectionEpoch
             guard epoch > claimed.document.collectionEpoch else { break }
             claimed = try update(epoch: claimed.document.writer.epoch) { $0.collectionEpoch = epoch }
@@ -274,8 +287,8 @@ package struct HeadChain: Sendable {
     }
 
     private func claimOnce(
-        _ host: String, _ id: VaultID?, _ keepsEpoch: Bool, _ change: (inout Head) throws(VaultError) -> Void
-    ) throws(VaultError) -> (Published<Head>, hadHead: Bool) {
+        _ host: String, _ id: VaultID?, _ keepsEpoch: (UInt32) -> Bool, _ change: (inout Head) throws(VaultError) -> Void
+    ) throws(VaultError) -> (Published<Head>, isKept: Bool) {
         try vault.refuseCopy()
         let catalog = try vault.catalog().document
         let epoch = catalog.collectionEpoch
@@ -286,10 +299,12 @@ package struct HeadChain: Sendable {
             var next = current?.document ?? Head(vault: vault.id, group: group, writer: writer, collectionEpoch: epoch)
             try change(&next)
             next.writer = writer
-            if !keepsEpoch { next.collectionEpoch = max(epoch, next.collectionEpoch) }
+            // Who let go of the group was waited for by no collection since.
+            let isKept = current.map { $0.document.writer.isReleased == nil && keepsEpoch($0.document.collectionEpoch) } ?? false
+            if !isKept { next.collectionEpoch = max(epoch, next.collectionEpoch) }
             for state in next.disks where elsewhere.contains(state.disk) { next.remove(state.disk) }
             do {
-                return (try chain.publish(next, after: current), current != nil)
+                return (try chain.publish(next, after: current), isKept)
             } catch .conflict {
                 continue
             }

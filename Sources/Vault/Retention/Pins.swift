@@ -8,7 +8,10 @@ package struct PinnedState: Sendable {
 
 extension Vault {
     /// Pins the state at `sequence` on `disk` and on the disks of its group that have it. A name stands for one moment of the group.
-    package func pin(_ disk: Catalog.Disk, sequence: UInt64, name: String, reason: String, untilMicros: UInt64?) throws(VaultError) -> [PinnedState] {
+    /// `spanMicros`: how long from `nowMicros` on, counted as retention counts; nil: until it is taken away.
+    package func pin(
+        _ disk: Catalog.Disk, sequence: UInt64, name: String, reason: String, spanMicros: UInt64?, nowMicros: UInt64 = Vault.nowMicros()
+    ) throws(VaultError) -> [PinnedState] {
         guard Catalog.isValidName(name) else { throw .refused("\"\(name)\" is no name for a pin: 1 to 64 of A-Z a-z 0-9 . _ - not starting with . or -") }
         guard reason.utf8.count <= FormatLimits.pinReasonBytesMax else { throw .refused("the reason of a pin has at most \(FormatLimits.pinReasonBytesMax) bytes") }
         var made: [PinnedState] = []
@@ -18,11 +21,13 @@ extension Vault {
             let shared = SharedPoints(self, head: head, catalog: catalog)
             guard let own = shared.history(of: disk.id) else { throw .notFound("nothing of the disk \(disk.name) is in the vault yet") }
             let time = try own.stateTime(at: sequence)
+            var until: UInt64?
+            if let spanMicros { until = min(try countedMicros(shared, clock: head.clock, at: nowMicros) + min(spanMicros, FormatLimits.integerMax), FormatLimits.integerMax) }
             made = []
             for member in shared.members {
                 if member.disk.id != disk.id, try !member.history.hasState(at: sequence) { continue }
                 made.append(PinnedState(
-                    pin: Head.Pin(name: name, disk: member.disk.id, sequence: sequence, timeMicros: time, reason: reason, untilMicros: untilMicros), disk: member.disk))
+                    pin: Head.Pin(name: name, disk: member.disk.id, sequence: sequence, timeMicros: time, reason: reason, untilMicros: until), disk: member.disk))
             }
             let pins = (head.pins ?? []) + made.map(\.pin)
             guard !(head.pins ?? []).contains(where: { $0.name == name }) else { throw .alreadyExists("there is a pin named \(name) already") }

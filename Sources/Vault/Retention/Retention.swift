@@ -72,6 +72,14 @@ package struct Retention: Sendable {
     }
 }
 
+/// The time as retention counts it at `timeMicros` of the wall clock: what a clock jumped by, or a long gap, does not count.
+func countedMicros(_ shared: SharedPoints, clock: Head.Clock?, at timeMicros: UInt64) throws(VaultError) -> UInt64 {
+    guard let newest = try Timeline(shared, clock: clock).moments.last else { return timeMicros }
+    var time = RetentionTime(timeMicros: newest.timeMicros, elapsedMicros: newest.elapsedMicros)
+    time.advance(to: timeMicros)
+    return time.elapsedMicros
+}
+
 /// The listed points of all disks of a group in one line of time.
 private struct Timeline {
     struct Moment {

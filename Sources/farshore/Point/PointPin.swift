@@ -32,13 +32,14 @@ struct PinDocument: Encodable {
     let until: String?
     let disks: [String]
 
-    init?(_ pinned: [PinnedState]) {
+    /// `untilMicros` by the wall clock: the pin itself holds counted time.
+    init?(_ pinned: [PinnedState], untilMicros: UInt64? = nil) {
         guard let pin = pinned.first?.pin else { return nil }
         name = pin.name
         sequence = pin.sequence
         time = pointTimeText(nanoseconds: pin.timeMicros.multipliedReportingOverflow(by: 1000).partialValue)
         reason = pin.reason.isEmpty ? nil : pin.reason
-        until = pin.untilMicros.map { timeText(nanoseconds: $0.multipliedReportingOverflow(by: 1000).partialValue) }
+        until = untilMicros.map { timeText(nanoseconds: $0.multipliedReportingOverflow(by: 1000).partialValue) }
         disks = pinned.map(\.disk.name).sorted()
     }
 }
@@ -94,8 +95,9 @@ struct PointPin: ParsableCommand {
         let opened = try vault.open(of: diskName, site)
         let disk = try opened.disk(diskName)
         guard let sequence = try SharedPoints(opened, of: disk).resolve(pointName, on: disk) else { throw VaultError.notFound("nothing of the disk \(disk.name) is in the vault yet") }
-        let pinned = try opened.pin(disk, sequence: sequence, name: name, reason: reason, untilMicros: try untilMicros())
-        try output.print(PinDocument(pinned)) { document in
+        let (now, until) = (Vault.nowMicros(), try untilMicros())
+        let pinned = try opened.pin(disk, sequence: sequence, name: name, reason: reason, spanMicros: until.map { $0 - min($0, now) }, nowMicros: now)
+        try output.print(PinDocument(pinned, untilMicros: until)) { document in
             document.map { "\($0.name): #\($0.sequence) of \($0.disks.joined(separator: ", ")) is kept" + ($0.until.map { " until \($0)" } ?? "") } ?? ""
         }
     }

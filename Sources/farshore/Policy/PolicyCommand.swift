@@ -26,6 +26,8 @@ struct PolicyDocument: Encodable {
     let resyncWindow: String
     let whenFull: String
     let appSeconds: Int?
+    let resyncPercent: Int
+    let anomaly: String
     let disks: [String]
 
     init(_ policy: Policy, _ catalogue: Catalogue) throws {
@@ -41,6 +43,8 @@ struct PolicyDocument: Encodable {
         resyncWindow = policy.resyncWindow.text
         whenFull = policy.whenFull.rawValue
         appSeconds = policy.appSeconds
+        resyncPercent = policy.resyncPercent
+        anomaly = policy.anomaly.rawValue
         disks = try catalogue.disks(ofPolicy: policy.name)
     }
 
@@ -57,8 +61,9 @@ struct PolicyDocument: Encodable {
         add("bandwidth", bandwidth)
         add("download", download)
         add("compression", compression)
-        add("resync", resyncWindow)
+        add("resync", resyncWindow + (resyncPercent > 0 ? "; marked when an unreachable vault lacks \(resyncPercent) % of the disk's size" : ""))
         add("when full", whenFull == Policy.WhenFull.refuse.rawValue ? "writes are refused" : "writes go on, the disk is resynchronised")
+        add("anomaly", anomaly)
         return lines.joined(separator: "\n")
     }
 }
@@ -94,6 +99,13 @@ struct PolicySettings: ParsableArguments {
     @Option(name: .long, help: ArgumentHelp("Time between app-consistent points, 10s to 30d; 0 for none. See farshore machine set.", valueName: "span"))
     var appConsistent: String?
 
+    @Option(name: .long, help: ArgumentHelp(
+        "A disk whose vault cannot be reached and lacks so many percent of its size is given up for a resync (default policy: 50; 0: never).", valueName: "percent"))
+    var resyncAt: Int?
+
+    @Option(name: .long, help: ArgumentHelp("When data is overwritten by data that looks encrypted: nothing, a warning, or also a pin of the last point from before.", valueName: "off|warn|pin"))
+    var anomaly: String?
+
     func change() throws -> PolicyChange {
         PolicyChange(
             intervalSeconds: try Self.seconds(interval), pointSeconds: try Self.seconds(pointEvery), retention: try retention.map { try RetentionRules($0) },
@@ -103,7 +115,11 @@ struct PolicySettings: ParsableArguments {
                 guard let known = Policy.WhenFull(rawValue: text) else { throw ValidationError("--when-full is refuse or resync, not \(text.debugDescription)") }
                 return known
             },
-            download: try download.map { try BandwidthCalendar($0) }, appSeconds: try Self.seconds(appConsistent))
+            download: try download.map { try BandwidthCalendar($0) }, appSeconds: try Self.seconds(appConsistent), resyncPercent: resyncAt,
+            anomaly: try anomaly.map { text in
+                guard let known = Policy.Anomaly(rawValue: text) else { throw ValidationError("--anomaly is off, warn or pin, not \(text.debugDescription)") }
+                return known
+            })
     }
 
     private static func seconds(_ text: String?) throws -> Int? {

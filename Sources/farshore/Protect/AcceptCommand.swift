@@ -71,6 +71,8 @@ struct AcceptCommand: ParsableCommand {
                     try: "farshore unprotect \(disk) --discard-log, and protect the image under a new name")
             }
             try catalogue.markResynchronisation(ofDisk: disk, reason: "the image was taken as it is, without its log")
+            // What this host remembers of the vault may be as old, or as wrong, as what was refused.
+            try catalogue.doubtChunks(vault: protected.vaultID)
             try folder.discard(locks.log)
             let sequencer = try Sequencer(path: site.directory.sequencePath)
             try sequencer.raise(above: newest)

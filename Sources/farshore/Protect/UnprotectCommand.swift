@@ -4,9 +4,11 @@ import ArgumentParser
 import BlockIO
 import ChangeLog
 import DiskImage
+import Foundation
 import Glibc
 import Replication
 import Site
+import Vault
 import VirtualDisk
 
 struct UnprotectCommand: ParsableCommand {
@@ -41,12 +43,15 @@ struct UnprotectCommand: ParsableCommand {
         let vault: String
         let job: Int64
         let discarded: DiscardedLog?
+        /// Collections of the vault wait for this disk until it is named there.
+        let holdsUpCollections: Bool
     }
 
     func run() throws {
         let catalogue = try site.catalogue()
         let protected = try catalogue.disk(named: disk)
         try protected.refuseWhileFilled()
+        let replication = try catalogue.replication(ofDisk: disk)
         let job = try catalogue.beginJob(.unprotect, disk: disk, steps: ["release", discardLog ? "discard" : "merge", "forget"])
         var discarded: DiscardedLog?
         do {
@@ -70,15 +75,40 @@ struct UnprotectCommand: ParsableCommand {
         let end = discarded?.text ?? "\(protected.imagePath) is complete"
         try catalogue.record(discarded == nil ? .information : .warning, disk: disk, "no longer protected; \(end)")
         let document = Document(
-            disk: disk, image: protected.imagePath, isChain: protected.format == ImageFormat.vhdDifferencing.rawValue, vault: protected.vaultURL, job: job.id, discarded: discarded)
+            disk: disk, image: protected.imagePath, isChain: protected.format == ImageFormat.vhdDifferencing.rawValue, vault: protected.vaultURL, job: job.id, discarded: discarded,
+            holdsUpCollections: try !letGoOfGroup(protected, replication, catalogue))
         try output.print(document, text: Self.text)
     }
 
     private static func text(_ document: Document) -> String {
-        guard let discarded = document.discarded else {
-            return "\(document.disk): no longer protected. \(document.image) is current\(document.isChain ? "; it needs its parents, as before" : " and stands alone").\nIts points stay in \(document.vault)."
+        var lines = ["\(document.disk): no longer protected. \(document.image) is current\(document.isChain ? "; it needs its parents, as before" : " and stands alone")."]
+        if let discarded = document.discarded { lines = ["\(document.disk): no longer protected. \(document.image) stays as it is.", discarded.text] }
+        lines.append("Its points stay in \(document.vault).")
+        if document.holdsUpCollections {
+            lines.append("The vault could not be told: collections wait for this disk until farshore vault collect \(document.vault) --retire \(document.disk)")
         }
-        return "\(document.disk): no longer protected. \(document.image) stays as it is.\n\(discarded.text)\nIts points stay in \(document.vault)."
+        return lines.joined(separator: "\n")
+    }
+
+    /// No collection is to wait for this host, which goes on with no disk of the group. Where it goes on with others its uploader moves the
+    /// disk out of the group, and lets go of it there; a group that another host took over is none of ours. False when the vault could not be told.
+    private func letGoOfGroup(_ protected: ProtectedDisk, _ replication: ReplicationState, _ catalogue: Catalogue) throws -> Bool {
+        guard let epoch = replication.writerEpoch else { return true }
+        let own = Set(try catalogue.disks().map(\.id))
+        do {
+            let vault = try site.openVault(of: protected)
+            guard let entry = try vault.catalog().document.disks.first(where: { $0.id.description == protected.id }),
+                let head = try vault.heads(group: entry.group).newest()?.document
+            else { return true }
+            if head.disks.contains(where: { $0.movedTo == nil && own.contains($0.disk.description) }) { return true }
+            let host = ProcessInfo.processInfo.hostName
+            guard head.writer.host == host, head.writer.epoch == epoch else { return head.writer.isReleased != nil || head.writer.host != host }
+            try vault.release(writerOf: protected.id, host: host)
+            return true
+        } catch {
+            printError("farshore: warning: the vault cannot be told that \(disk) is no longer replicated: \(error)")
+            return false
+        }
     }
 
     /// Whether a mount served it.

@@ -14,7 +14,8 @@ struct VaultCollect: ParsableCommand {
             moment, it goes on with the next run; several at once do no harm. Damage in the vault stops it before anything is deleted.
 
             An uploader takes note within an hour, a disk in initial replication at its end. One that will never come back, because its host is
-            gone, holds everything up: name one of its disks with --retire. If it does come back, it is fenced and stops.
+            gone, holds everything up: name one of its disks, or its group, with --retire. If it does come back,
+            it is fenced and stops. `farshore unprotect` does that by itself where it reaches the vault.
 
             Example:
               farshore vault collect file:///backup/vault --key-file /etc/farshore/vault.key
@@ -23,6 +24,8 @@ struct VaultCollect: ParsableCommand {
     struct Document: Encodable {
         struct Waiting: Encodable {
             let group: String
+            /// One of its disks, for --retire.
+            let disk: String
             let host: String
             let lastWrite: String
         }
@@ -43,7 +46,7 @@ struct VaultCollect: ParsableCommand {
             deletedChainObjects = report.deletedChainObjects
             epoch = report.epoch
             waiting = report.waiting.map {
-                Waiting(group: $0.name, host: $0.host, lastWrite: timeText(nanoseconds: $0.sinceMicros.multipliedReportingOverflow(by: 1000).partialValue))
+                Waiting(group: $0.name, disk: $0.disk, host: $0.host, lastWrite: timeText(nanoseconds: $0.sinceMicros.multipliedReportingOverflow(by: 1000).partialValue))
             }
         }
 
@@ -51,7 +54,7 @@ struct VaultCollect: ParsableCommand {
             var lines = ["\(deletedObjects) objects deleted"]
             if deletedChainObjects > 0 { lines[0] += ", and \(deletedChainObjects) old heads and catalogs" }
             if condemnedObjects > 0 { lines.append("\(condemnedObjects) objects (\(bytesText(condemnedBytes))) condemned in epoch \(epoch - 1)") }
-            for one in waiting { lines.append("waiting for the uploader of \(one.group) on \(one.host), which wrote last at \(one.lastWrite)") }
+            for one in waiting { lines.append("waiting for the uploader of \(one.group) on \(one.host), which wrote last at \(one.lastWrite); if it will not come back: --retire \(one.disk)") }
             return lines.joined(separator: "\n")
         }
     }
@@ -59,7 +62,7 @@ struct VaultCollect: ParsableCommand {
     @Argument(help: ArgumentHelp("The vault.", valueName: "url"))
     var url: String
 
-    @Option(name: .long, help: ArgumentHelp("A disk whose uploader will not come back: it is fenced, and waited for no more. May be given several times.", valueName: "disk"))
+    @Option(name: .long, help: ArgumentHelp("A disk, or group, whose uploader will not come back: it is fenced, and waited for no more. May be given several times.", valueName: "disk"))
     var retire: [String] = []
 
     @OptionGroup var key: KeyOptions
@@ -68,7 +71,7 @@ struct VaultCollect: ParsableCommand {
 
     func run() throws {
         let vault = try openVault(url: url, key: key, site: site)
-        for disk in retire { try vault.retire(writerOf: disk, host: "vault collect on \(ProcessInfo.processInfo.hostName)") }
+        for disk in retire { try vault.release(writerOf: disk, host: "vault collect on \(ProcessInfo.processInfo.hostName)") }
         try output.print(Document(try Collector(vault: vault).run()), text: \.text)
     }
 }

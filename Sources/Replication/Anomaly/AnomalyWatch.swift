@@ -1,0 +1,44 @@
+// Whether a disk is being overwritten by data that looks encrypted: a pure state machine over what each publication
+// wrote. Raised when within ten minutes at least 32 MiB, and a thousandth of what the disk holds, was overwritten so, and that was half of
+// all that was written; over when within ten minutes it was less than a quarter of that.
+
+package struct AnomalyWatch: Equatable, Sendable {
+    package enum Change: Equatable, Sendable {
+        /// `cleanSequence`: within ten minutes nothing was overwritten so up to there. Everyday noise makes it older than need be, never newer.
+        case raised(convertedBytes: UInt64, writtenBytes: UInt64, seconds: UInt64, cleanSequence: UInt64)
+        case over
+    }
+
+    package static let windowNanoseconds: UInt64 = 600_000_000_000
+    package static let convertedBytesMin: UInt64 = 32 << 20
+    private static let heldPart: UInt64 = 1_000
+
+    private struct Interval: Equatable {
+        let time: UInt64
+        let change: ContentMap.Change
+        let before: UInt64
+    }
+
+    private var intervals: [Interval] = []
+    package private(set) var isRaised: Bool
+
+    package init(isRaised: Bool = false) { self.isRaised = isRaised }
+
+    /// `change` is what was written after sequence `before`; `now` by a monotonic clock.
+    package mutating func look(_ change: ContentMap.Change, after before: UInt64, heldBytes: UInt64, now: UInt64) -> Change? {
+        intervals.removeAll { $0.time + Self.windowNanoseconds < now }
+        if change.writtenBytes > 0 { intervals.append(Interval(time: now, change: change, before: before)) }
+        let (converted, written) = intervals.reduce((0, 0) as (UInt64, UInt64)) { ($0.0 + $1.change.convertedBytes, $0.1 + $1.change.writtenBytes) }
+        let threshold = max(Self.convertedBytesMin, heldBytes / Self.heldPart)
+        if isRaised {
+            guard converted < threshold / 4 else { return nil }
+            isRaised = false
+            return .over
+        }
+        guard converted >= threshold, converted * 2 >= written else { return nil }
+        isRaised = true
+        let first = intervals.first { $0.change.convertedBytes > 0 }
+        return .raised(
+            convertedBytes: converted, writtenBytes: written, seconds: (now - (first?.time ?? now)) / 1_000_000_000, cleanSequence: first?.before ?? before)
+    }
+}
