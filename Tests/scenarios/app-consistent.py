@@ -93,10 +93,11 @@ with Scenario() as s:
     run("mkfs.ext4", "-q", "-F", "-E", "nodiscard", image)
     s.farshore("protect", image, "--name", "web1", *vault, "--policy", s.policy(1))
     mount, mnt = s.mount(served="web1")
+    # The agent's socket lies in memory: a folder of this machine's disk in the cage would be one more filesystem to bring to rest.
     device = s.loop(os.path.join(mnt, "web1", "disk.raw"))
     guest, runs, cage = s.path("guest"), s.path("run"), s.path("cage")
-    for folder in (runs, cage):
-        os.makedirs(folder)
+    os.makedirs(cage)
+    s.mount_filesystem("none", runs, "-t", "tmpfs")
     s.mount_filesystem(device, guest)
     # Whatever happens, nothing stays at rest: the unmounting above would wait for ever.
     s.at_end(lambda: subprocess.run(["fsfreeze", "--unfreeze", guest], capture_output=True))
