@@ -122,6 +122,7 @@ with Scenario() as s:
     writer.reset()
 
     # --- the two kinds of points
+    s.farshore("upload", "--once")
     crash = s.farshore_json("point", "cut", "web1", "--tag", "crash")[0]
     app = s.farshore_json("point", "cut", "web1", "--tag", "app", "--app")[0]
     check((crash["kind"], app["kind"]) == ("crash", "app"), f"{crash} {app}")
