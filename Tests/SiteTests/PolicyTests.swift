@@ -106,9 +106,12 @@ import Testing
                 ALTER TABLE disk DROP COLUMN policy;
                 DROP TABLE policy;
                 DROP TABLE resynchronisation;
-                DELETE FROM grdb_migrations WHERE identifier IN ('4 policies', '5 resynchronisation', '10 kept epochs, resync mark, anomalies');
+                ALTER TABLE disk DROP COLUMN role;
+                DROP TABLE machine_settings;
                 ALTER TABLE replication DROP COLUMN kept_epoch;
                 ALTER TABLE replication DROP COLUMN kept_group;
+                DELETE FROM grdb_migrations WHERE identifier IN
+                    ('4 policies', '5 resynchronisation', '7 recovery disks', '9 machine settings', '10 kept epochs, resync mark, anomalies');
                 """)
         }
         try raw.close()

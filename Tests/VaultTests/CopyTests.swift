@@ -172,7 +172,7 @@ private func isRefused(_ error: any Error, _ words: String) -> Bool { (error as?
         #expect { _ = try copy.heads(group: pair.disk.id).claim(host: "other") } throws: { isRefused($0, only) }
         #expect { _ = try Collector(vault: copy).run() } throws: { isRefused($0, only) }
         #expect { _ = try copy.forget("disk") } throws: { isRefused($0, only) }
-        #expect { _ = try copy.pin(try copy.disk("disk"), sequence: pair.disk.sequence, name: "p", reason: "", untilMicros: nil) } throws: { isRefused($0, only) }
+        #expect { _ = try copy.pin(try copy.disk("disk"), sequence: pair.disk.sequence, name: "p", reason: "", spanMicros: nil) } throws: { isRefused($0, only) }
         try copy.adopt()
         // What the source's host has seen of the vault holds for the copy: there it goes on.
         let epoch = try copy.heads(group: pair.disk.id).claim(host: "other").document.writer.epoch
