@@ -93,7 +93,7 @@ import VaultFixtures
         try disk.replicateInitially()
         for _ in 0..<12 { try disk.step(records: 4) }
         let pinned = disk.points[3].sequence
-        _ = try test.vault.pin(try test.vault.disk("disk"), sequence: pinned, name: "kept", reason: "", untilMicros: nil)
+        _ = try test.vault.pin(try test.vault.disk("disk"), sequence: pinned, name: "kept", reason: "", spanMicros: nil)
         #expect(try disk.thin(Thinning(rules: [.init(periodSeconds: 0, spanSeconds: 30)])))
         #expect(try history(disk).state.oldestSequence > pinned)
         let sources = PointSources(vault: test.vault)
