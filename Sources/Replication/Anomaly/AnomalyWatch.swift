@@ -1,6 +1,6 @@
 // Whether a disk is being overwritten by data that looks encrypted: a pure state machine over what each publication
 // wrote. Raised when within ten minutes at least 32 MiB, and a thousandth of what the disk holds, was overwritten so, and that was half of
-// all that was written; over when within ten minutes it was less than a quarter of that.
+// all that was written since some moment of them; over when within ten minutes it was less than a quarter of that.
 
 package struct AnomalyWatch: Equatable, Sendable {
     package enum Change: Equatable, Sendable {
@@ -28,17 +28,26 @@ package struct AnomalyWatch: Equatable, Sendable {
     package mutating func look(_ change: ContentMap.Change, after before: UInt64, heldBytes: UInt64, now: UInt64) -> Change? {
         intervals.removeAll { $0.time + Self.windowNanoseconds < now }
         if change.writtenBytes > 0 { intervals.append(Interval(time: now, change: change, before: before)) }
-        let (converted, written) = intervals.reduce((0, 0) as (UInt64, UInt64)) { ($0.0 + $1.change.convertedBytes, $0.1 + $1.change.writtenBytes) }
         let threshold = max(Self.convertedBytesMin, heldBytes / Self.heldPart)
         if isRaised {
-            guard converted < threshold / 4 else { return nil }
+            guard intervals.reduce(0, { $0 + $1.change.convertedBytes }) < threshold / 4 else { return nil }
             isRaised = false
             return .over
         }
-        guard converted >= threshold, converted * 2 >= written else { return nil }
+        guard let (converted, written) = burst(of: threshold) else { return nil }
         isRaised = true
         let first = intervals.first { $0.change.convertedBytes > 0 }
         return .raised(
             convertedBytes: converted, writtenBytes: written, seconds: (now - (first?.time ?? now)) / 1_000_000_000, cleanSequence: first?.before ?? before)
+    }
+
+    /// The shortest end of the window that is enough for an alarm: what was written before must not hide it.
+    private func burst(of threshold: UInt64) -> (converted: UInt64, written: UInt64)? {
+        var sum = ContentMap.Change()
+        for interval in intervals.reversed() {
+            sum.add(interval.change)
+            if sum.convertedBytes >= threshold, sum.convertedBytes * 2 >= sum.writtenBytes { return (sum.convertedBytes, sum.writtenBytes) }
+        }
+        return nil
     }
 }
