@@ -86,7 +86,9 @@ final class FailoverSites: @unchecked Sendable {
         try? FileManager.default.removeItem(atPath: folder)
     }
 
-    func open(_ store: any ObjectStore) throws -> Vault { try Vault.open(store: store, key: .none, memory: HeadMemory(folder: nil), settings: TestVault.settings) }
+    func open(_ store: any ObjectStore) throws -> Vault { try Self.open(store) }
+
+    private static func open(_ store: any ObjectStore) throws -> Vault { try Vault.open(store: store, key: .none, memory: HeadMemory(folder: nil), settings: TestVault.settings) }
 
     /// One write and a point on all disks.
     func write(_ value: UInt8) throws {
@@ -98,8 +100,9 @@ final class FailoverSites: @unchecked Sendable {
         get throws {
             UploadService(
                 replicator: Replicator(
-                    catalogue: try Catalogue(site: source.site), host: source.host.name, stop: StopFlag(), openVault: { [self] _ in try open(source.store) },
-                    owner: { [self] disk in Owner(disk: disks[disk.name]!) }, progress: { _, _, _ in }),
+                    catalogue: try Catalogue(site: source.site), host: source.host.name, stop: StopFlag(), openVault: { [source] _ in try Self.open(source.store) },
+                    // Not the fixture itself: its disks are let go when it goes.
+                    owner: { [disks] disk in Owner(disk: disks[disk.name]!) }, progress: { _, _, _ in }),
                 log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
         }
     }
