@@ -36,8 +36,12 @@ import VirtualDisk
         try sites.write(sites.home)
         let atHome = sites.model
         try sites.home.close()
+        try Catalogue(site: sites.home.site).assignPolicy(ofDisk: TwoSites.name, away: true)
         try sites.failOver(planned: true)
         #expect(sites.model == atHome)
+        // Away from home the failback policy holds, however often it is said.
+        _ = try sites.failbacks(sites.away).reprotect(TwoSites.name)
+        #expect(try sites.away.entry.policy.name == "default-failback")
         let points = try #require(try DiskHistory.newest(try sites.vault(), try sites.vault().disk(TwoSites.name))).points()
         try sites.write(sites.away)
         try sites.upload(sites.away)
@@ -61,6 +65,7 @@ import VirtualDisk
         try settle(sites)
         // No initial replication: less was sent than half of the disk.
         #expect(sites.store.counts.bytesSent - sent < sites.model.count / 2)
+        #expect(try sites.home.entry.policy.name == "default")
         for point in points { _ = try sites.content(at: point.sequence) }
         #expect(try sites.heads(sites.home).standing(of: TwoSites.name).head.pins?.contains { $0.name.hasPrefix("failback") } != true)
         // What is left at the other site goes.
@@ -157,6 +162,58 @@ import VirtualDisk
             #expect(try sites.image(sites.home) == sites.model, "call \(call)")
             try settle(sites)
         }
+    }
+
+    @Test func aFailbackThatIsTakenBackAfterItEndedHoldsTheHomeAgain() throws {
+        let sites = try TwoSites(seed: 7)
+        try sites.home.close()
+        try sites.failOver(planned: true)
+        try sites.write(sites.away)
+        try sites.prepare(sites.away)
+        _ = try complete(sites)
+        #expect(try sites.home.entry.held == nil)
+        let back = try sites.failovers(sites.home).cancel(TwoSites.name, isLost: false)
+        #expect(back.state == .replicating && back.lifeCycle?.active == sites.away.host.id)
+        #expect(try sites.home.entry.held?.contains("farshore failback start") == true)
+        // Nothing is left that could let the home serve them while guests write elsewhere.
+        #expect(throws: FailoverError.self) { try sites.failovers(sites.home).cancel(TwoSites.name, isLost: false) }
+        #expect(try sites.home.entry.held != nil)
+        _ = try sites.failovers(sites.away).cancel(TwoSites.name, isLost: false)
+        #expect(try sites.away.entry.held == nil)
+        try sites.away.open()
+        try sites.write(sites.away)
+        #expect(try sites.upload(sites.away).isEmpty)
+        // What both have is known, so nothing is compared as a whole.
+        let again = try start(sites)
+        #expect(again.disks[0].parted.obstacle == nil && again.disks[0].parted.common != nil)
+        #expect(try sites.image(sites.home) == sites.model)
+        try sites.prepare(sites.away)
+        _ = try complete(sites)
+        #expect(try sites.home.entry.held == nil)
+        try settle(sites)
+    }
+
+    /// A round of retention may come before the first upload of the new side: the state that it goes on from stays in the window.
+    @Test func retentionWaitsUntilTheNewSideHasBranchedOff() throws {
+        let sites = try TwoSites(seed: 8)
+        let vault = try sites.vault()
+        let chain = vault.heads(group: try vault.disk(TwoSites.name).group)
+        let old = try #require(try chain.newest()).document.disks[0].newestSequence
+        try sites.write(sites.home)
+        try sites.upload(sites.home)
+        try sites.home.close()
+        try sites.failOver(planned: false, at: .sequence(old))
+        func oldestAfterRetention() throws -> UInt64 {
+            let head = try #require(try chain.newest()).document
+            let pruning = try Retention(vault: vault, thinning: Thinning(rules: []), epoch: head.collectionEpoch).pruning(of: head, try vault.catalog().document)
+            return try chain.update(epoch: head.writer.epoch) { pruning?.apply(to: &$0) }.document.disks[0].oldestSequence
+        }
+        #expect(try oldestAfterRetention() <= old)
+        try sites.write(sites.away)
+        #expect(try sites.upload(sites.away).isEmpty)
+        #expect(try sites.newest() == sites.model)
+        #expect(try oldestAfterRetention() > old)
+        #expect(try sites.newest() == sites.model)
     }
 
     @Test func aFailbackThatIsCancelledGoesOnLater() throws {

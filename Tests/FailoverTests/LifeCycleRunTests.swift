@@ -129,6 +129,55 @@ import VaultFixtures
         #expect(standing.head.collectionEpoch >= 1)
     }
 
+    /// Nobody uploads from a failover until it is reprotected, which may take weeks: what is garbage goes all the same.
+    @Test func noCollectionWaitsForAGroupThatIsFailedOver() throws {
+        let sites = try FailoverSites(disks: ["data"])
+        let vault = try sites.open(sites.store)
+        try sites.write(2)
+        try sites.upload()
+        func collect(_ what: String) throws {
+            try Array(what.utf8).withUnsafeBytes { _ = try vault.putChunk($0, as: vault.chunkRef(of: $0, epoch: 1)) }
+            let report = try Collector(vault: vault).run()
+            #expect(report.waiting.isEmpty && report.deletedObjects > 0, "\(what): \(report)")
+            let disk = try vault.disk("data")
+            let history = try #require(try DiskHistory.newest(vault, disk))
+            for point in try sites.standing().lifeCycle?.points ?? [] { _ = try PointReader(PointSources(vault: vault), disk: disk.id, plan: try history.plan(at: point.sequence)) }
+        }
+        try sites.run(sites.target)
+        try collect("failed over")
+        _ = try sites.failovers(sites.target).cancel(FailoverSites.unit, isLost: false)
+        try collect("taken back")
+        // The source takes part again.
+        #expect(try sites.upload().isEmpty)
+        try sites.write(3)
+        #expect(try sites.upload().isEmpty)
+        #expect(try sites.standing().head.writer.isReleased == nil && sites.standing().head.collectionEpoch == vault.catalog().document.collectionEpoch)
+        try sites.run(sites.target)
+        try collect("failed over again")
+        _ = try sites.failovers(sites.target).commit(FailoverSites.unit, keepsPoints: false)
+        try collect("committed")
+    }
+
+    /// Below the window a point is a map: the disk could not be replicated again.
+    @Test func aPointBelowTheWindowIsRefused() throws {
+        let sites = try FailoverSites(disks: ["data"])
+        let vault = try sites.open(sites.store)
+        let old = try #require(try sites.newest().min())
+        try sites.write(2)
+        try sites.upload()
+        let chain = vault.heads(group: try sites.standing().unit.group)
+        try chain.edit { head throws(VaultError) in
+            head.pins = [Head.Pin(name: "old", disk: head.disks[0].disk, sequence: old, timeMicros: 1, reason: "", untilMicros: nil)]
+            try Retention(vault: vault, thinning: Thinning(rules: []), epoch: head.collectionEpoch).pruning(of: head, try vault.catalog().document)?.apply(to: &head)
+        }
+        #expect(try sites.standing().head.disks[0].oldestSequence > old)
+        let failure = #expect(throws: VaultError.self) { try sites.run(sites.target, at: "#\(old)") }
+        #expect(failure?.description.contains("could not be replicated again") == true, "\(String(describing: failure))")
+        #expect(try sites.standing().state == .replicating)
+        try sites.run(sites.target)
+        #expect(throws: VaultError.self) { try sites.failovers(sites.target).changePoint(FailoverSites.unit, to: .sequence(old), startCommand: nil, seconds: 1) }
+    }
+
     // Promise T3: A failover that is killed at any step is continued by the same command, or taken back; taken back, the source replicates on.
     /// The vault goes away at each request in turn, before or after it is carried out: the same command continues, or it is taken back.
     @Test(arguments: [false, true]) func aRunThatIsKilledAtAnyRequestContinuesOrIsTakenBack(isAnswerLost: Bool) throws {

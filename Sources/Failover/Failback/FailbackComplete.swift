@@ -54,7 +54,10 @@ extension Failbacks {
                 return nil
             }
             try job.step("serve") {
-                for disk in disks where try !actions.serve(disk.name) { report.unserved = true }
+                for disk in disks {
+                    try catalogue.hold(disk: disk.name, reason: nil)
+                    if try !actions.serve(disk.name) { report.unserved = true }
+                }
                 return report.unserved ? "no mount of this site runs" : nil
             }
             try catalogue.record(.information, disk: nil, "\(unitName) is back on this host")
@@ -113,7 +116,8 @@ extension Failbacks {
             folder, diskID: id, diskBytes: sizeBytes, targets: [home.disk.vaultID], segmentBytes: SegmentGeometry.segmentBytes(forBudgetBytes: home.disk.logBudgetBytes),
             budgetBytes: home.disk.logBudgetBytes, startSequence: target.sequence, lineages: known + [LogState.Lineage(id: .random(), branchSequence: target.sequence)])
         if sizeBytes != home.disk.sizeBytes { try catalogue.setSize(sizeBytes, ofDisk: home.disk.name) }
-        try catalogue.hold(disk: home.disk.name, reason: nil)
+        // The vault has it all up to there: a failback that is taken back and begun again finds what both sides have.
+        try folder.storeMark(ReplicatedMark(sequence: target.sequence, lineage: LogID(high: target.lineage.high, low: target.lineage.low)), target: home.disk.vaultID)
         try RefreshMark.remove(folder)
     }
 }

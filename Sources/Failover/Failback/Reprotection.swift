@@ -18,8 +18,12 @@ extension Failbacks {
         try heads.publish(.reprotect, standing.unit, claiming: standing.state == .committed) { (head: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
             if !needsPoint { Failovers.removeAllPins(from: &head) }
             guard let before = lifeCycle, before.state == .committed else { return }
-            lifeCycle = LifeCycle(state: .replicating, active: heads.host.id, home: before.home, timeMicros: 0)
+            // The points stay until each disk has branched off: retention leaves them in the window.
+            lifeCycle = LifeCycle(state: .replicating, active: heads.host.id, home: before.home, points: before.points, timeMicros: 0)
         }
+        let home = try heads.standing(of: unitName).lifeCycle?.home
+        // Sources elsewhere than at home have been given theirs before.
+        for disk in disks where disk.role != .source || home == heads.host.id { try catalogue.assignPolicy(ofDisk: disk.name, away: home != heads.host.id) }
         // After the head: a source whose head does not name this host is a suspected split brain.
         try catalogue.setRole(.source, ofDisks: disks.map(\.name))
         for disk in disks { try catalogue.requestAttempt(ofDisk: disk.name) }

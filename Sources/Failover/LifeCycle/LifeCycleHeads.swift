@@ -68,7 +68,8 @@ package struct LifeCycleHeads: Sendable {
     }
 
     /// Publishes a head in which `change` brought the life cycle to what `command` leads to. `claiming` raises the writer epoch, which
-    /// fences whoever wrote before, and acknowledges the collection epoch; without it the writer stays. `change` gets the life cycle
+    /// fences whoever wrote before; nothing is made under it, so collections do not wait for the group until an uploader claims it, which may
+    /// take days. Without it the writer stays. `change` gets the life cycle
     /// that is there (made up from the writer where there is none), may run more than once, and may take the life cycle out of the head.
     @discardableResult
     package func publish(
@@ -76,7 +77,7 @@ package struct LifeCycleHeads: Sendable {
     ) throws(VaultError) -> Head {
         let heads = vault.heads(group: unit.group)
         if claiming {
-            return try heads.claim(host: host.name, id: host.id, keepsEpoch: { _ in false }) { head throws(VaultError) in try apply(command, unit, to: &head, change) }.document
+            return try heads.claim(host: host.name, id: host.id, isReleased: true, keepsEpoch: { _ in false }) { head throws(VaultError) in try apply(command, unit, to: &head, change) }.document
         }
         var published: Head?
         try heads.edit { head throws(VaultError) in

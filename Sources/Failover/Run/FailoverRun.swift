@@ -119,7 +119,7 @@ extension Failovers {
     private func checkPrerequisites(_ standing: LifeCycleStanding, _ request: FailoverRequest, _ record: FailoverRecord) throws -> [String] {
         let unit = standing.unit
         let shared = SharedPoints(vault, head: standing.head, catalog: standing.catalog)
-        let points = request.isPlanned ? try preparedPoints(standing.head) : try Self.points(request.point, of: unit, shared)
+        let points = request.isPlanned ? try preparedPoints(standing.head) : try Self.startingPoints(request.point, of: unit, shared)
         try checkReadable(points, unit, shared)
         let taken = try catalogue.disks().filter { own in unit.disks.contains { $0.name == own.name || $0.id.description == own.id } }
         if let first = taken.first {
@@ -132,9 +132,6 @@ extension Failovers {
         }
         var warnings: [String] = []
         if try !catalogue.wasTested(group: unit.group.description) { warnings.append("\(unit.name) was never tested on this site: farshore failover test \(unit.name)") }
-        for point in points where point.sequence < shared.history(of: point.disk)?.state.oldestSequence ?? 0 {
-            warnings.append("point #\(point.sequence) of \(try unit.disk(of: point).name) is older than the whole history that is kept: it can run, but not be reprotected without sending it anew")
-        }
         return warnings
     }
 
@@ -186,7 +183,7 @@ extension Failovers {
         return try heads.publish(command, unit, claiming: true) { (head: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
             guard let before = lifeCycle, before.run != run || before.state == .replicating || before.state == .prepared else { return }
             let shared = SharedPoints(vault, head: head, catalog: catalog)
-            let points = request.isPlanned ? try preparedPoints(head) : try Self.points(request.point, of: unit, shared)
+            let points = request.isPlanned ? try preparedPoints(head) : try Self.startingPoints(request.point, of: unit, shared)
             try Self.addPins(record.run, points, reason: "failover of \(unit.name)", to: &head, shared)
             lifeCycle = LifeCycle(
                 state: .failingOver, active: before.active, home: before.home, target: heads.host.id, former: before.active, run: run,
@@ -283,7 +280,7 @@ extension Failovers {
         return try catalogue.asJob(.failover, unitName, steps: ["prerequisites", "source", "failover", "start"]) { job in
             try job.step("prerequisites") {
                 let shared = SharedPoints(vault, head: standing.head, catalog: standing.catalog)
-                try checkReadable(try Self.points(point, of: unit, shared), unit, shared)
+                try checkReadable(try Self.startingPoints(point, of: unit, shared), unit, shared)
                 // Refused while guests use them, before anything is changed.
                 for disk in try catalogue.disks(ofFailover: record.run) { try actions.release(disk.name) }
                 return nil
@@ -293,7 +290,7 @@ extension Failovers {
                 head = try heads.publish(.changePoint, unit, claiming: false) { (head: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
                     guard lifeCycle?.run?.description == record.run else { throw .refused("\(unitName): another failover began meanwhile") }
                     let shared = SharedPoints(vault, head: head, catalog: standing.catalog)
-                    let points = try Self.points(point, of: unit, shared)
+                    let points = try Self.startingPoints(point, of: unit, shared)
                     try Self.addPins(record.run, points, reason: "failover of \(unitName)", to: &head, shared)
                     lifeCycle?.points = points
                 }

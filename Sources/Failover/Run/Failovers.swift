@@ -82,6 +82,20 @@ package struct Failovers: Sendable {
         }
     }
 
+    /// The same for guests to go on from. Of a point below the window only the map is kept: no history could go on from it, and the disk could not
+    /// be replicated again.
+    static func startingPoints(_ name: PointName, of unit: FailoverUnit, _ shared: SharedPoints) throws(VaultError) -> [LifeCycle.Point] {
+        let points = try points(name, of: unit, shared)
+        for point in points {
+            guard let oldest = shared.history(of: point.disk)?.state.oldestSequence, point.sequence < oldest else { continue }
+            let disk = unit.disks.first { $0.id == point.disk }?.name ?? point.disk.description
+            throw .refused(
+                "point #\(point.sequence) of \(disk) is older than the whole history that is kept (#\(oldest) on), so it could not be replicated again; choose a point from #\(oldest) on, "
+                    + "farshore failover test --at runs this one beside, and farshore restore \(disk) --at #\(point.sequence) makes an image of it that can be protected anew")
+        }
+        return points
+    }
+
     /// Runs a command of the administrator; its failure is thrown.
     static func command(_ text: String, _ what: String, environment: [String: String], seconds: Double) throws -> String {
         let outcome = try TimedCommand(text, environment: environment, seconds: seconds).run()

@@ -67,7 +67,13 @@ extension Failovers {
     /// Held first, so that no mount that starts meanwhile serves them; released, no write can be acknowledged any more. Then the last point:
     /// its sequence is above all that was ever acknowledged on any of them.
     private func hold(_ disks: [ProtectedDisk], _ unit: String, _ source: PreparationActions) throws -> UInt64 {
-        for disk in disks { try catalogue.hold(disk: disk.name, reason: "it was shut down for a failover; farshore failover cancel \(unit) takes that back") }
+        try holdAll(disks, reason: "it was shut down for a failover; farshore failover cancel \(unit) takes that back")
+        return try source.cutLast(disks)
+    }
+
+    /// The mount serves them no more, now and after its next start.
+    func holdAll(_ disks: [ProtectedDisk], reason: String) throws {
+        for disk in disks { try catalogue.hold(disk: disk.name, reason: reason) }
         do {
             for disk in disks { try actions.release(disk.name) }
         } catch {
@@ -75,7 +81,6 @@ extension Failovers {
             try letGo(disks)
             throw error
         }
-        return try source.cutLast(disks)
     }
 
     private func letGo(_ disks: [ProtectedDisk]) throws {

@@ -9,29 +9,36 @@ extension Failovers {
         let standing = try heads.standing(of: unitName)
         try standing.unit.refusePart()
         try standing.check(.commit)
-        let oldest = standing.lifeCycle?.points?.map(\.sequence).min() ?? 0
-        // The claim acknowledges the collection epoch in which kept points are written.
-        let claimed = try heads.publish(.commit, standing.unit, claiming: true) { (_: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
+        try heads.publish(.commit, standing.unit, claiming: true) { (_: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
             guard lifeCycle?.run == standing.lifeCycle?.run else { throw .refused("\(unitName): another failover began meanwhile") }
             lifeCycle?.state = .committed
         }
-        if !keepsPoints {
-            let retention = Retention(vault: vault, thinning: Thinning(rules: []), epoch: claimed.collectionEpoch)
-            if let pruning = try retention.pruning(of: claimed, standing.catalog, cutAtMost: oldest) {
-                try vault.heads(group: standing.unit.group).update(epoch: claimed.writer.epoch) { pruning.apply(to: &$0) }
-            }
-        }
+        if !keepsPoints { try letGoOfPoints(standing) }
         // Its disks are no longer to be taken back.
         if let record = try openRecord(.failover, of: standing.unit) { try catalogue.end(failover: record.run, note: "committed") }
         try catalogue.record(.information, disk: nil, "the failover of \(unitName) was committed; it is not replicated until it is reprotected")
         return try heads.standing(of: unitName)
     }
 
+    /// A claim of its own, for collections wait while kept points are written under the epoch that it acknowledges.
+    private func letGoOfPoints(_ standing: LifeCycleStanding) throws(VaultError) {
+        let chain = vault.heads(group: standing.unit.group)
+        let claimed = try chain.claim(host: heads.host.name, id: heads.host.id, keepsEpoch: { _ in false }) { head throws(VaultError) in
+            guard head.lifeCycle?.state == .committed, head.lifeCycle?.run == standing.lifeCycle?.run else { throw .refused("\(standing.unit.name): another failover began meanwhile") }
+        }.document
+        let pruning = try Retention(vault: vault, thinning: Thinning(rules: []), epoch: claimed.collectionEpoch).pruning(of: claimed, standing.catalog)
+        try chain.update(epoch: claimed.writer.epoch) { head in
+            pruning?.apply(to: &head)
+            head.writer.isReleased = 1
+        }
+    }
+
     /// On the target, or on the active host of a prepared unit; where nothing is under way, what an interrupted command left on this host.
     package func cancel(_ unitName: String, isLost: Bool) throws -> LifeCycleStanding {
         let standing = try heads.standing(of: unitName)
         try standing.check(isLost ? .cancelLost : .cancel)
-        let preparation = try openRecord(.preparation, of: standing.unit)
+        // One that guests went over from is no longer to be taken back.
+        let preparation = standing.state == .replicating && standing.place != .active ? nil : try openRecord(.preparation, of: standing.unit)
         let failover = try openRecord(.failover, of: standing.unit)
         if standing.state == .replicating, preparation == nil, failover == nil {
             throw FailoverError(.notFound, "nothing of \(unitName) is to be taken back", remedy: "farshore failover show \(unitName)")
@@ -40,6 +47,10 @@ extension Failovers {
         if let failover, !isLost {
             // Guests write here for good: it was committed, and killed before it could say so.
             if standing.place == .active { try catalogue.end(failover: failover.run, note: "committed") } else { try removeDisks(of: failover, note: "cancelled") }
+        } else if standing.place == .target {
+            // A failback: the disks are this host's own, and stay.
+            try holdAll(try catalogue.disks().filter { own in standing.unit.disks.contains { $0.id.description == own.id } },
+                reason: "its failback was taken back, guests write on another host; farshore failback start \(unitName) brings it up to date")
         }
         if standing.state != .replicating {
             try heads.publish(isLost ? .cancelLost : .cancel, standing.unit, claiming: isLost) { (head: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
@@ -49,9 +60,12 @@ extension Failovers {
                 lifeCycle = active == LifeCycle.unknownHost ? nil : LifeCycle(state: .replicating, active: active, home: before.home, timeMicros: 0)
             }
         }
-        if let preparation { try undo(preparation) }
+        let settled = try heads.standing(of: unitName)
+        if let preparation {
+            if settled.place == .active { try undo(preparation) } else { try catalogue.end(failover: preparation.run, note: "guests went over") }
+        }
         try catalogue.record(isLost ? .critical : .information, disk: nil, "the failover of \(unitName) was taken back; farshore resume on its source lets it go on")
-        return try heads.standing(of: unitName)
+        return settled
     }
 
     /// Takes the recovery disks of the run out of this site, and ends it.

@@ -63,7 +63,7 @@ package final class Publisher {
             state.follow(next)
             state.since = since
             state.movedTo = nil
-            head.set(state)
+            head.replicate(state)
         }
     }
 
@@ -104,7 +104,7 @@ package final class Publisher {
             guard var state = head.state(of: next.disk) else { return }
             state.follow(next)
             state.since = next.since
-            head.set(state)
+            head.replicate(state)
         }
     }
 
@@ -118,8 +118,15 @@ package final class Publisher {
         try heads.publish { head in
             guard var state = head.state(of: next.disk) else { return }
             state.follow(next)
-            head.set(state)
+            head.replicate(state)
         }
+    }
+}
+
+extension Head {
+    fileprivate mutating func replicate(_ state: DiskState) {
+        set(state)
+        lifeCycle?.noteReplicated(state.disk)
     }
 }
 

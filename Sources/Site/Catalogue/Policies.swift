@@ -70,10 +70,20 @@ extension Catalogue {
         }
     }
 
+    /// Away from home a disk has the failback policy of its policy, at home again that policy.
+    package func assignPolicy(ofDisk name: String, away: Bool) throws(SiteError) {
+        try write { database in
+            guard let current = try String.fetchOne(database, sql: "SELECT policy FROM disk WHERE name = ?", arguments: [name]), let policy = try Self.policy(current, database)
+            else { throw SiteError(.diskNotFound, "no disk named \(name) is protected on this site", remedy: "farshore status") }
+            let next = away ? policy.parent.map { _ in policy.name } ?? policy.failbackName : policy.parent ?? policy.name
+            try database.execute(sql: "UPDATE disk SET policy = ? WHERE name = ?", arguments: [next, name])
+        }
+    }
+
     static func refuseUnusable(_ name: String, _ database: Database) throws {
         guard let policy = try policy(name, database) else { throw noPolicy(name) }
         guard let parent = policy.parent else { return }
-        throw SiteError(.refused, "\(name) is the failback policy of \(parent): it waits for a failback", remedy: "farshore policy list")
+        throw SiteError(.refused, "\(name) is the failback policy of \(parent): reprotect gives it to disks away from home", remedy: "farshore policy list")
     }
 
     private static func policy(_ name: String, _ database: Database) throws -> Policy? {

@@ -53,7 +53,7 @@ package struct Policy: Equatable, Sendable {
     package static let appSecondsRange = 10...2_592_000
 
     package let name: String
-    /// The policy this is the failback policy of. Nothing uses it before a failback does.
+    /// The policy this is the failback policy of. Disks have it that are replicated away from home.
     package let parent: String?
     /// Between uploads.
     package var intervalSeconds: Int

@@ -274,10 +274,12 @@ package struct HeadChain: Sendable {
     /// again afterwards: a collection either sees this head or is seen here before anything is made.
     ///
     /// `change` gets the head that is there, its writer included, and may refuse; it runs again when another head came in between.
+    /// With `isReleased` the caller makes nothing that a head would name, and no collection waits for the group until the next claim.
     package func claim(
-        host: String, id: VaultID? = nil, keepsEpoch: (UInt32) -> Bool = { _ in false }, _ change: (inout Head) throws(VaultError) -> Void = { _ in }
+        host: String, id: VaultID? = nil, isReleased: Bool = false, keepsEpoch: (UInt32) -> Bool = { _ in false },
+        _ change: (inout Head) throws(VaultError) -> Void = { _ in }
     ) throws(VaultError) -> Published<Head> {
-        var (claimed, isKept) = try claimOnce(host, id, keepsEpoch, change)
+        var (claimed, isKept) = try claimOnce(host, id, isReleased, keepsEpoch, change)
         while !isKept {
             let epoch = try vault.catalog().document.collectionEpoch
             guard epoch > claimed.document.collectionEpoch else { break }
@@ -287,7 +289,7 @@ package struct HeadChain: Sendable {
     }
 
     private func claimOnce(
-        _ host: String, _ id: VaultID?, _ keepsEpoch: (UInt32) -> Bool, _ change: (inout Head) throws(VaultError) -> Void
+        _ host: String, _ id: VaultID?, _ isReleased: Bool, _ keepsEpoch: (UInt32) -> Bool, _ change: (inout Head) throws(VaultError) -> Void
     ) throws(VaultError) -> (Published<Head>, isKept: Bool) {
         try vault.refuseCopy()
         let catalog = try vault.catalog().document
@@ -299,6 +301,7 @@ package struct HeadChain: Sendable {
             var next = current?.document ?? Head(vault: vault.id, group: group, writer: writer, collectionEpoch: epoch)
             try change(&next)
             next.writer = writer
+            if isReleased { next.writer.isReleased = 1 }
             // Who let go of the group was waited for by no collection since.
             let isKept = current.map { $0.document.writer.isReleased == nil && keepsEpoch($0.document.collectionEpoch) } ?? false
             if !isKept { next.collectionEpoch = max(epoch, next.collectionEpoch) }

@@ -63,6 +63,13 @@ package struct LifeCycle: Codable, Equatable, Sendable {
         self.timeMicros = timeMicros
     }
 
+    /// The disk's uploader goes on from the state that its failover began with.
+    package mutating func noteReplicated(_ disk: VaultID) {
+        guard state == .replicating else { return }
+        let left = (points ?? []).filter { $0.disk != disk }
+        points = left.isEmpty ? nil : left
+    }
+
     /// Whether the uploader of that host may publish.
     package func lets(_ host: VaultID?) -> Bool { (state == .replicating || state == .prepared) && host == active }
 }

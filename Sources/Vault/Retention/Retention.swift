@@ -13,8 +13,9 @@ package struct Retention: Sendable {
         self.epoch = epoch
     }
 
-    /// What is to change in `head`; nil when nothing is. The window begins at `cutAtMost` at the latest.
-    package func pruning(of head: Head, _ catalog: Catalog, cutAtMost: UInt64 = .max) throws(VaultError) -> Pruning? {
+    /// What is to change in `head`; nil when nothing is. The states that guests went on from stay in the window
+    /// until they are branched off there: below it a point is a map, and no history goes on from that.
+    package func pruning(of head: Head, _ catalog: Catalog) throws(VaultError) -> Pruning? {
         // A disk that moves or still catches up has points that count differently soon.
         guard head.disks.allSatisfy({ $0.movedTo == nil && $0.since != DiskState.notYet }) else { return nil }
         let shared = SharedPoints(vault, head: head, catalog: catalog)
@@ -23,7 +24,8 @@ package struct Retention: Sendable {
         var kept = timeline.kept(by: thinning)
         let pins = (head.pins ?? []).filter { $0.untilMicros ?? .max > newest.elapsedMicros }
         let edge = timeline.moments.first { $0.elapsedMicros + thinning.wholeMicros >= newest.elapsedMicros } ?? newest
-        let cut = min(edge.sequence, cutAtMost, head.disks.map(\.newestSequence).min() ?? 0)
+        let begun = (head.lifeCycle?.points ?? []).map(\.sequence).min() ?? .max
+        let cut = min(edge.sequence, begun, head.disks.map(\.newestSequence).min() ?? 0)
         for pin in pins { kept.insert(pin.sequence) }
         // A rule that was made longer moves nothing back.
         let counted = timeline.moments.last { $0.sequence < cut }.map(\.clock)

@@ -14,7 +14,7 @@ struct PolicyCommand: ParsableCommand {
 
 struct PolicyDocument: Encodable {
     let policy: String
-    /// The policy it is the failback policy of: it waits until a failback uses it.
+    /// The policy it is the failback policy of: `reprotect` gives it to disks away from home.
     let failbackOf: String?
     let intervalSeconds: Int
     let pointSeconds: Int
@@ -48,7 +48,7 @@ struct PolicyDocument: Encodable {
         disks = try catalogue.disks(ofPolicy: policy.name)
     }
 
-    var use: String { failbackOf.map { "waits for a failback of \($0)" } ?? (disks.isEmpty ? "no disk" : disks.joined(separator: ", ")) }
+    var use: String { (failbackOf.map { "away from home, for \($0): " } ?? "") + (disks.isEmpty ? "no disk" : disks.joined(separator: ", ")) }
 
     var text: String {
         var lines = ["\(policy): \(use)"]
@@ -136,7 +136,8 @@ struct PolicyCreate: ParsableCommand {
         discussion: """
             What is not given is as in a new default policy: 30 seconds, all:1d,hourly:3d,daily:15d, no limit, compression auto,
             resynchronisation from 18:00 to 06:00, and writes refused when the log is full.
-            The failback policy is changed with it, or by itself, and is used by nothing until a failback.
+            The failback policy is changed with it, or by itself, and is that of disks away from home:
+            `farshore reprotect` there gives it to them, and at home the other one again.
 
             Example:
               farshore policy create office --interval 5m --retention all:2h,hourly:24h,daily:15d --bandwidth "mon-fri 08:00-18:00 20MiB"
