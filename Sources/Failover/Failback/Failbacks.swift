@@ -96,6 +96,8 @@ package struct Failbacks: Sendable {
         let sizeBytes = history.state.sizeBytes(at: target.sequence)
         let hadImage = home.hasImage
         try mark.store(folder)
+        // A mount that is started meanwhile waits for the disk instead of failing by it.
+        try catalogue.hold(disk: home.disk.name, reason: "a failback to it is under way; farshore failback complete ends that")
         if !hadImage { try makeImage(home.disk, sizeBytes) }
         let lock = try ImageLock.take(home.disk.imagePath, for: .exclusive)
         try grow(home.disk, to: sizeBytes, lock)
