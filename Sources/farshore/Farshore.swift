@@ -27,6 +27,7 @@ struct Farshore: ParsableCommand {
             MachineCommand.self,
             GroupCommand.self,
             PlanCommand.self,
+            ApplyCommand.self,
             PolicyCommand.self,
             PointCommand.self,
             RestoreCommand.self,

@@ -193,4 +193,28 @@ private let shop = """
         withExtendedLifetime(lock) {}
         #expect(throws: SiteError.self) { try runs.run("../p") }
     }
+
+    /// What `farshore apply` puts into a vault is the plan that stood in its file.
+    @Test func aValueIsWrittenAsTextThatReadsAsTheSame() throws {
+        let text = #"""
+            plan: p
+            groups:
+              - before:
+                  - script: "printf 'a: \"%s\"\\n' \"$X\"\nexit 0 # \u0007\u2028\t"
+                  - {manual: "- ask: #1", only: [test, "planned"]}
+                machines: [a, "-b", ""]
+                empty: [[], {}, [[x], [y: z]]]
+            """#
+        let value = try YamlValue.parse(text)
+        let written = try YamlValue.parse(value.document)
+        #expect(Self.plain(written) == Self.plain(value) && Self.plain(value).contains("exit 0 # \u{7}\u{2028}\t"))
+    }
+
+    private static func plain(_ value: YamlValue) -> String {
+        switch value.content {
+        case .text(let text): "<\(text)>"
+        case .list(let values): "[\(values.map(plain).joined(separator: ","))]"
+        case .map(let entries): "{\(entries.map { "<\($0.key)>:\(plain($0.value))" }.joined(separator: ","))}"
+        }
+    }
 }

@@ -1,7 +1,8 @@
 """A recovery plan of three groups over a real vault and a second site: rehearsed beside running replication, then run when the source is dead.
 
 Scripts and a manual action between the groups; machines are started with their settings, one with a disk that is not replicated; one has an
-address that somebody has, and fails alone; the command is killed with -9 in the middle and goes on.
+address that somebody has, and fails alone; the command is killed with -9 in the middle and goes on. What fails is mended on the recovery host,
+by settings put into the vault there.
 """
 import json
 import os
@@ -120,3 +121,9 @@ with Scenario() as s:
     check(found["exit 3"]["state"] == "failed", "the script that may fail")
     with open(log) as file:
         check(file.read() == "announce\nfront unplanned\nslow\nslow\n", "scripts of the unplanned run")
+
+    # Mended here, for there is nobody there.
+    s.farshore("failover", "run", "web2", *key, site=there, status=1)
+    s.farshore("machine", "set", "web2", "--nic", "network=lan,test=isolated", *key, site=there)
+    s.farshore("failover", "run", "web2", *key, site=there)
+    check("FARSHORE_NIC_1_IP" not in environment(started, "web2", 0), "the start command is told the old address")

@@ -4,6 +4,7 @@
 import BlockIO
 import ChangeLog
 import Glibc
+import Replication
 import Site
 import Vault
 
@@ -26,7 +27,10 @@ extension Failbacks {
         for disk in disks where disk.role != .source || home == heads.host.id { try catalogue.assignPolicy(ofDisk: disk.name, away: home != heads.host.id) }
         // After the head: a source whose head does not name this host is a suspected split brain.
         try catalogue.setRole(.source, ofDisks: disks.map(\.name))
-        for disk in disks { try catalogue.requestAttempt(ofDisk: disk.name) }
+        for disk in disks {
+            if let settings = standing.catalog.settings(ofMachine: disk.machine) { try catalogue.adopt(settings) }
+            try catalogue.requestAttempt(ofDisk: disk.name)
+        }
         try catalogue.record(.information, disk: nil, "\(unitName) is replicated from this host")
         return try heads.standing(of: unitName)
     }

@@ -237,7 +237,7 @@ extension Failovers {
         for (index, name) in try actions.make(report.disks.map(\.chosen), record).enumerated() { report.disks[index].name = name }
     }
 
-    private func start(_ report: inout FailoverReport, _ command: String?, _ seconds: Double, _ folder: String) throws -> String? {
+    private func start(_ report: inout FailoverReport, _ given: String?, _ seconds: Double, _ folder: String) throws -> String? {
         for index in report.disks.indices {
             guard let name = report.disks[index].name else { continue }
             do { report.disks[index].path = try actions.serve(name) } catch { report.errors[report.disks[index].disk.machineName] = "\(name): \(error)" }
@@ -246,13 +246,14 @@ extension Failovers {
         if unserved { report.warnings.append("no mount of this site runs: farshore mount DIR serves the recovery disks") }
         let catalog = try vault.catalog().document
         let machines = Set(report.disks.map(\.disk.machineName)).sorted()
-        let commands = machines.compactMap { machine in (command ?? catalog.settings(ofMachine: machine)?.start).map { (machine: machine, command: $0) } }
+        let commands = machines.compactMap { machine in (given ?? catalog.settings(ofMachine: machine)?.start).map { (machine: machine, command: $0) } }
         guard !commands.isEmpty else { return unserved ? "not served" : "served" }
         guard !unserved else { throw FailoverError(.prerequisite, "nothing is started, for no mount of this site runs", remedy: "farshore mount DIR, then the same command again") }
         for (machine, command) in commands where report.errors[machine] == nil {
             do {
                 let environment = try Self.environment(report, machine, catalog, emptyFolder: "\(folder)/empty", isTest: false)
-                _ = try Self.command(command, "start", environment: environment, seconds: seconds)
+                let limit = Self.seconds(catalog.settings(ofMachine: machine), isGiven: given != nil, else: seconds)
+                _ = try Self.command(command, "start", environment: environment, seconds: limit)
             } catch {
                 report.errors[machine] = "\(error)"
             }

@@ -35,8 +35,8 @@ extension Failovers {
         }
         return try catalogue.asJob(.failoverPreparation, unitName, steps: ["stop", "hold", "send", "publish"]) { job in
             try job.step("stop") {
-                guard let stopCommand else { return nil }
-                return try Self.command(stopCommand, "stop", environment: ["FARSHORE_UNIT": unitName], seconds: commandSeconds)
+                if let stopCommand { return try Self.command(stopCommand, "stop", environment: ["FARSHORE_UNIT": unitName], seconds: commandSeconds) }
+                return try stopMachines(standing, seconds: commandSeconds)
             }
             var last: UInt64 = 0
             try job.step("hold") {
@@ -51,6 +51,17 @@ extension Failovers {
             try catalogue.record(.information, disk: nil, "\(unitName) is shut down for a planned failover; the vault has everything up to #\(last)")
             return try heads.standing(of: unitName)
         }
+    }
+
+    /// By the stop commands of their settings, one after another: nil where none has one.
+    private func stopMachines(_ standing: LifeCycleStanding, seconds: Double) throws -> String? {
+        var said: [String] = []
+        for machine in Set(standing.unit.disks.map(\.machineName)).sorted() {
+            guard let settings = standing.catalog.settings(ofMachine: machine), let stop = settings.stop else { continue }
+            let environment = ["FARSHORE_UNIT": standing.unit.name, "FARSHORE_MACHINE": machine]
+            said.append(try Self.command(stop, "stop", environment: environment, seconds: Self.seconds(settings, isGiven: false, else: seconds)))
+        }
+        return said.isEmpty ? nil : said.joined(separator: "; ")
     }
 
     private func ownDisks(_ unit: FailoverUnit) throws -> [ProtectedDisk] {

@@ -11,6 +11,11 @@ extension Failovers {
         }
     }
 
+    /// How long a machine's command may take: of those in its settings they say it themselves.
+    static func seconds(_ settings: MachineSettings?, isGiven: Bool, else seconds: Double) -> Double {
+        isGiven ? seconds : settings?.commandSeconds.map(Double.init) ?? seconds
+    }
+
     /// What the commands of a machine are told: its disks and settings.
     static func environment(_ report: FailoverReport, _ machine: String, _ catalog: Catalog, emptyFolder: String, isTest: Bool) throws -> [String: String] {
         let served = report.disks.filter { $0.disk.machineName == machine && $0.path != nil }.map { ($0.disk.name, $0.path ?? "") }

@@ -126,15 +126,15 @@ package struct TestFailovers: Sendable {
         }
     }
 
-    private func runCommand(_ command: String?, _ what: String, _ report: FailoverReport, _ request: TestRequest) throws -> String? {
+    private func runCommand(_ given: String?, _ what: String, _ report: FailoverReport, _ request: TestRequest) throws -> String? {
         let catalog = try vault.catalog().document
         var said: [String] = []
         for machine in Set(report.disks.map(\.disk.machineName)).sorted() {
             let settings = catalog.settings(ofMachine: machine)
-            guard let command = command ?? (what == "check" ? settings?.check : settings?.start) else { continue }
+            guard let command = given ?? (what == "check" ? settings?.check : settings?.start) else { continue }
             var environment = try Failovers.environment(report, machine, catalog, emptyFolder: "\(catalogue.site.path)/tests/\(request.name)/empty", isTest: true)
             environment["FARSHORE_TEST"] = request.name
-            said.append(try Failovers.command(command, what, environment: environment, seconds: request.commandSeconds))
+            said.append(try Failovers.command(command, what, environment: environment, seconds: Failovers.seconds(settings, isGiven: given != nil, else: request.commandSeconds)))
         }
         guard !said.isEmpty else { return nil }
         return said.joined(separator: "; ")

@@ -155,3 +155,53 @@ extension YamlValue {
         return Dictionary(uniqueKeysWithValues: entries.map { ($0.key, $0.value) })
     }
 }
+
+// MARK: - Writing
+
+extension YamlValue {
+    /// As a text that reads as the same value.
+    package var document: String { lines.joined(separator: "\n") + "\n" }
+
+    private var lines: [String] {
+        switch content {
+        case .text(let text): return [Self.quoted(text)]
+        case .list(let values):
+            if values.isEmpty { return ["[]"] }
+            return values.flatMap { value in value.lines.enumerated().map { ($0.offset == 0 ? "- " : "  ") + $0.element } }
+        case .map(let entries):
+            if entries.isEmpty { return ["{}"] }
+            return entries.flatMap { entry -> [String] in
+                let (key, lines) = (Self.quoted(entry.key), entry.value.lines)
+                if lines.count == 1, !entry.value.isNested { return ["\(key): \(lines[0])"] }
+                return ["\(key):"] + lines.map { "  " + $0 }
+            }
+        }
+    }
+
+    private var isNested: Bool {
+        switch content {
+        case .text: false
+        case .list(let values): !values.isEmpty
+        case .map(let entries): !entries.isEmpty
+        }
+    }
+
+    /// Plain where that reads as nothing else.
+    private static func quoted(_ text: String) -> String {
+        func isPlain(_ byte: UInt8) -> Bool { (48...57).contains(byte) || (65...90).contains(byte) || (97...122).contains(byte) || [45, 46, 47, 95].contains(byte) }
+        if let first = text.utf8.first, first != 45, text.utf8.allSatisfy(isPlain) { return text }
+        var found = "\""
+        for scalar in text.unicodeScalars {
+            switch scalar {
+            case "\"": found += "\\\""
+            case "\\": found += "\\\\"
+            case "\n": found += "\\n"
+            case _ where scalar.value < 32 || (127...160).contains(scalar.value) || [0x2028, 0x2029, 0xfeff].contains(scalar.value):
+                let digits = String(scalar.value, radix: 16)
+                found += "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
+            default: found.unicodeScalars.append(scalar)
+            }
+        }
+        return found + "\""
+    }
+}

@@ -13,6 +13,13 @@ extension Catalogue {
         return try decode(document, name)
     }
 
+    /// What a vault has of a machine that this site replicates from now on, so that what is changed here begins with it.
+    package func adopt(_ settings: MachineSettings) throws {
+        try set(settings)
+        guard let document = try settingsDocument(ofMachine: settings.name) else { return }
+        try notePublished(document, ofMachine: settings.name)
+    }
+
     package func set(_ settings: MachineSettings) throws {
         if let flaw = settings.flaw { throw SiteError(.refused, "the settings of \(settings.name) would have \(flaw)", remedy: "farshore machine set \(settings.name) --help") }
         let encoder = JSONEncoder()

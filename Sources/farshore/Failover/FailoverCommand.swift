@@ -17,7 +17,7 @@ struct FailoverCommand: ParsableCommand {
 
 /// How long commands of the administrator may take.
 struct CommandTimeOptions: ParsableArguments {
-    @Option(name: .long, help: ArgumentHelp("How long each command given may take, in seconds.", valueName: "seconds"))
+    @Option(name: .long, help: ArgumentHelp("How long each command may take, in seconds; those of a machine's settings as its settings say.", valueName: "seconds"))
     var commandSeconds = 300
 
     func validate() throws {

@@ -21,7 +21,7 @@ struct FailoverPrepare: ParsableCommand {
 
     @OptionGroup var options: UnitOptions
 
-    @Option(name: .long, help: ArgumentHelp("Stop the guests.", valueName: "command"))
+    @Option(name: .long, help: ArgumentHelp("Stop the guests (default: the stop commands of the machines' settings).", valueName: "command"))
     var stop: String?
 
     @Option(name: .long, help: ArgumentHelp("How long the vault may take to get the rest, in seconds.", valueName: "seconds"))

@@ -33,7 +33,7 @@ extension Catalogue {
 }
 
 /// The vaults of the machines' disks have no group of that name with disks of another host.
-private func refuseTaken(_ group: String, machines: [String], _ site: SiteOptions) throws {
+func refuseTaken(_ group: String, machines: [String], _ site: SiteOptions) throws {
     let catalogue = try site.catalogue()
     var seen: Set<String> = []
     for machine in machines {

@@ -28,27 +28,38 @@ struct MachineDocument: Encodable {
         settings = known == MachineSettings(name: machine.name) ? nil : known
     }
 
-    var text: String {
-        var lines = ["\(machine): \(disks.joined(separator: ", "))" + (group.map { "  (group \($0))" } ?? "")]
+    init(machine: String, disks: [String], settings: MachineSettings) {
+        self.machine = machine
+        group = nil
+        self.disks = disks
+        self.settings = settings
+    }
+
+    var text: String { (["\(machine): \(disks.joined(separator: ", "))" + (group.map { "  (group \($0))" } ?? "")] + (settings?.lines ?? [])).joined(separator: "\n") }
+}
+
+extension MachineSettings {
+    /// For people, those that are set.
+    var lines: [String] {
+        var lines: [String] = []
         func add(_ name: String, _ value: String?) { if let value { lines.append("  " + name.padding(toLength: 12, withPad: " ", startingAt: 0) + value) } }
-        guard let settings else { return lines[0] }
-        add("target name", settings.targetName)
-        add("processors", settings.cpus.map { "\($0)" })
-        add("memory", settings.memoryBytes.map(Quantity.bytesText))
-        add("firmware", settings.firmware?.rawValue)
-        for (number, adapter) in (settings.adapters ?? []).enumerated() { add("network \(number)", adapter.text) }
-        for (number, disk) in (settings.disks ?? []).enumerated() { add("disk \(number)", disk.text) }
-        add("start", settings.start)
-        add("stop", settings.stop)
-        add("check", settings.check)
-        if let seconds = settings.commandSeconds { add("commands", "at most \(Quantity.spanText(seconds: UInt64(seconds))) each") }
-        guard let freeze = settings.freeze else { return lines.joined(separator: "\n") }
+        add("target name", targetName)
+        add("processors", cpus.map { "\($0)" })
+        add("memory", memoryBytes.map(Quantity.bytesText))
+        add("firmware", firmware?.rawValue)
+        for (number, adapter) in (adapters ?? []).enumerated() { add("network \(number)", adapter.text) }
+        for (number, disk) in (disks ?? []).enumerated() { add("disk \(number)", disk.text) }
+        add("start", start)
+        add("stop", stop)
+        add("check", check)
+        if let seconds = commandSeconds { add("commands", "at most \(Quantity.spanText(seconds: UInt64(seconds))) each") }
+        guard let freeze else { return lines }
         add("agent", freeze.agent)
         add("before point", freeze.before)
         add("after point", freeze.after)
         add("rescue", freeze.rescue)
         add("at rest", "at most \(Quantity.spanText(seconds: UInt64(freeze.seconds)))")
-        return lines.joined(separator: "\n")
+        return lines
     }
 }
 

@@ -113,6 +113,17 @@ struct MachineOptions: ParsableArguments {
     }
 }
 
+extension MachineSettings {
+    /// Disks are those of the machine, or are left out of replication.
+    func refuseForeignDisks(known: Set<String>) throws {
+        for disk in disks ?? [] where (disk.excludedSizeBytes == nil) != known.contains(disk.name) {
+            throw Failure(
+                .notFound, known.contains(disk.name) ? "the disk \(disk.name) is replicated; an excluded one is not" : "the machine \(name) has no disk named \(disk.name)",
+                try: known.contains(disk.name) ? "farshore unprotect \(disk.name) first, or leave excluded= out" : "farshore machine show \(name); an excluded disk needs excluded=SIZE")
+        }
+    }
+}
+
 struct MachineSet: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "set",
@@ -120,12 +131,15 @@ struct MachineSet: ParsableCommand {
         discussion: """
             What is not given stays; `none` takes a text away. The vault has the settings with the next upload, so that a host
             that recovers the machine needs nothing else. The commands are run by /bin/sh with the settings in the
-            environment (docs/operating/machines.md).
+            environment (docs/operating/machines.md). --vault changes them in the vault, on a host that recovers the machine:
+            what is wrong there does not keep it from starting. The host that protects it keeps its own, and gives them
+            to the vault again only when they are changed there.
 
             Example:
               farshore machine set web1 --cpus 4 --memory 8GiB --firmware uefi --nic network=lan,ip=10.1.0.5,test=isolated
               farshore machine set web1 --agent /run/web1-agent.sock --rescue "rescue-thaw web1"
               farshore machine set web1 --disk web1-root,serial=A1 --disk web1-swap,excluded=8GiB
+              farshore machine set web1 --nic network=lan,ip=10.1.0.6 --vault s3://backup/vault --key-file vault.key
             """)
 
     @Argument(help: "The machine.")
@@ -136,24 +150,49 @@ struct MachineSet: ParsableCommand {
     @Flag(name: .long, help: "Forget all settings there are first.")
     var reset = false
 
+    @Option(name: .long, help: ArgumentHelp("Change the settings in this vault, on a host that does not protect the machine.", valueName: "url"))
+    var vault: String?
+
+    @OptionGroup var key: KeyOptions
     @OptionGroup var site: SiteOptions
     @OptionGroup var output: OutputOptions
 
+    func validate() throws {
+        guard vault != nil || (key.keyFile == nil && key.passphraseFile == nil) else { throw ValidationError("a key is of use only with --vault") }
+    }
+
     func run() throws {
         let catalogue = try site.catalogue()
+        let role = try catalogue.disks().first { $0.machine == machine }?.role
+        if let vault {
+            guard role != .source else { throw Failure(.failed, "this site protects \(machine), and gives the vault its settings", try: "the same without --vault, then farshore upload --once") }
+            return try change(in: try openVault(url: vault, key: key, site: site), catalogue)
+        }
+        guard role == .source || role == nil else { throw Failure(.failed, "\(machine) was failed over to this host; its settings are in the vault", try: "the same with --vault URL") }
         let known = try catalogue.machine(named: machine)
         let before = reset ? MachineSettings(name: machine) : try catalogue.settings(ofMachine: machine)
         var settings = before
         try options.change(&settings)
-        let names = Set(known.disks.map(\.name))
-        for disk in settings.disks ?? [] where (disk.excludedSizeBytes == nil) != names.contains(disk.name) {
-            throw Failure(
-                .notFound, names.contains(disk.name) ? "the disk \(disk.name) is replicated; an excluded one is not" : "the machine \(machine) has no disk named \(disk.name)",
-                try: names.contains(disk.name) ? "farshore unprotect \(disk.name) first, or leave excluded= out" : "farshore machine show \(machine); an excluded disk needs excluded=SIZE")
-        }
+        try settings.refuseForeignDisks(known: Set(known.disks.map(\.name)))
         guard reset || settings != before else { throw ValidationError("nothing to change is given") }
         try catalogue.set(settings)
         try catalogue.record(.information, disk: nil, "settings of the machine \(machine) changed")
         try output.print(try MachineDocument(known, catalogue), text: \.text)
+    }
+
+    private func change(in vault: Vault, _ catalogue: Catalogue) throws {
+        let catalog = try vault.catalog().document
+        let disks = catalog.disks.filter { $0.machineName == machine }.map(\.name).sorted()
+        guard !disks.isEmpty else { throw Failure(.notFound, "the vault has no machine named \(machine)", try: "farshore point list --vault URL") }
+        let before = reset ? nil : catalog.settings(ofMachine: machine)
+        var settings = before ?? MachineSettings(name: machine)
+        try options.change(&settings)
+        try settings.refuseForeignDisks(known: Set(disks))
+        if let flaw = settings.flaw { throw Failure(.failed, "the settings of \(machine) would have \(flaw)", try: "farshore machine set --help") }
+        guard reset || settings != before else { throw ValidationError("nothing to change is given") }
+        let changed = settings
+        try vault.updateCatalog { $0.set(changed) }
+        try catalogue.record(.information, disk: nil, "settings of the machine \(machine) changed in the vault")
+        try output.print(MachineDocument(machine: machine, disks: disks, settings: settings), text: \.text)
     }
 }

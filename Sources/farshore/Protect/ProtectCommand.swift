@@ -79,18 +79,19 @@ struct ProtectCommand: ParsableCommand {
         }
     }
 
-    func run() throws {
+    func run() throws { try output.print(try perform(), text: Self.text) }
+
+    func perform() throws -> Document {
         let catalogue = try site.catalogue()
         let job = try catalogue.beginJob(.protect, disk: name, steps: ["image", "log", "vault", "register"])
         do {
             let (disk, warnings) = try protect(catalogue, job)
             try job.succeed()
             try catalogue.record(.information, disk: name, "protected: \(disk.imagePath) to \(disk.vaultURL)")
-            let document = Document(
+            return Document(
                 disk: disk.name, machine: disk.machine, group: try catalogue.machine(named: disk.machine).group, id: disk.id, image: disk.imagePath, format: disk.format, sizeBytes: disk.sizeBytes, logFolder: disk.logFolder,
                 logBudgetBytes: disk.logBudgetBytes, policy: disk.policy.name, intervalSeconds: disk.policy.intervalSeconds, vault: disk.vaultURL, job: job.id,
                 warnings: warnings, next: try serve(disk))
-            try output.print(document, text: Self.text)
         } catch {
             let failure = Failure.explaining(error) ?? Failure(.failed, "\(error)", try: "farshore doctor")
             try job.fail(failure.message, remedy: failure.remedy)
