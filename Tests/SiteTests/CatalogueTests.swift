@@ -1,6 +1,8 @@
+import BlockIO
 import Foundation
 import GRDB
 import Site
+import Synchronization
 import Testing
 
 @Suite struct CatalogueTests {
@@ -45,6 +47,18 @@ import Testing
         state.remedy = "r"
         try catalogue.setReplication(state, ofDisk: "a")
         #expect(try catalogue.replication(ofDisk: "a") == state)
+    }
+
+    @Test func severalMakeOneCatalogueAtTheSameTime() throws {
+        for _ in 0..<5 {
+            let site = try TemporarySite()
+            let directory = site.directory
+            let failures = Mutex<[String]>([])
+            forEachInParallel(Array(0..<6), threads: 6) { _ in
+                do { _ = try Catalogue(site: directory) } catch { failures.withLock { $0.append("\(error)") } }
+            }
+            #expect(failures.withLock { $0 } == [])
+        }
     }
 
     @Test func aNewerCatalogueIsRefused() throws {

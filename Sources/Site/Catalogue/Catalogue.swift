@@ -32,15 +32,30 @@ package final class Catalogue: Sendable {
         do {
             let database = try Self.open(path)
             connection = Mutex(database)
-            let migrator = Catalogue.migrator()
-            guard try database.read({ try !migrator.hasBeenSuperseded($0) }) else {
-                throw SiteError(.catalogueNewer, "\(path) was made by a newer version of farshore", remedy: "use that version, or another --site")
-            }
-            try migrator.migrate(database)
+            try Self.migrate(database, path)
         } catch {
             throw Catalogue.describe(error, path: path)
         }
     }
+
+    /// What is to be done is asked before it is begun. Another process that makes the same catalogue may come between: then the schema has changed,
+    /// and this one goes on from there.
+    private static func migrate(_ database: DatabaseQueue, _ path: String) throws {
+        let migrator = Catalogue.migrator()
+        while true {
+            let version = try schemaVersion(database)
+            do {
+                guard try database.read({ try !migrator.hasBeenSuperseded($0) }) else {
+                    throw SiteError(.catalogueNewer, "\(path) was made by a newer version of farshore", remedy: "use that version, or another --site")
+                }
+                return try migrator.migrate(database)
+            } catch let failure as DatabaseError {
+                guard try schemaVersion(database) != version else { throw failure }
+            }
+        }
+    }
+
+    private static func schemaVersion(_ database: DatabaseQueue) throws -> Int? { try database.read { try Int.fetchOne($0, sql: "PRAGMA schema_version") } }
 
     private static func open(_ path: String) throws -> DatabaseQueue {
         var configuration = Configuration()
