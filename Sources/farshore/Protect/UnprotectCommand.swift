@@ -178,6 +178,8 @@ struct UnprotectCommand: ParsableCommand {
         try job.step("discard") {
             guard access(folder.path, F_OK) == 0 else { return "the log is gone already" }
             let lock = try waitingForUploader(of: site.directory) { try OwnerLock.acquire(folder) }
+            // Before the state: a disk that is refused here stays one of this site.
+            try folder.refuseDuringFailback()
             try catalogue.setState(.releasing, ofDisk: disk)
             try folder.discard(lock)
             return discarded.text
