@@ -97,13 +97,13 @@ def across_disks(s):
     for number in s.random.sample(choices, min(POINTS, len(choices))):
         words = ["change-point", "business"] if held else ["run", "business", *key]
         report = s.farshore_json("failover", *words, "--at", f"#{number}", site=there)
-        paths = {disk["name"]: disk["path"] for disk in report["disks"]}
+        paths = {disk["disk"]: disk["path"] for disk in report["disks"]}
         check({disk["sequence"] for disk in report["disks"]} == {number}, f"not all disks are at #{number}: {report['disks']}")
         held[number] = newest([paths[name] for name in DISKS], f"point #{number}")
     numbers = [held[number] for number in sorted(held)]
     check(numbers == sorted(numbers) and 0 < numbers[-1] <= writer.acknowledged, f"the points hold up to {numbers}, {writer.acknowledged} were acknowledged")
     s.farshore("failover", "commit", "business", site=there)
-    print(f"a group of 3 machines with {len(DISKS)} disks: {len(held)} points failed over to of {len(choices)}, over {writer.acknowledged} writes: none out of order")
+    print(f"a group of 3 machines with {len(DISKS)} disks: {len(held)} of {len(choices)} points failed over to, {writer.acknowledged} writes: none out of order")
 
 
 def points(s, key):
