@@ -127,3 +127,13 @@ with Scenario() as s:
     s.farshore("machine", "set", "web2", "--nic", "network=lan,test=isolated", *key, site=there)
     s.farshore("failover", "run", "web2", *key, site=there)
     check("FARSHORE_NIC_1_IP" not in environment(started, "web2", 0), "the start command is told the old address")
+
+    # The host that took over goes on with the settings of the vault.
+    s.farshore("machine", "set", "web2", "--cpus", "3", site=there, status=1)
+    s.farshore("failover", "commit", "web2", site=there)
+    s.farshore("reprotect", "web2", site=there)
+    s.farshore("machine", "set", "web2", "--cpus", "3", site=there)
+    s.farshore("upload", "--once", site=there)
+    settings = s.farshore_json("machine", "show", "web2", site=there)["settings"]
+    check(settings["cpus"] == 3 and [nic["network"] for nic in settings["adapters"]] == ["lan"], f"after reprotect: {settings}")
+    s.farshore("machine", "set", "web2", "--cpus", "4", *key, site=there, status=1)
