@@ -16,7 +16,7 @@ from scenario import MIB, PROGRAM, ROOT, SCALE, Scenario, check, requires, requi
 requires("fusermount3", "qemu-system-x86_64", "mkfs.ext4")
 requires_root()
 BLOCK, PLACES = 4096, 64
-ROUNDS, POINTS = max(1, min(int(SCALE), 100)), max(1, min(int(5 * SCALE) - 4, 500))
+ROUNDS, POINTS = max(1, min(int(SCALE), 100)), max(2, min(int(5 * SCALE), 500))
 DISKS = {"shop-root": "shop", "shop-data": "shop", "shop-logs": "shop", "mail": "mail", "web": "web"}
 
 

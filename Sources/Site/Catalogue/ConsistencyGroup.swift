@@ -205,8 +205,11 @@ extension Catalogue {
         throw SiteError(.diskExists, "there is a machine named \(name) on this site already", remedy: "farshore machine show \(name)")
     }
 
-    /// A group of machines that are in none, with the id it has in a vault.
+    /// A group of machines that are in none, with the id it has in a vault. One that disks of an earlier failover left empty is made anew.
     static func makeGroup(_ name: String, id: String, machines: [String], _ database: Database) throws {
+        try database.execute(
+            sql: "DELETE FROM replication_group WHERE name = ?1 AND id = ?2 AND NOT EXISTS (SELECT 1 FROM machine WHERE machine.replication_group = ?1)",
+            arguments: [name, id])
         try makeGroup(name, database)
         try database.execute(sql: "UPDATE replication_group SET id = ? WHERE name = ?", arguments: [id, name])
         for machine in machines { try put(machine: machine, in: name, database) }
