@@ -103,10 +103,10 @@ final class TwoSites: @unchecked Sendable {
         try? FileManager.default.removeItem(atPath: folder)
     }
 
-    private func entry(_ image: String, _ id: String, _ vault: Vault, _ format: String) -> ProtectedDisk {
+    private func entry(_ image: String, _ id: String, _ vault: Vault, _ format: String, role: ProtectedDisk.Role = .source) -> ProtectedDisk {
         ProtectedDisk(
             name: Self.name, id: id, imagePath: image, format: format, sizeBytes: UInt64(model.count), logFolder: image + ".log", logBudgetBytes: 64 << 20,
-            vaultURL: vault.store.location, vaultID: vault.id.description, keyFile: nil, passphraseFile: nil)
+            vaultURL: vault.store.location, vaultID: vault.id.description, keyFile: nil, passphraseFile: nil, role: role)
     }
 
     func vault(_ store: (any ObjectStore)? = nil) throws -> Vault { try Vault.open(store: store ?? self.store, key: .none, memory: HeadMemory(folder: nil), settings: TestVault.settings) }
@@ -173,7 +173,7 @@ final class TwoSites: @unchecked Sendable {
             LogFolder(image + ".log"), diskID: LogID(hex: point.disk.id.description)!, diskBytes: UInt64(model.count), targets: [vault.id.description], segmentBytes: 1 << 20,
             budgetBytes: 64 << 20, startSequence: point.sequence, lineages: known + [LogState.Lineage(id: .random(), branchSequence: point.sequence)])
         try Sequencer(path: away.site.sequencePath).raise(above: state.lineages.map(\.sequence).max()!)
-        try Catalogue(site: away.site).add(entry(image, point.disk.id.description, vault, "raw"))
+        try Catalogue(site: away.site).add(entry(image, point.disk.id.description, vault, "raw", role: .recovery))
     }
 
     /// Guests go over to the other site, for good, and are replicated from there.
