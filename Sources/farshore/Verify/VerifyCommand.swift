@@ -19,7 +19,7 @@ struct VerifyCommand: ParsableCommand {
             and the script decides. `boot`: a guest boots from the disks in QEMU, without a network, until its serial console shows --console.
 
             The verdict is kept in the vault, for every host: `point list` shows it, `latest-verified` is the newest point with good ones only, and
-            the audit chain has a record of it (`farshore drill report`). A bad verdict ends with status 12. Takes root.
+            the audit chain has a record of it (`farshore drill report`). A bad verdict ends with status 13. Takes root.
 
             Example:
               farshore verify db1 --vault file:///backup/vault --key-file /etc/farshore/vault.key --check fsck
