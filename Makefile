@@ -15,13 +15,14 @@ test:
 	swift build -c release --build-tests
 	Tests/run
 
-# Ratios against the raw file and QEMU's FUSE export, interleaved in one run.
+# Ratios against the raw file, QEMU's FUSE export, and for cold reads rclone and s3backer, interleaved in one run.
 bench:
-	Tests/install-packages test
+	Tests/install-packages bench
 	swift build -c release --build-tests
 	Tests/bench/run
 	Tests/bench/sustained
 	Tests/bench/point-cut
+	Tests/bench/cold-reads
 
 # The long form of the seeded campaigns.
 soak:
