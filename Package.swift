@@ -77,6 +77,8 @@ let package = Package(
         tests("ObjectStoreTests", ["BlockIO", "ObjectStore"]),
         // A small vault and a disk of known content, for the test targets below.
         .target(name: "VaultFixtures", dependencies: ["BlockIO", "ObjectStore", "Vault"], path: "Tests/VaultFixtures", swiftSettings: house),
+        // Makes a vault with a long history, for the scenario many-segments. Not installed.
+        .executableTarget(name: "long-history", dependencies: ["BlockIO", "ObjectStore", "Vault"], path: "Tests/LongHistory", swiftSettings: house),
         tests("VaultTests", ["BlockIO", "ObjectStore", "Vault", "VaultFixtures"]),
         tests("SiteTests", ["BlockIO", "Site", .product(name: "GRDB", package: "GRDB.swift")]),
         tests("ReplicationTests", ["BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "Site", "ObjectStore", "Vault", "Replication", "RecoveryPoints", "VaultFixtures", log]),

@@ -67,6 +67,7 @@ private final class JournalledImage: ImageFile {
         var after = 0
     }
 
+    /// Promise V2: What a recovery disk acknowledged as durable survives kill -9, a power loss and the loss of its vault, however much of it is filled.
     @Test(arguments: [1, 2] as [UInt64]) func aCrashAnywhereLosesNothingFlushed(seed: UInt64) throws {
         let filled = try FilledImage(try TestVault(), seed: seed, sizeBytes: 1 << 20)
         var numbers = SeededNumbers(seed: seed)
