@@ -75,7 +75,7 @@ with Scenario(seed=53) as s:
     run("sync", devices["root"])
     s.farshore("point", "cut", "root", "--tag", "broken")
     s.farshore("upload", "--once")
-    bad = s.farshore("verify", "root", "--at", "broken", "--json", *vault, status=12)
+    bad = s.farshore("verify", "root", "--at", "broken", "--json", *vault, status=13)
     check(not json.loads(bad.stdout)["isGood"], bad.stdout)
     other = s.path("other-site")
     listed = {point.get("tag"): point for point in s.farshore_json("point", "list", "root", *vault, site=other)}
@@ -91,7 +91,7 @@ with Scenario(seed=53) as s:
         check(done["isGood"] and "both at 9" in done["note"] and done["check"] == "script-same.sh", f"{done}")
     slow = program(s.path("slow.sh"), "sleep 60\n")
     began = time.monotonic()
-    s.farshore("verify", "data", "--at", "p01", "--script", slow, "--time-limit", "1", *vault, status=12)
+    s.farshore("verify", "data", "--at", "p01", "--script", slow, "--time-limit", "1", *vault, status=13)
     check(time.monotonic() - began < 20, "a script went on after its time")
     s.farshore("verify", "data", "--at", "p01", "--script", s.path("no-such-script"), *vault, status=10)
     print("a script over two disks at one point; its writes are thrown away, its time ends")
@@ -102,7 +102,7 @@ with Scenario(seed=53) as s:
     check(boot["isGood"], f"{boot}")
     with open(shot, "rb") as file:
         check(file.read(8) == b"\x89PNG\r\n\x1a\n", "no picture of the screen")
-    s.farshore("verify", "boot", "--at", "does-not", "--check", "boot", "--console", "guest is up", "--memory", "64", "--time-limit", "6", *vault, status=12)
+    s.farshore("verify", "boot", "--at", "does-not", "--check", "boot", "--console", "guest is up", "--memory", "64", "--time-limit", "6", *vault, status=13)
     print(f"a guest booted from a point in {boot['tookSeconds']:.1f} s, its screen is kept; where nothing boots the verdict is bad")
 
     # Bisection, killed after its first probes.
@@ -119,7 +119,7 @@ with Scenario(seed=53) as s:
     check(len(probed) == len(set(probed)) <= 8, f"{len(probed)} probes of {found['points']} points: {probed}")
     again = s.farshore_json(*words)
     check([probe["sequence"] for probe in again["probes"]] == probed, "a finished bisection probed again")
-    s.farshore("bisect", "data", "--script", program(s.path("never.sh"), "exit 1\n"), *vault, status=12)
+    s.farshore("bisect", "data", "--script", program(s.path("never.sh"), "exit 1\n"), *vault, status=13)
     print(f"bisect: p16 is the newest good of {found['points']} points, {len(probed)} tried, one run killed in between")
 
     # What was done, for whoever must show it.
