@@ -28,6 +28,8 @@ final class FailoverSites: @unchecked Sendable {
         let disks = Mutex<[String: UInt64]>([:])
         /// The action that fails from now on, as for a process that was killed in it.
         let dying = Mutex<String?>(nil)
+        /// How many releases are granted still; nil: all.
+        let releasesLeft = Mutex<Int?>(nil)
 
         init(_ name: String, _ folder: String, _ store: any ObjectStore) throws {
             site = SiteDirectory(path: folder + "/" + name)
@@ -37,7 +39,11 @@ final class FailoverSites: @unchecked Sendable {
         }
 
         func act(_ name: String) throws {
-            if dying.withLock({ $0 == name }) { throw StoreError(.unreachable, "the process is gone in \(name)", try: "") }
+            let isRefused = name == "release" && releasesLeft.withLock { left in
+                left = left.map { $0 - 1 }
+                return left ?? 0 < 0
+            }
+            if isRefused || dying.withLock({ $0 == name }) { throw StoreError(.unreachable, "the process is gone in \(name)", try: "") }
         }
     }
 

@@ -281,6 +281,37 @@ import VaultFixtures
         #expect(sites.target.disks.withLock { $0.count } == 2)
     }
 
+    /// Its disks stand on the old point until they are gone: what they are not filled with yet is nowhere else.
+    @Test(arguments: ["make", "release"]) func anotherPointThatWasNotReachedIsNotCommitted(action: String) throws {
+        let sites = try FailoverSites(disks: ["data"])
+        let first = try sites.newest().min()!
+        try sites.write(2)
+        try sites.upload()
+        let second = try sites.newest().min()!
+        try sites.run(sites.target, at: "#\(first)")
+        let failovers = try sites.failovers(sites.target)
+        // A guest that opens a disk after it was looked at: the second release is refused.
+        if action == "release" { sites.target.releasesLeft.withLock { $0 = 1 } } else { sites.target.dying.withLock { $0 = action } }
+        #expect(throws: StoreError.self) { try failovers.changePoint(FailoverSites.unit, to: .sequence(second), startCommand: nil, seconds: 1) }
+        sites.target.releasesLeft.withLock { $0 = nil }
+        sites.target.dying.withLock { $0 = nil }
+        #expect(throws: FailoverError.self) { try failovers.commit(FailoverSites.unit, keepsPoints: false) }
+        let standing = try sites.standing()
+        #expect(standing.state == .failingOver && Set(standing.head.pins?.map(\.sequence) ?? []) == [first, second])
+        // Back to the old one, or on to the new one.
+        if action == "release" {
+            #expect(sites.target.disks.withLock { $0["data"] } == first)
+            _ = try failovers.changePoint(FailoverSites.unit, to: .sequence(first), startCommand: nil, seconds: 1)
+        } else {
+            try sites.run(sites.target)
+        }
+        let chosen = action == "release" ? first : second
+        #expect(sites.target.disks.withLock { $0["data"] } == chosen)
+        #expect(try sites.standing().head.pins?.map(\.sequence) == [chosen])
+        let committed = try failovers.commit(FailoverSites.unit, keepsPoints: false)
+        #expect(committed.state == .committed && committed.head.disks.first?.oldestSequence == chosen)
+    }
+
     @Test func aLostTargetIsGivenUpElsewhere() throws {
         let sites = try FailoverSites()
         try sites.run(sites.target)

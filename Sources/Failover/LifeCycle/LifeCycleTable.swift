@@ -166,10 +166,10 @@ package enum LifeCycleDecision: Equatable, Sendable {
     private static func whileFailingOver(_ command: LifeCycleCommand, _ place: LifeCyclePlace) -> LifeCycleDecision {
         let isTarget = place == .target
         return switch command {
-        case .run, .runPlanned, .failbackComplete: isTarget ? .next(.failedOver) : .refused(.otherTarget)
+        case .run, .runPlanned, .changePoint, .failbackComplete: isTarget ? .next(.failedOver) : .refused(.otherTarget)
         case .cancel: isTarget ? .next(.replicating) : .refused(.otherTarget)
         case .cancelLost: isTarget ? .refused(.isTarget) : .next(.replicating)
-        case .changePoint, .commit, .reprotect: .refused(isTarget ? .notYetOver : .otherTarget)
+        case .commit, .reprotect: .refused(isTarget ? .notYetOver : .otherTarget)
         case .prepare, .failbackStart, .release: .refused(.underWay)
         case .test: .next(.failingOver)
         }

@@ -206,8 +206,11 @@ extension Failovers {
         }
         try job.step("failover") {
             try makeDisks(&report, record)
-            try heads.publish(command, unit, claiming: false) { (_: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
+            let made = head.lifeCycle?.points
+            try heads.publish(command, unit, claiming: false) { (head: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
                 guard lifeCycle?.run?.description == record.run, lifeCycle?.target == heads.host.id else { throw .refused("\(unit.name): another host took the failover over meanwhile") }
+                guard lifeCycle?.points == made else { throw .refused("\(unit.name): another point was chosen meanwhile; farshore failover run \(unit.name) makes its disks") }
+                Self.keepPins(record.run, of: made ?? [], in: &head)
                 lifeCycle?.state = .failedOver
                 lifeCycle?.active = heads.host.id
             }
@@ -292,8 +295,11 @@ extension Failovers {
                     guard lifeCycle?.run?.description == record.run else { throw .refused("\(unitName): another failover began meanwhile") }
                     let shared = SharedPoints(vault, head: head, catalog: standing.catalog)
                     let points = try Self.startingPoints(point, of: unit, shared)
-                    try Self.addPins(record.run, points, reason: "failover of \(unitName)", to: &head, shared)
+                    // The disks that are there stand on the old points until they are gone.
+                    try Self.addPins(record.run, points, reason: "failover of \(unitName)", to: &head, shared, keepsOld: true)
                     lifeCycle?.points = points
+                    // Not to be committed before its disks are made: the old points would be let go under those that run.
+                    lifeCycle?.state = .failingOver
                 }
                 return nil
             }

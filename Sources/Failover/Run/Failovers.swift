@@ -51,14 +51,23 @@ package struct Failovers: Sendable {
     /// The name of the pins that keep what a run needs.
     static func pinName(_ run: String) -> String { "failover-\(run.prefix(16))" }
 
-    static func addPins(_ run: String, _ points: [LifeCycle.Point], reason: String, to head: inout Head, _ shared: SharedPoints, named name: String? = nil) throws(VaultError) {
-        var pins = (head.pins ?? []).filter { $0.name != name ?? pinName(run) }
+    /// Instead of those of that name; with `keepsOld` beside them.
+    static func addPins(
+        _ run: String, _ points: [LifeCycle.Point], reason: String, to head: inout Head, _ shared: SharedPoints, named name: String? = nil, keepsOld: Bool = false
+    ) throws(VaultError) {
+        let name = name ?? pinName(run)
+        var pins = (head.pins ?? []).filter { pin in pin.name != name || (keepsOld && !points.contains { $0.disk == pin.disk && $0.sequence == pin.sequence }) }
         for point in points {
             let time = try shared.history(of: point.disk)?.newestPoint { $0.sequence <= point.sequence }?.timeMicros ?? 0
-            pins.append(Head.Pin(name: name ?? pinName(run), disk: point.disk, sequence: point.sequence, timeMicros: time, reason: reason, untilMicros: nil))
+            pins.append(Head.Pin(name: name, disk: point.disk, sequence: point.sequence, timeMicros: time, reason: reason, untilMicros: nil))
         }
         guard pins.count <= FormatLimits.pinsMax else { throw .refused("there are \(FormatLimits.pinsMax) pins already: farshore point unpin") }
         head.pins = pins
+    }
+
+    /// The run's pins of `points` stay, its others go.
+    static func keepPins(_ run: String, of points: [LifeCycle.Point], in head: inout Head) {
+        head.pins = head.pins?.filter { pin in pin.name != pinName(run) || points.contains { $0.disk == pin.disk && $0.sequence == pin.sequence } }
     }
 
     /// Of runs that have ended.
