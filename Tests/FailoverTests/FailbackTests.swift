@@ -39,6 +39,9 @@ import VirtualDisk
         try Catalogue(site: sites.home.site).assignPolicy(ofDisk: TwoSites.name, away: true)
         try sites.failOver(planned: true)
         #expect(sites.model == atHome)
+        // The home is not what guests write on: its preparation is not taken back any more.
+        #expect(throws: FailoverError.self) { try sites.failovers(sites.home).cancel(TwoSites.name, isLost: false) }
+        #expect(try sites.home.entry.held != nil)
         // Away from home the failback policy holds, however often it is said.
         _ = try sites.failbacks(sites.away).reprotect(TwoSites.name)
         #expect(try sites.away.entry.policy.name == "default-failback")
@@ -72,6 +75,7 @@ import VirtualDisk
         let released = try sites.failbacks(sites.away).releaseReplica(TwoSites.name, removesImages: false)
         #expect(released.map(\.isImageRemoved) == [true])
         #expect(try Catalogue(site: sites.away.site).disks().isEmpty)
+        for side in [sites.home, sites.away] { #expect(try Catalogue(site: side.site).openFailovers(.preparation).isEmpty) }
     }
 
     /// The home wrote what the vault never got: a person says that it may go, and it goes as a whole.

@@ -69,6 +69,7 @@ extension Failbacks {
             try catalogue.record(.information, disk: disk.name, "released: guests write on another host")
             released.append(Released(disk: disk.name, image: disk.imagePath, isImageRemoved: removes))
         }
+        for record in try catalogue.openFailovers(.preparation) where record.group == standing.unit.group.description { try catalogue.end(failover: record.run, note: "released") }
         guard !released.isEmpty else { throw FailoverError(.notFound, "this site has nothing of \(unitName)", remedy: "farshore failover show \(unitName)") }
         return released
     }

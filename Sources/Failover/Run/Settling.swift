@@ -14,8 +14,10 @@ extension Failovers {
             lifeCycle?.state = .committed
         }
         if !keepsPoints { try letGoOfPoints(standing) }
-        // Its disks are no longer to be taken back.
-        if let record = try openRecord(.failover, of: standing.unit) { try catalogue.end(failover: record.run, note: "committed") }
+        // Its disks are no longer to be taken back; nor, after a failback, is how this host was shut down before it.
+        for kind in [FailoverRecord.Kind.failover, .preparation] {
+            if let record = try openRecord(kind, of: standing.unit) { try catalogue.end(failover: record.run, note: "committed") }
+        }
         try catalogue.record(.information, disk: nil, "the failover of \(unitName) was committed; it is not replicated until it is reprotected")
         return try heads.standing(of: unitName)
     }
