@@ -9,7 +9,7 @@
 //   frozen/              a note for each machine that may be at rest because of us
 //   content/DISK         what kind of data the regions of a disk hold; a hint for the alarm on anomalies, may be removed
 //   host-id              who this site is in vaults, 32 hex digits; made at first use
-//   run/                 sockets, logs, and the pid files of the services; that of a mount stays when it was killed
+//   run/                 sockets, logs, the pid files of the services (that of a mount stays when it was killed), locks of commands of failovers
 //   mount.lock           held by the one mount of the site; upload.lock by the one uploader
 
 package import BlockIO
@@ -32,6 +32,9 @@ package struct SiteDirectory: Sendable, Equatable {
     package var uploadPIDPath: String { runFolder + "/upload.pid" }
     package var mountLockPath: String { path + "/mount.lock" }
     package var uploadLockPath: String { path + "/upload.lock" }
+
+    /// Held by the command that changes where the unit of that group stands.
+    package func failoverLockPath(group: String) -> String { runFolder + "/failover-\(group).lock" }
 
     package init(path: String) {
         var trimmed = path

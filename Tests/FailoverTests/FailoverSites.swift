@@ -147,8 +147,9 @@ final class FailoverSites: @unchecked Sendable {
             folder: host.site.path + "/recovery", sourceCommand: source, startCommand: start, commandSeconds: 5))
     }
 
+    /// `sending` runs while it waits for the vault.
     @discardableResult
-    func prepare(stop: String? = nil) throws -> LifeCycleStanding {
+    func prepare(stop: String? = nil, sending: @escaping @Sendable () throws -> Void = {}) throws -> LifeCycleStanding {
         try failovers(source).prepare(
             Self.unit, stopCommand: stop, commandSeconds: 5, waitSeconds: 0,
             PreparationActions(
@@ -157,7 +158,10 @@ final class FailoverSites: @unchecked Sendable {
                     for disk in disks.values { _ = try disk.makeDurable() }
                     return last
                 },
-                send: { [self] in try upload() }))
+                send: { [self] in
+                    try sending()
+                    try upload()
+                }))
     }
 
     func standing() throws -> LifeCycleStanding { try LifeCycleHeads(vault: try open(store), host: source.host, protects: { _ in true }).standing(of: Self.unit) }

@@ -85,6 +85,21 @@ import VaultFixtures
         #expect(try sites.upload().isEmpty)
     }
 
+    /// Taken back by another command while it waits for the vault, it would be prepared while guests write.
+    @Test func aPreparationIsNotTakenBackWhileItRuns() throws {
+        let sites = try FailoverSites()
+        try sites.prepare(sending: {
+            let refusal = #expect(throws: FailoverError.self) { try sites.failovers(sites.source).cancel(FailoverSites.unit, isLost: false) }
+            #expect(refusal?.code == .inUse)
+        })
+        #expect(try Catalogue(site: sites.source.site).disks().allSatisfy { $0.held != nil })
+        // Whoever serves the disks after all.
+        let failure = #expect(throws: FailoverError.self) {
+            try sites.prepare(sending: { try Catalogue(site: sites.source.site).hold(disk: "data", reason: nil) })
+        }
+        #expect(failure?.message.contains("taken back meanwhile") == true)
+    }
+
     // Promise T4: Of two hosts that fail one unit over at once, one is refused and has no disk of it.
     @Test func ofTwoHostsOneWins() throws {
         // The other one runs to its end just before each request of the first that comes.

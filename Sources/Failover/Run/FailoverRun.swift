@@ -63,7 +63,8 @@ package struct FailoverReport: Sendable {
 extension Failovers {
     package func run(_ request: FailoverRequest) throws -> FailoverReport {
         let command: LifeCycleCommand = request.isPlanned ? .runPlanned : .run
-        let standing = try heads.standing(of: request.unit)
+        let (standing, lock) = try alone(request.unit)
+        defer { withExtendedLifetime(lock) {} }
         try standing.unit.refusePart()
         try standing.check(command)
         let record = try ownRecord(standing, request)
@@ -274,7 +275,8 @@ extension Failovers {
 
     /// What guests wrote since the failover is given up.
     package func changePoint(_ unitName: String, to point: PointName, startCommand: String?, seconds: Double) throws -> FailoverReport {
-        let standing = try heads.standing(of: unitName)
+        let (standing, lock) = try alone(unitName)
+        defer { withExtendedLifetime(lock) {} }
         try standing.unit.refusePart()
         try standing.check(.changePoint)
         let unit = standing.unit

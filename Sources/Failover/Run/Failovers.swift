@@ -43,6 +43,18 @@ package struct Failovers: Sendable {
 
     var vault: Vault { heads.vault }
 
+    /// Where the unit stands, and what keeps every other command of this site from changing that until it is let go: none serves a disk
+    /// that another has just taken out of the mount. Not waited for, since a preparation may take hours.
+    func alone(_ unitName: String) throws -> (standing: LifeCycleStanding, lock: SiteLock) {
+        let unit = try FailoverUnit(unitName, in: try vault.catalog().document)
+        guard let lock = try SiteLock.tryTake(catalogue.site.failoverLockPath(group: unit.group.description)) else {
+            throw FailoverError(
+                .inUse, "another command prepares, fails over or takes back \(unitName) on this host",
+                remedy: "wait until it ends (farshore job list), or stop it, then the same command again")
+        }
+        return (try heads.standing(of: unitName), lock)
+    }
+
     /// By its group: a machine of one disk has two names.
     func openRecord(_ kind: FailoverRecord.Kind, of unit: FailoverUnit) throws -> FailoverRecord? {
         try catalogue.openFailovers(kind).first { $0.group == unit.group.description }

@@ -23,14 +23,16 @@ extension Failovers {
     package func prepare(
         _ unitName: String, stopCommand: String?, commandSeconds: Double, waitSeconds: UInt64, _ source: PreparationActions
     ) throws -> LifeCycleStanding {
-        let standing = try heads.standing(of: unitName)
+        let (standing, lock) = try alone(unitName)
+        defer { withExtendedLifetime(lock) {} }
         let unit = standing.unit
         try unit.refusePart()
         try standing.check(.prepare)
         let disks = try ownDisks(unit)
-        if try openRecord(.preparation, of: unit) == nil {
+        var run = VaultID.random().description
+        if let known = try openRecord(.preparation, of: unit) { run = known.run } else {
             try catalogue.begin(FailoverRecord(
-                run: VaultID.random().description, kind: .preparation, name: unitName, unit: unitName, group: unit.group.description, vaultURL: disks[0].vaultURL,
+                run: run, kind: .preparation, name: unitName, unit: unitName, group: unit.group.description, vaultURL: disks[0].vaultURL,
                 vaultID: vault.id.description, keyFile: disks[0].keyFile, passphraseFile: disks[0].passphraseFile, point: "latest", isPlanned: true, folder: ""))
         }
         return try catalogue.asJob(.failoverPreparation, unitName, steps: ["stop", "hold", "send", "publish"]) { job in
@@ -45,6 +47,7 @@ extension Failovers {
             }
             try job.step("send") { try wait(until: last, disks, waitSeconds, source) }
             try job.step("publish") {
+                try requireHeld(disks, run, unitName)
                 try publishPrepared(unit, last)
                 return nil
             }
@@ -115,6 +118,14 @@ extension Failovers {
                     remedy: "\(behind.state.remedy ?? "farshore status \(behind.disk.name)"), then the same command again; farshore failover cancel takes it back")
             }
             usleep(500_000)
+        }
+    }
+
+    /// Served again, guests may have written above the last point already.
+    private func requireHeld(_ disks: [ProtectedDisk], _ run: String, _ unit: String) throws {
+        let isOpen = try catalogue.openFailovers(.preparation).contains { $0.run == run }
+        guard isOpen, try disks.allSatisfy({ try catalogue.disk(named: $0.name).held != nil }) else {
+            throw FailoverError(.prerequisite, "the preparation of \(unit) was taken back meanwhile", remedy: "farshore failover prepare \(unit) once more")
         }
     }
 

@@ -6,7 +6,8 @@ import Vault
 extension Failovers {
     /// With `keepsPoints` false the points from before the one that was chosen are let go, as far as no pin keeps them.
     package func commit(_ unitName: String, keepsPoints: Bool) throws -> LifeCycleStanding {
-        let standing = try heads.standing(of: unitName)
+        let (standing, lock) = try alone(unitName)
+        defer { withExtendedLifetime(lock) {} }
         try standing.unit.refusePart()
         try standing.check(.commit)
         try heads.publish(.commit, standing.unit, claiming: true) { (_: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
@@ -37,7 +38,8 @@ extension Failovers {
 
     /// On the target, or on the active host of a prepared unit; where nothing is under way, what an interrupted command left on this host.
     package func cancel(_ unitName: String, isLost: Bool) throws -> LifeCycleStanding {
-        let standing = try heads.standing(of: unitName)
+        let (standing, lock) = try alone(unitName)
+        defer { withExtendedLifetime(lock) {} }
         try standing.check(isLost ? .cancelLost : .cancel)
         // One that guests went over from is no longer to be taken back.
         let preparation = standing.state == .replicating && standing.place != .active ? nil : try openRecord(.preparation, of: standing.unit)
