@@ -100,6 +100,19 @@ import VaultFixtures
         #expect(failure?.message.contains("taken back meanwhile") == true)
     }
 
+    /// Protected, and not uploaded once: the vault does not know of it.
+    @Test func aDiskThatTheVaultLacksDoesNotStayBehind() throws {
+        let sites = try FailoverSites()
+        let catalogue = try Catalogue(site: sites.source.site)
+        let known = try catalogue.disk(named: "data")
+        try catalogue.add(ProtectedDisk(
+            name: "new", id: String(repeating: "a", count: 32), imagePath: sites.folder + "/new", format: "raw", sizeBytes: 1 << 20, logFolder: sites.folder + "/new.log",
+            logBudgetBytes: 64 << 20, vaultURL: known.vaultURL, vaultID: known.vaultID, keyFile: nil, passphraseFile: nil, machine: FailoverSites.unit))
+        let failure = #expect(throws: FailoverError.self) { try sites.prepare() }
+        #expect(failure?.message.hasPrefix("new shares recovery points") == true)
+        #expect(try catalogue.disks().allSatisfy { $0.held == nil })
+    }
+
     // Promise T4: Of two hosts that fail one unit over at once, one is refused and has no disk of it.
     @Test func ofTwoHostsOneWins() throws {
         // The other one runs to its end just before each request of the first that comes.

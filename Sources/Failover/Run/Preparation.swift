@@ -68,6 +68,13 @@ extension Failovers {
     }
 
     private func ownDisks(_ unit: FailoverUnit) throws -> [ProtectedDisk] {
+        // Not uploaded once, it is in no catalog: it would stay behind, and nobody would say so.
+        for group in try catalogue.consistencyGroups() where group.disks.contains(where: { own in unit.disks.contains { $0.id.description == own.id } }) {
+            guard let left = group.disks.first(where: { own in !unit.disks.contains { $0.id.description == own.id } }) else { continue }
+            throw FailoverError(
+                .prerequisite, "\(left.name) shares recovery points with \(unit.name) on this site, but the vault does not have it in \(unit.name) yet, so it would stay behind",
+                remedy: "farshore upload here, then the same command again; or farshore unprotect \(left.name)")
+        }
         let all = try catalogue.disks()
         return try unit.disks.map { disk in
             guard let own = all.first(where: { $0.id == disk.id.description }) else {
