@@ -292,6 +292,23 @@ import VaultFixtures
         #expect(try sites.upload().isEmpty)
     }
 
+    /// What is in the way of the recovery disks is found before the source is fenced; what fails after that says that it is.
+    @Test func aRunThatFailsSaysWhetherTheSourceIsFenced() throws {
+        let sites = try FailoverSites()
+        let taken = sites.target.site.path + "/recovery/log.raw.log"
+        try FileManager.default.createDirectory(atPath: taken, withIntermediateDirectories: true)
+        let early = #expect(throws: SiteError.self) { try sites.run(sites.target) }
+        #expect(early?.message.contains(taken) == true)
+        #expect(try sites.standing().state == .replicating && sites.upload().isEmpty)
+        // What a killed making left is made anew.
+        try Data().write(to: URL(fileURLWithPath: taken + "/making"))
+        sites.target.dying.withLock { $0 = "make" }
+        let late = #expect(throws: FencedFailure.self) { try sites.run(sites.target) }
+        #expect(late?.description.contains("the source of shop is fenced (failingOver since 2") == true && late?.cause is StoreError, "\(String(describing: late))")
+        #expect(late?.remedy.contains("farshore failover cancel shop") == true)
+        #expect(try Catalogue(site: sites.target.site).jobs().first?.remedy == late?.remedy)
+    }
+
     @Test func anotherPointAndCommit() throws {
         let sites = try FailoverSites()
         let first = try sites.newest()
@@ -320,7 +337,7 @@ import VaultFixtures
         let failovers = try sites.failovers(sites.target)
         // A guest that opens a disk after it was looked at: the second release is refused.
         if action == "release" { sites.target.releasesLeft.withLock { $0 = 1 } } else { sites.target.dying.withLock { $0 = action } }
-        #expect(throws: StoreError.self) { try failovers.changePoint(FailoverSites.unit, to: .sequence(second), startCommand: nil, seconds: 1) }
+        #expect(throws: FencedFailure.self) { try failovers.changePoint(FailoverSites.unit, to: .sequence(second), startCommand: nil, seconds: 1) }
         sites.target.releasesLeft.withLock { $0 = nil }
         sites.target.dying.withLock { $0 = nil }
         #expect(throws: FailoverError.self) { try failovers.commit(FailoverSites.unit, keepsPoints: false) }

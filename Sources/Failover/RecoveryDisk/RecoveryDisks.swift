@@ -81,7 +81,7 @@ package struct RecoveryDisks {
         }
         let read = try DiskHistory(vault: vault, state: state, peers: head.disks).plan(at: point.sequence)
         let name = point.disk.name
-        let image = "\(plan.folder)/\(name).raw"
+        let image = FailoverRecord.imagePath(ofDisk: name, in: plan.folder)
         let disk = ProtectedDisk(
             name: name, id: point.disk.id.description, imagePath: image, format: ImageFormat.raw.rawValue, sizeBytes: read.sizeBytes,
             logFolder: plan.logFolder.map { "\($0)/\(name).raw.log" } ?? image + ".log", logBudgetBytes: ProtectedDisk.defaultLogBudgetBytes(diskBytes: read.sizeBytes),
@@ -118,7 +118,7 @@ package struct RecoveryDisks {
     private func make(_ making: Making) throws {
         let (disk, folder) = (making.disk, making.folder)
         try clearLeftover(folder)
-        try refuseOthers(disk)
+        try Self.refuseTaken(disk.imagePath, disk.logFolder)
         try Directory.create(folder.path, mode: 0o700)
         guard let parent = Directory.parent(of: folder.path), let imageFolder = Directory.parent(of: disk.imagePath) else {
             throw SiteError(.refused, "\(disk.imagePath) is no place for an image", remedy: "another folder")
@@ -142,8 +142,15 @@ package struct RecoveryDisks {
             startSequence: making.base.sequence, lineages: Self.parents(making) + [own])
     }
 
-    private func refuseOthers(_ disk: ProtectedDisk) throws {
-        for path in [disk.imagePath, disk.logFolder] where access(path, F_OK) == 0 {
+    /// Throws where something is in the way of recovery disks in `folder` that no call of `create` left which was killed.
+    package static func refuseTaken(_ names: [String], in folder: String) throws(SiteError) {
+        for image in names.map({ FailoverRecord.imagePath(ofDisk: $0, in: folder) }) where access(LogFolder(image + ".log").makingFile, F_OK) != 0 {
+            try refuseTaken(image, image + ".log")
+        }
+    }
+
+    private static func refuseTaken(_ image: String, _ log: String) throws(SiteError) {
+        for path in [image, log] where access(path, F_OK) == 0 {
             throw SiteError(.diskExists, "\(path) is there already, and nothing says that it may go", remedy: "move it away, or choose another folder")
         }
     }

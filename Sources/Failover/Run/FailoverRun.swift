@@ -131,6 +131,7 @@ extension Failovers {
         guard access(request.folder, W_OK) == 0 else {
             throw FailoverError(.prerequisite, "\(request.folder) cannot be written", remedy: "another folder: --folder DIR")
         }
+        try RecoveryDisks.refuseTaken(unit.disks.map(\.name), in: record.folder)
         var warnings: [String] = []
         if try !catalogue.wasTested(group: unit.group.description) { warnings.append("\(unit.name) was never tested on this site: farshore failover test \(unit.name)") }
         return warnings
@@ -206,14 +207,11 @@ extension Failovers {
             report.disks.append(FailoverReport.Disk(disk: chosen.disk, point: point, timeMicros: try shared.time(of: chosen)))
         }
         try job.step("failover") {
-            try makeDisks(&report, record)
-            let made = head.lifeCycle?.points
-            try heads.publish(command, unit, claiming: false) { (head: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
-                guard lifeCycle?.run?.description == record.run, lifeCycle?.target == heads.host.id else { throw .refused("\(unit.name): another host took the failover over meanwhile") }
-                guard lifeCycle?.points == made else { throw .refused("\(unit.name): another point was chosen meanwhile; farshore failover run \(unit.name) makes its disks") }
-                Self.keepPins(record.run, of: made ?? [], in: &head)
-                lifeCycle?.state = .failedOver
-                lifeCycle?.active = heads.host.id
+            do {
+                try makeDisks(&report, record)
+                try publishFailedOver(command, unit, record, of: head.lifeCycle?.points ?? [])
+            } catch {
+                throw FencedFailure(cause: error, unit: unit.name, sinceMicros: head.lifeCycle?.timeMicros ?? 0)
             }
             report.state = .failedOver
             return "\(report.disks.count) disks"
@@ -223,6 +221,16 @@ extension Failovers {
             report.errors.isEmpty ? .information : .critical, disk: nil, "\(unit.name) was failed over to this host" + (report.errors.isEmpty ? "" : ", but not all of it"))
         guard report.errors.isEmpty else { throw Self.incomplete(report) }
         return report
+    }
+
+    private func publishFailedOver(_ command: LifeCycleCommand, _ unit: FailoverUnit, _ record: FailoverRecord, of points: [LifeCycle.Point]) throws(VaultError) {
+        try heads.publish(command, unit, claiming: false) { (head: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
+            guard lifeCycle?.run?.description == record.run, lifeCycle?.target == heads.host.id else { throw .refused("\(unit.name): another host took the failover over meanwhile") }
+            guard lifeCycle?.points == points else { throw .refused("\(unit.name): another point was chosen meanwhile; farshore failover run \(unit.name) makes its disks") }
+            Self.keepPins(record.run, of: points, in: &head)
+            lifeCycle?.state = .failedOver
+            lifeCycle?.active = heads.host.id
+        }
     }
 
     /// All or none: disks that share points are registered together. Those of another point go first.

@@ -136,7 +136,7 @@ extension Catalogue {
             try job.succeed()
             return value
         } catch {
-            try job.fail("\(error)", remedy: (error as? FailoverError)?.remedy ?? (error as? SiteError)?.remedy ?? "farshore failover show \(unit)")
+            try job.fail("\(error)", remedy: (error as? FailoverError)?.remedy ?? (error as? SiteError)?.remedy ?? (error as? FencedFailure)?.remedy ?? "farshore failover show \(unit)")
             throw error
         }
     }

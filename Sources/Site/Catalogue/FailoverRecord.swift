@@ -65,6 +65,9 @@ package struct FailoverRecord: Equatable, Sendable {
         createdNanoseconds = Clock.wallNanoseconds()
     }
 
+    /// Of a recovery disk.
+    package static func imagePath(ofDisk name: String, in folder: String) -> String { "\(folder)/\(name).raw" }
+
     init(row: Row) throws {
         run = row["run"]
         kind = try storedName(row["kind"])

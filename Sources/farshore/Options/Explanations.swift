@@ -22,6 +22,8 @@ extension Failure {
         case let error as VaultError: Failure(error)
         case let error as RestoreError: Failure(error)
         case let error as FailoverError: Failure(error)
+        case let error as FencedFailure:
+            explaining(error.cause).map { Failure($0.status, "\($0.message); \(error.meaning)", try: "\($0.remedy); then \(error.remedy)") }
         case let error as RefreshError: Failure(error)
         case let error as StoreError: Failure(error)
         case let error as SystemError: Failure(error)
