@@ -103,6 +103,35 @@ import VirtualDisk
         try settle(sites)
     }
 
+    /// The home's disks are no recovery disks, whatever is asked for, and their image is not removed.
+    @Test func aFailbackThatStoppedIsNotContinuedAsAFailover() throws {
+        let sites = try TwoSites(seed: 9)
+        try sites.home.close()
+        try sites.failOver(planned: true)
+        try sites.write(sites.away)
+        try sites.prepare(sites.away)
+        #expect(throws: (any Error).self) { try sites.failbacks(sites.home, isOver: { true }).complete(TwoSites.name) }
+        let failovers = try sites.failovers(sites.home)
+        #expect(try failovers.heads.standing(of: TwoSites.name).state == .failingOver)
+        let failure = #expect(throws: FailoverError.self) {
+            try failovers.run(FailoverRequest(
+                unit: TwoSites.name, point: .latest, pointText: "latest", isPlanned: false, vaultURL: sites.store.location, keyFile: nil, passphraseFile: nil,
+                folder: sites.folder + "/recovery", sourceCommand: nil, startCommand: nil, commandSeconds: 5))
+        }
+        #expect(failure?.remedy.contains("farshore failback complete") == true)
+        #expect(try Catalogue(site: sites.home.site).openFailovers(.failover).isEmpty)
+        _ = try complete(sites)
+        #expect(try sites.image(sites.home) == sites.model)
+        // By its id and place, not its name: an own disk of that name, and one that has that id elsewhere, keep their images.
+        var made = try sites.away.entry
+        let away = try Catalogue(site: sites.away.site)
+        #expect(try away.wasMadeByFailover(made))
+        made = ProtectedDisk(
+            name: made.name, id: made.id, imagePath: sites.folder + "/own.image", format: "raw", sizeBytes: 1 << 20, logFolder: "", logBudgetBytes: 0, vaultURL: "", vaultID: "", keyFile: nil,
+            passphraseFile: nil)
+        #expect(try !away.wasMadeByFailover(made))
+    }
+
     /// Without a log, with an image that was changed by somebody else, with none, elsewhere, and as a whole.
     @Test(arguments: ["no log", "changed", "no image", "elsewhere", "full"]) func anyImageWillDo(loss: String) throws {
         let sites = try TwoSites(seed: 3)

@@ -166,7 +166,8 @@ final class TwoSites: @unchecked Sendable {
         defer { sources.close() }
         let reader = try PointReader(sources, disk: point.disk.id, plan: try DiskHistory(vault: vault, state: state).plan(at: point.sequence))
         try model.withUnsafeMutableBytes { try reader.read(into: $0, at: 0) }
-        let image = folder + "/away.image"
+        let image = FailoverRecord.imagePath(ofDisk: Self.name, in: folder + "/recovery")
+        try Directory.create(folder + "/recovery")
         try Data(model).write(to: URL(fileURLWithPath: image))
         let known = state.lineages.map { LogState.Lineage(id: LogID(high: $0.id.high, low: $0.id.low), branchSequence: $0.branchSequence ?? 0) }
         try ChangeLog.create(

@@ -50,7 +50,7 @@ extension Failbacks {
         for disk in try catalogue.disks().filter({ own in standing.unit.disks.contains { $0.id.description == own.id } }) {
             try actions.release(disk.name)
             let folder = LogFolder(disk.logFolder)
-            let isOurs = try catalogue.wasMadeByFailover(disk: disk.name)
+            let isOurs = try catalogue.wasMadeByFailover(disk)
             let removes = removesImages || isOurs
             try catalogue.setState(.releasing, ofDisk: disk.name)
             if access(folder.path, F_OK) == 0 {

@@ -91,9 +91,15 @@ extension Failovers {
 
     /// The record of the run that goes on, or of a new one.
     private func ownRecord(_ standing: LifeCycleStanding, _ request: FailoverRequest) throws -> FailoverRecord {
+        let isBegun = standing.state == .failingOver || standing.state == .failedOver
+        // Nothing is noted of disks that are no recovery disks: they would be taken for what a failover made.
+        if isBegun, try catalogue.disks().contains(where: { own in own.role == .source && standing.unit.disks.contains { $0.id.description == own.id } }) {
+            throw FailoverError(
+                .notNow, "\(standing.unit.name) comes back to the disks that this site has of it, by a failback", remedy: "farshore failback complete \(standing.unit.name) continues it")
+        }
         let known = try openRecord(.failover, of: standing.unit)
         var run = VaultID.random().description
-        if let begun = standing.lifeCycle?.run, standing.state == .failingOver || standing.state == .failedOver {
+        if let begun = standing.lifeCycle?.run, isBegun {
             if let known, known.run == begun.description { return known }
             run = begun.description
         }

@@ -165,9 +165,13 @@ extension Catalogue {
         }
     }
 
-    /// Its image is one that a failover made.
-    package func wasMadeByFailover(disk name: String) throws(SiteError) -> Bool {
-        try read { try Bool.fetchOne($0, sql: "SELECT EXISTS (SELECT 1 FROM failover_disk WHERE name = ?)", arguments: [name]) ?? false }
+    /// Its image is one that a failover made: the name alone would be that of another disk too, the id that of its home.
+    package func wasMadeByFailover(_ disk: ProtectedDisk) throws(SiteError) -> Bool {
+        try read {
+            try Row.fetchAll(
+                $0, sql: "SELECT failover_disk.name AS name, folder FROM failover_disk JOIN failover USING (run) WHERE kind = 'failover' AND failover_disk.id = ?", arguments: [disk.id]
+            ).contains { FailoverRecord.imagePath(ofDisk: $0["name"], in: $0["folder"]) == disk.imagePath }
+        }
     }
 
     package func note(_ disk: FailoverRecord.Disk, ofFailover run: String) throws(SiteError) {
