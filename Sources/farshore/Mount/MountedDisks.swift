@@ -86,7 +86,7 @@ final class MountedDisks: Sendable {
     func open(_ disk: ProtectedDisk, inherited: [Int32]?) throws {
         do {
             guard disk.state == .protected else { throw disk.releasingFailure }
-            if let held = disk.held { throw Failure(.inUse, "\(disk.name) is not served: \(held)", try: "farshore status \(disk.name)") }
+            try refuseHeld(disk)
             if pending.withLock({ $0[disk.name] }) == nil { try announce(disk) }
             try serve(disk, inherited: inherited)
             points.setReleased(disk.name, false)
@@ -112,6 +112,8 @@ final class MountedDisks: Sendable {
             locks = try DiskLocks.take(disk, site: catalogue.site)
             _ = process.hold(disk.name, locks.descriptors)
         }
+        // It may be held since `disk` was read, by a command that found nothing here to release: this sees it, or that command meets the locks.
+        try refuseHeld(try catalogue.disk(named: disk.name))
         try disk.completeGrowth(holding: locks.log)
         // After a worker's death the file that its supervisor holds, even if the name stands for another one by now.
         let parentLocks = ParentLocks()
@@ -128,6 +130,10 @@ final class MountedDisks: Sendable {
         }
         place.fulfil(opened)
         note(opened.lastStop, of: disk.name)
+    }
+
+    private func refuseHeld(_ disk: ProtectedDisk) throws(Failure) {
+        if let held = disk.held { throw Failure(.inUse, "\(disk.name) is not served: \(held)", try: "farshore status \(disk.name)") }
     }
 
     private func note(_ lastStop: LastStop, of disk: String) {
