@@ -63,7 +63,7 @@ package struct FailoverReport: Sendable {
 extension Failovers {
     package func run(_ request: FailoverRequest) throws -> FailoverReport {
         let command: LifeCycleCommand = request.isPlanned ? .runPlanned : .run
-        let (standing, lock) = try alone(request.unit)
+        let (standing, lock) = try alone(request.unit, waitSeconds: request.commandSeconds)
         defer { withExtendedLifetime(lock) {} }
         try standing.unit.refusePart()
         try standing.check(command)

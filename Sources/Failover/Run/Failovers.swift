@@ -44,10 +44,16 @@ package struct Failovers: Sendable {
     var vault: Vault { heads.vault }
 
     /// Where the unit stands, and what keeps every other command of this site from changing that until it is let go: none serves a disk
-    /// that another has just taken out of the mount. Not waited for, since a preparation may take hours.
-    func alone(_ unitName: String) throws -> (standing: LifeCycleStanding, lock: SiteLock) {
-        let unit = try FailoverUnit(unitName, in: try vault.catalog().document)
-        guard let lock = try SiteLock.tryTake(catalogue.site.failoverLockPath(group: unit.group.description)) else {
+    /// that another has just taken out of the mount. A preparation may take hours; a run whose plan was killed ends soon, and `waitSeconds` is for it.
+    func alone(_ unitName: String, waitSeconds: Double = 0) throws -> (standing: LifeCycleStanding, lock: SiteLock) {
+        let path = catalogue.site.failoverLockPath(group: try FailoverUnit(unitName, in: try vault.catalog().document).group.description)
+        let deadline = Clock.monotonicNanoseconds() + UInt64(waitSeconds * 1e9)
+        var taken = try SiteLock.tryTake(path)
+        while taken == nil, Clock.monotonicNanoseconds() < deadline {
+            usleep(200_000)
+            taken = try SiteLock.tryTake(path)
+        }
+        guard let lock = taken else {
             throw FailoverError(
                 .inUse, "another command prepares, fails over or takes back \(unitName) on this host",
                 remedy: "wait until it ends (farshore job list), or stop it, then the same command again")
