@@ -132,6 +132,32 @@ import VirtualDisk
         #expect(try !away.wasMadeByFailover(made))
     }
 
+    /// What only the home wrote is in its log alone: one that cannot be read any more has the whole image compared.
+    @Test(arguments: [false, true]) func aFailbackGoesOnWhenTheLogIsLostMeanwhile(isDamaged: Bool) throws {
+        let sites = try TwoSites(seed: 9)
+        try sites.write(sites.home, changes: false)
+        sites.home.disk?.abandon()
+        sites.home.disk = nil
+        try sites.failOver(planned: false)
+        try sites.upload(sites.away)
+        #expect(throws: RefreshError.self) {
+            try sites.failbacks(sites.home, isOver: { true }).start(
+                .init(unit: TwoSites.name, imageFolder: nil, logFolder: nil, isFull: false, dropsHomeWrites: true), show: { _ in })
+        }
+        let folder = LogFolder(try sites.home.entry.logFolder)
+        #expect(try RefreshMark.load(folder)?.hasUnsent == true)
+        for name in try Directory.list(folder.path) where name.hasPrefix("segment-") {
+            let file = URL(fileURLWithPath: folder.path + "/" + name)
+            guard isDamaged else { try FileManager.default.removeItem(at: file); continue }
+            var bytes = try Data(contentsOf: file)
+            for position in stride(from: 8192, to: bytes.count, by: 64) { bytes[position] ^= 0xFF }
+            try bytes.write(to: file)
+        }
+        let report = try start(sites)
+        #expect(report.disks[0].parted.obstacle != nil)
+        #expect(try sites.image(sites.home) == sites.model)
+    }
+
     /// Without a log, with an image that was changed by somebody else, with none, elsewhere, and as a whole.
     @Test(arguments: ["no log", "changed", "no image", "elsewhere", "full"]) func anyImageWillDo(loss: String) throws {
         let sites = try TwoSites(seed: 3)

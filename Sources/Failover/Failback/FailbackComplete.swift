@@ -31,7 +31,7 @@ extension Failbacks {
             try job.step("refresh") {
                 for index in homes.indices {
                     guard let target = points[homes[index].mark.disk] else { throw missingPoint(homes[index].disk, unitName) }
-                    report.disks[index].mark = try refresh(homes[index], to: target, try history(of: homes[index].disk, in: head), isFull: false)
+                    report.disks[index].mark = try refresh(homes[index], after: nil, to: target, try history(of: homes[index].disk, in: head), isFull: false)
                 }
                 report.passes = 1
                 return nil

@@ -151,10 +151,10 @@ extension Failbacks {
             let head = try heads.standing(of: request.unit).head
             var targets: [VaultID: RefreshMark.State] = [:]
             var bases: [VaultID: RefreshMark.State] = [:]
-            for home in homes {
+            for (home, last) in zip(homes, report.disks.map(\.mark)) {
                 guard let current = head.state(of: home.mark.disk)?.current else { throw VaultError.notFound("nothing of the disk \(home.disk.name) is in the vault yet") }
                 targets[home.mark.disk] = RefreshMark.State(lineage: current.id, sequence: current.sequence)
-                let mark = (try? RefreshMark.load(home.folder)) ?? home.mark
+                let mark = last ?? home.mark
                 bases[home.mark.disk] = mark.base
                 // One that was interrupted is ended first, and needs its target as well.
                 if let interrupted = mark.pass?.target { targets[home.mark.disk] = interrupted }
@@ -163,9 +163,9 @@ extension Failbacks {
             var written: UInt64 = 0
             for index in homes.indices {
                 guard let target = targets[homes[index].mark.disk] else { continue }
-                let before = ((try? RefreshMark.load(homes[index].folder)) ?? nil)?.writtenBytes ?? 0
-                let mark = try refresh(homes[index], to: target, try history(of: homes[index].disk, in: head), isFull: isFull)
-                written += mark.writtenBytes - min(before, mark.writtenBytes)
+                let last = report.disks[index].mark
+                let mark = try refresh(homes[index], after: last, to: target, try history(of: homes[index].disk, in: head), isFull: isFull)
+                written += mark.writtenBytes - (last ?? homes[index].mark).writtenBytes
                 report.disks[index].mark = mark
             }
             isFull = false

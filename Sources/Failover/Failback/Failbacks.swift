@@ -84,14 +84,14 @@ package struct Failbacks: Sendable {
         try lock.release()
     }
 
-    /// Brings the image to `target`; the mark is in the folder when this returns, also by an error after the first change.
-    func refresh(_ home: HomeDisk, to target: RefreshMark.State, _ history: DiskHistory, isFull: Bool) throws -> RefreshMark {
+    /// Brings the image to `target`; the mark is in the folder when this returns, also by an error after the first change. `last`: what the pass
+    /// before in this process returned. Before the first one `home.mark` counts and not the file's: it fits `home.unsent`.
+    func refresh(_ home: HomeDisk, after last: RefreshMark?, to target: RefreshMark.State, _ history: DiskHistory, isFull: Bool) throws -> RefreshMark {
         let folder = home.folder
         try Directory.create(folder.path, mode: 0o700)
         let owner = try OwnerLock.acquire(folder)
-        let isBegun = access(folder.failbackFile, F_OK) == 0
-        // A mark that cannot be read says nothing of the image; `home.mark` then says so.
-        var mark = isBegun ? (try? RefreshMark.load(folder)) ?? home.mark : home.mark
+        let isBegun = home.isBegun || last != nil
+        var mark = last ?? home.mark
         if isFull, !isBegun { mark = RefreshMark(vault: mark.vault, disk: mark.disk, base: nil, hasUnsent: false) }
         let sizeBytes = history.state.sizeBytes(at: target.sequence)
         let hadImage = home.hasImage

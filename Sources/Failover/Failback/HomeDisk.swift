@@ -61,8 +61,7 @@ package struct HomeDisk: Sendable {
         let (vault, id) = (history.vault.id, history.state.disk)
         if access(folder.failbackFile, F_OK) == 0 {
             isBegun = true
-            let found = Self.continued(folder, vault: vault, id: id)
-            (mark, unsent, obstacle) = found
+            (mark, unsent, obstacle) = try Self.continued(folder, vault: vault, id: id)
             return
         }
         isBegun = false
@@ -81,16 +80,22 @@ package struct HomeDisk: Sendable {
         mark = RefreshMark(vault: vault, disk: id, base: base, hasUnsent: loose.records > 0)
     }
 
-    private static func continued(_ folder: LogFolder, vault: VaultID, id: VaultID) -> (RefreshMark, UnsentWrites, String?) {
+    /// Where mark or log cannot be read any more, the image counts as of unknown content. Throws where the host fails, which may pass.
+    private static func continued(_ folder: LogFolder, vault: VaultID, id: VaultID) throws -> (RefreshMark, UnsentWrites, String?) {
         do {
             guard let mark = try RefreshMark.load(folder), mark.vault == vault, mark.disk == id else {
                 return (RefreshMark(vault: vault, disk: id, base: nil, hasUnsent: false), .none, "\(folder.failbackFile) is of another disk")
             }
             guard mark.hasUnsent, let base = mark.base else { return (mark, .none, nil) }
             let reader = try LogReader(folder)
-            return (mark, try UnsentWrites(reader, after: base.sequence, through: reader.state.destagedSequence), nil)
+            let unsent = try UnsentWrites(reader, after: base.sequence, through: reader.state.destagedSequence)
+            guard unsent.records > 0 else { throw LogError.recycled(folder: folder.path, after: base.sequence, oldest: reader.state.destagedSequence) }
+            return (mark, unsent, nil)
         } catch {
-            return (RefreshMark(vault: vault, disk: id, base: nil, hasUnsent: false), .none, "\(error)")
+            switch error {
+            case LogError.system, RefreshError.system: throw error
+            default: return (RefreshMark(vault: vault, disk: id, base: nil, hasUnsent: false), .none, "\(error)")
+            }
         }
     }
 
