@@ -72,7 +72,7 @@ import VirtualDisk
         for point in points { _ = try sites.content(at: point.sequence) }
         #expect(try sites.heads(sites.home).standing(of: TwoSites.name).head.pins?.contains { $0.name.hasPrefix("failback") } != true)
         // What is left at the other site goes.
-        let released = try sites.failbacks(sites.away).releaseReplica(TwoSites.name, removesImages: false)
+        let released = try sites.failbacks(sites.away).releaseReplica(TwoSites.name, removesImages: false, dropsWrites: false)
         #expect(released.map(\.isImageRemoved) == [true])
         #expect(try Catalogue(site: sites.away.site).disks().isEmpty)
         for side in [sites.home, sites.away] { #expect(try Catalogue(site: side.site).openFailovers(.preparation).isEmpty) }
@@ -156,6 +156,38 @@ import VirtualDisk
         let report = try start(sites)
         #expect(report.disks[0].parted.obstacle != nil)
         #expect(try sites.image(sites.home) == sites.model)
+    }
+
+    /// A host that crashed may have the only copy of its last writes, some of them in the log alone.
+    @Test func aReleaseKeepsWhatOnlyThisHostHas() throws {
+        let sites = try TwoSites(seed: 10)
+        let sent = sites.model
+        try sites.write(sites.home)
+        let written = sites.model
+        sites.home.disk?.abandon()
+        sites.home.disk = nil
+        try sites.failOver(planned: false)
+        #expect(sites.model == sent)
+        try sites.upload(sites.away)
+        let entry = try sites.home.entry
+        let failure = #expect(throws: FailoverError.self) { try sites.failbacks(sites.home).releaseReplica(TwoSites.name, removesImages: false, dropsWrites: false) }
+        #expect(failure?.message.contains("8 writes on this host that the vault never got") == true, "\(failure?.message ?? "")")
+        #expect(try sites.home.entry == entry)
+        let released = try sites.failbacks(sites.home).releaseReplica(TwoSites.name, removesImages: false, dropsWrites: true)
+        #expect(released.map(\.isImageRemoved) == [false])
+        #expect(try Array(Data(contentsOf: URL(fileURLWithPath: entry.imagePath))) == written)
+    }
+
+    @Test func aReleaseWithoutALogIsAskedFor() throws {
+        let sites = try TwoSites(seed: 11)
+        try sites.home.close()
+        try sites.failOver(planned: true)
+        try sites.upload(sites.away)
+        try FileManager.default.removeItem(atPath: try sites.home.entry.logFolder)
+        let failure = #expect(throws: FailoverError.self) { try sites.failbacks(sites.home).releaseReplica(TwoSites.name, removesImages: false, dropsWrites: false) }
+        #expect(failure?.message.contains("cannot be told") == true, "\(failure?.message ?? "")")
+        _ = try sites.failbacks(sites.home).releaseReplica(TwoSites.name, removesImages: false, dropsWrites: true)
+        #expect(try Catalogue(site: sites.home.site).disks().isEmpty)
     }
 
     /// Without a log, with an image that was changed by somebody else, with none, elsewhere, and as a whole.

@@ -100,7 +100,7 @@ package struct HomeDisk: Sendable {
     }
 
     /// Nil when the image holds all of the log; else why it cannot. Throws where somebody uses one of them, or the host fails.
-    private static func merge(_ disk: ProtectedDisk, _ site: SiteDirectory) throws -> String? {
+    static func merge(_ disk: ProtectedDisk, _ site: SiteDirectory) throws -> String? {
         let folder = LogFolder(disk.logFolder)
         guard access(disk.imagePath, F_OK) == 0 else { return "\(disk.imagePath) is not there" }
         guard !folder.isBeingFilled else { return "\(disk.imagePath) was never filled from its recovery point" }
@@ -133,6 +133,22 @@ package struct HomeDisk: Sendable {
             }
         } catch let error as LogError {
             return try obstacle(error)
+        } catch ImageError.system(let error) where [EACCES, EROFS, EPERM].contains(error.errno) {
+            return "\(disk.imagePath) cannot be written: \(error)"
+        }
+    }
+
+    /// What the log has, in the image or not, that the vault was never proven to have: of a disk that nobody opened. Or why it cannot tell.
+    static func unproven(_ disk: ProtectedDisk, _ history: DiskHistory) throws -> (writes: UnsentWrites, obstacle: String?) {
+        do {
+            let folder = LogFolder(disk.logFolder)
+            let reader = try LogReader(folder)
+            var newest = reader.state.destagedSequence
+            try reader.headers(after: newest) { newest = max(newest, $0.sequence) }
+            let proven = try proven(folder, disk, history, reader, newest: newest)
+            return (proven < newest ? try UnsentWrites(reader, after: proven, through: newest) : .none, nil)
+        } catch let error as LogError {
+            return (.none, try obstacle(error))
         }
     }
 
@@ -146,13 +162,19 @@ package struct HomeDisk: Sendable {
     private static func standing(_ folder: LogFolder, _ disk: ProtectedDisk, _ history: DiskHistory) throws -> (RefreshMark.State?, UnsentWrites) {
         let reader = try LogReader(folder)
         let newest = reader.state.destagedSequence
-        var proven = try folder.readMark(target: disk.vaultID)?.sequence(in: reader.state.lineages) ?? 0
+        let proven = try proven(folder, disk, history, reader, newest: newest)
+        guard let base = try history.common(with: reader.state.lineages, newest: newest, proven: proven) else { return (nil, .none) }
+        return (base, try UnsentWrites(reader, after: base.sequence, through: newest))
+    }
+
+    /// The last sequence of this very log that the vault is known to have got.
+    private static func proven(_ folder: LogFolder, _ disk: ProtectedDisk, _ history: DiskHistory, _ reader: LogReader, newest: UInt64) throws -> UInt64 {
+        let proven = try folder.readMark(target: disk.vaultID)?.sequence(in: reader.state.lineages) ?? 0
         // Between a head and its mark the uploader may have been killed.
         if let listed = history.state.lineages.first(where: { $0.id == reader.state.lineage.vaultID }), listed.sequence > proven, listed.sequence <= newest {
             let isOwn = try SharedHistory(vault: history.vault, disk: history.state.disk, reader: reader).includes(listed, after: proven)
-            if isOwn { proven = listed.sequence }
+            if isOwn { return listed.sequence }
         }
-        guard let base = try history.common(with: reader.state.lineages, newest: newest, proven: proven) else { return (nil, .none) }
-        return (base, try UnsentWrites(reader, after: base.sequence, through: newest))
+        return proven
     }
 }

@@ -41,17 +41,21 @@ extension Failbacks {
         package let isImageRemoved: Bool
     }
 
-    /// Takes the unit's disks out of this site, logs and all. Images that a failover made go too, others only with `removesImages`.
-    package func releaseReplica(_ unitName: String, removesImages: Bool) throws -> [Released] {
+    /// Takes the unit's disks out of this site, logs and all. Images that a failover made go too, others only with `removesImages`; one that stays
+    /// gets what its log has. Writes that the vault never got are lost with the log, or with the disk that they came from: only with `dropsWrites`.
+    package func releaseReplica(_ unitName: String, removesImages: Bool, dropsWrites: Bool) throws -> [Released] {
         let standing = try heads.standing(of: unitName)
         try standing.unit.refusePart()
         try standing.check(.release)
         var released: [Released] = []
-        for disk in try catalogue.disks().filter({ own in standing.unit.disks.contains { $0.id.description == own.id } }) {
+        let own = try catalogue.disks().filter { own in standing.unit.disks.contains { $0.id.description == own.id } }
+        for disk in own {
             try actions.release(disk.name)
+            try settleWrites(of: disk, standing, removesImage: try removes(disk, removesImages), dropsWrites)
+        }
+        for disk in own {
             let folder = LogFolder(disk.logFolder)
-            let isOurs = try catalogue.wasMadeByFailover(disk)
-            let removes = removesImages || isOurs
+            let removes = try self.removes(disk, removesImages)
             try catalogue.setState(.releasing, ofDisk: disk.name)
             if access(folder.path, F_OK) == 0 {
                 let lock = try OwnerLock.acquire(folder)
@@ -72,5 +76,26 @@ extension Failbacks {
         for record in try catalogue.openFailovers(.preparation) where record.group == standing.unit.group.description { try catalogue.end(failover: record.run, note: "released") }
         guard !released.isEmpty else { throw FailoverError(.notFound, "this site has nothing of \(unitName)", remedy: "farshore failover show \(unitName)") }
         return released
+    }
+
+    private func removes(_ disk: ProtectedDisk, _ removesImages: Bool) throws -> Bool { try catalogue.wasMadeByFailover(disk) || removesImages }
+
+    private func settleWrites(of disk: ProtectedDisk, _ standing: LifeCycleStanding, removesImage: Bool, _ dropsWrites: Bool) throws {
+        // Of those the run before asked, or the failback.
+        guard disk.state != .releasing, access(LogFolder(disk.logFolder).failbackFile, F_OK) != 0 else { return }
+        let isLost = removesImage || access(disk.imagePath, F_OK) != 0
+        let unmerged = isLost ? nil : try HomeDisk.merge(disk, catalogue.site)
+        let (unsent, unknown) = try HomeDisk.unproven(disk, try history(of: disk, in: standing.head))
+        guard !dropsWrites else { return }
+        let again = "farshore failover release \(standing.unit.name) --drop-writes"
+        if let obstacle = unmerged ?? unknown {
+            throw FailoverError(
+                .prerequisite, "whether \(disk.name) has writes on this host that the vault never got cannot be told, and \(disk.imagePath) may be without them: \(obstacle)",
+                remedy: "copy the image and \(disk.logFolder) aside if they are needed, then \(again)")
+        }
+        guard unsent.records > 0 else { return }
+        throw FailoverError(
+            .prerequisite, "\(disk.name) has \(unsent.records) writes on this host that the vault never got" + (isLost ? ": they would be lost" : ", they are in \(disk.imagePath) only"),
+            remedy: (isLost ? "copy \(disk.imagePath) and \(disk.logFolder) aside if they are needed" : "what the guests on the other host need of it, copy to there") + ", then \(again)")
     }
 }

@@ -29,8 +29,9 @@ struct FailoverRelease: ParsableCommand {
         commandName: "release",
         abstract: "Take a machine that guests left out of this site.",
         discussion: """
-            Its disks are no longer disks of this site, and their logs go. Images that a failover made go too; others stay unless --remove-images is given. One that a
-            failback has half changed is renamed to NAME.half-refreshed. The vault is not touched.
+            Its disks are no longer disks of this site, and their logs go. Images that a failover made go too; others stay unless --remove-images is given, with all that was
+            written to them. One that a failback has half changed is renamed to NAME.half-refreshed. Where this host has writes that the vault never got, or cannot tell,
+            nothing is released without --drop-writes. The vault is not touched.
 
             Example:
               farshore failover release db1
@@ -41,6 +42,9 @@ struct FailoverRelease: ParsableCommand {
     @Flag(name: .long, help: "Remove images too that no failover made.")
     var removeImages = false
 
+    @Flag(name: .long, help: "Go on where this host has writes that the vault never got, or cannot tell.")
+    var dropWrites = false
+
     @OptionGroup var output: OutputOptions
 
     struct Document: Encodable {
@@ -50,7 +54,7 @@ struct FailoverRelease: ParsableCommand {
     }
 
     func run() throws {
-        let released = try OpenedFailback(options).failbacks.releaseReplica(options.unit, removesImages: removeImages)
+        let released = try OpenedFailback(options).failbacks.releaseReplica(options.unit, removesImages: removeImages, dropsWrites: dropWrites)
         try output.print(released.map { Document(disk: $0.disk, image: $0.image, isImageRemoved: $0.isImageRemoved) }) { documents in
             documents.map { "\($0.disk): released; \($0.image) \($0.isImageRemoved ? "is removed" : "stays")" }.joined(separator: "\n")
         }
