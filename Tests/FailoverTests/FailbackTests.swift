@@ -96,6 +96,10 @@ import VirtualDisk
         #expect(failure?.message.contains("8 writes on this host that the vault never got") == true, "\(failure?.message ?? "")")
         #expect(shown.first?.unsent.records == 8 && shown.first?.common?.sequence == left && shown.first?.replicaRecords ?? 0 > 8)
         #expect(access(try sites.home.entry.logFolder + "/failback", F_OK) != 0)
+        // New images elsewhere leave the old one, which is asked about as well.
+        let elsewhere = #expect(throws: FailoverError.self) { try start(sites, imageFolder: sites.folder + "/other") }
+        #expect(elsewhere?.message.contains("8 writes on this host that the vault never got") == true, "\(elsewhere?.message ?? "")")
+        #expect(try !sites.home.entry.imagePath.contains("/other/"))
         _ = try start(sites, drops: true)
         #expect(try sites.image(sites.home) == sites.model)
         try sites.prepare(sites.away)

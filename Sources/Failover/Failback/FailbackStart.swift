@@ -65,10 +65,17 @@ extension Failbacks {
         return try asJob(request.unit, steps: ["prerequisites", "refresh"]) { job in
             var homes: [HomeDisk] = []
             try job.step("prerequisites") {
-                homes = try examine(try relocated(request, try ownDisks(standing.unit)), standing.head)
+                let own = try ownDisks(standing.unit)
+                let places = try own.map { try place(of: $0, request) }
+                // Where a disk is now tells what it has, also of one that is left.
+                homes = try examine(own, standing.head, leaving: Set(zip(own, places).filter { $0 != $1 }.map(\.0.name)))
                 let parted = try homes.map { try self.parted($0, standing.head) }
                 show(parted)
                 try refuseUnconfirmed(parted, request)
+                for (index, place) in places.enumerated() where place != own[index] {
+                    try move(own[index], to: place)
+                    homes[index] = try HomeDisk(place, site: catalogue.site, history: try history(of: place, in: standing.head))
+                }
                 return "\(homes.count) images can be changed"
             }
             var report = FailbackReport(unit: request.unit, state: standing.state, disks: try homes.map { .init(parted: try self.parted($0, standing.head), mark: nil) })
@@ -81,9 +88,10 @@ extension Failbacks {
         }
     }
 
-    func examine(_ disks: [ProtectedDisk], _ head: Head) throws -> [HomeDisk] {
+    /// `leaving`: disks whose images stay as they are.
+    func examine(_ disks: [ProtectedDisk], _ head: Head, leaving: Set<String> = []) throws -> [HomeDisk] {
         for disk in disks { try actions.release(disk.name) }
-        for disk in disks { try requireChangeable(disk) }
+        for disk in disks where !leaving.contains(disk.name) { try requireChangeable(disk) }
         return try disks.map { try HomeDisk($0, site: catalogue.site, history: try history(of: $0, in: head)) }
     }
 
@@ -112,36 +120,38 @@ extension Failbacks {
             first.unsent.records > 0
             ? "\(first.disk.name) has \(first.unsent.records) writes on this host that the vault never got, made after the two sides parted at #\(first.common?.sequence ?? 0)"
             : "what \(first.disk.name) has on this host cannot be compared with what the vault got of it (\(first.obstacle ?? ""))"
+        let copy = first.unsent.records > 0 ? "copy \(first.image) aside if it is needed, it is complete" : "copy \(first.image) and \(first.disk.logFolder) aside if they are needed"
         throw FailoverError(
             .prerequisite, "\(what): a failback replaces it by what was written on the other side",
-            remedy: "copy \(first.image) aside if it is needed, it is complete; then farshore failback start \(request.unit) --drop-home-writes")
+            remedy: "\(copy); then farshore failback start \(request.unit) --drop-home-writes")
     }
 
-    /// Other places for images and logs; a failback that was begun stays where it is.
-    private func relocated(_ request: StartRequest, _ disks: [ProtectedDisk]) throws -> [ProtectedDisk] {
-        guard request.imageFolder != nil || request.logFolder != nil else { return disks }
-        return try disks.map { disk in
-            var moved = disk
-            let name = disk.imagePath.split(separator: "/").last.map(String.init) ?? disk.name
-            if let folder = request.imageFolder { moved.imagePath = "\(folder)/\(name)" }
-            moved.logFolder = request.logFolder.map { "\($0)/\(name).log" } ?? (request.imageFolder == nil ? disk.logFolder : moved.imagePath + ".log")
-            guard moved != disk else { return disk }
-            guard access(disk.logFolder + "/failback", F_OK) != 0 else {
-                throw FailoverError(.inUse, "a failback of \(disk.name) was begun in \(disk.imagePath)", remedy: "farshore failback start \(request.unit) without another folder, or farshore failback cancel first")
-            }
-            if request.imageFolder == nil {
-                throw FailoverError(.prerequisite, "the log alone cannot move: it tells what the image holds", remedy: "--image-folder as well")
-            }
-            guard access(moved.imagePath, F_OK) != 0, access(moved.logFolder, F_OK) != 0 else {
-                throw FailoverError(.inUse, "\(moved.imagePath) or its log is there already", remedy: "another --image-folder")
-            }
-            try Directory.create(moved.logFolder, mode: 0o700)
-            // Before the catalogue names it: nobody takes the empty folder for a disk.
-            guard let vaultID = VaultID(disk.vaultID), let id = VaultID(disk.id) else { return disk }
-            try RefreshMark(vault: vaultID, disk: id, base: nil, hasUnsent: false).store(LogFolder(moved.logFolder))
-            try catalogue.move(disk: disk.name, imagePath: moved.imagePath, logFolder: moved.logFolder)
-            return moved
+    /// Where image and log are to be; a failback that was begun stays where it is.
+    private func place(of disk: ProtectedDisk, _ request: StartRequest) throws -> ProtectedDisk {
+        guard request.imageFolder != nil || request.logFolder != nil else { return disk }
+        var moved = disk
+        let name = disk.imagePath.split(separator: "/").last.map(String.init) ?? disk.name
+        if let folder = request.imageFolder { moved.imagePath = "\(folder)/\(name)" }
+        moved.logFolder = request.logFolder.map { "\($0)/\(name).log" } ?? (request.imageFolder == nil ? disk.logFolder : moved.imagePath + ".log")
+        guard moved != disk else { return disk }
+        guard access(disk.logFolder + "/failback", F_OK) != 0 else {
+            throw FailoverError(.inUse, "a failback of \(disk.name) was begun in \(disk.imagePath)", remedy: "farshore failback start \(request.unit) without another folder, or farshore failback cancel first")
         }
+        if request.imageFolder == nil {
+            throw FailoverError(.prerequisite, "the log alone cannot move: it tells what the image holds", remedy: "--image-folder as well")
+        }
+        guard access(moved.imagePath, F_OK) != 0, access(moved.logFolder, F_OK) != 0 else {
+            throw FailoverError(.inUse, "\(moved.imagePath) or its log is there already", remedy: "another --image-folder")
+        }
+        return moved
+    }
+
+    private func move(_ disk: ProtectedDisk, to place: ProtectedDisk) throws {
+        guard let vaultID = VaultID(disk.vaultID), let id = VaultID(disk.id) else { throw VaultError.notFound("nothing of the disk \(disk.name) is in the vault yet") }
+        try Directory.create(place.logFolder, mode: 0o700)
+        // Before the catalogue names it: nobody takes the empty folder for a disk.
+        try RefreshMark(vault: vaultID, disk: id, base: nil, hasUnsent: false).store(LogFolder(place.logFolder))
+        try catalogue.move(disk: disk.name, imagePath: place.imagePath, logFolder: place.logFolder)
     }
 
     /// Passes until little is left; each one goes to what the vault has when it begins.
