@@ -54,6 +54,11 @@ private final class Pair {
     }
 }
 
+/// Of the heads and of the catalogs.
+private func newest(_ store: MemoryStore) -> [String] {
+    ["heads/", "catalog/"].compactMap { prefix in store.keys.filter { $0.hasPrefix(prefix) }.max() }
+}
+
 private func isRefused(_ error: any Error, _ words: String) -> Bool { (error as? VaultError)?.description.contains(words) ?? false }
 
 @Suite struct CopyTests {
@@ -180,6 +185,34 @@ private func isRefused(_ error: any Error, _ words: String) -> Bool { (error as?
         try pair.disk.step(records: 2)
         #expect { _ = try copier.run() } throws: { if case .fenced? = $0 as? VaultError { true } else { false } }
         #expect { _ = try pair.copier() } throws: { if case .fenced? = $0 as? VaultError { true } else { false } }
+    }
+
+    /// Adopted and gone on with by another host while a copier is in the middle of its round: nothing of that is overwritten or followed by more.
+    @Test func aCopyThatIsAdoptedDuringARoundIsNotWrittenTo() throws {
+        var rounds = 0
+        for at in stride(from: 9, to: 90, by: 4) {
+            nonisolated(unsafe) let pair = try Pair(seed: UInt64(at), steps: 4, sizeBytes: 1 << 20)
+            _ = try pair.copier().run()
+            try pair.go(3)
+            let source = InterruptedStore(pair.store)
+            let copier = try pair.copier(from: source)
+            let after = Mutex<[String]>([])
+            source.interrupt(at: at, .runs {
+                do {
+                    let copy = try Pair.open(pair.place)
+                    try copy.adopt()
+                    _ = try copy.heads(group: pair.disk.id).claim(host: "other")
+                    let newest = newest(pair.place)
+                    after.withLock { $0 = newest }
+                } catch { Issue.record(error) }
+            })
+            let result = Result { try copier.run() }
+            guard source.calls >= at else { break }
+            #expect(newest(pair.place) == after.withLock { $0 }, "at request \(at)")
+            // Adopted after the last put, the round was a whole one.
+            if case .failure(let error) = result, case .fenced? = error as? VaultError { rounds += 1 }
+        }
+        #expect(rounds > 2)
     }
 
     @Test func whoWritesToACopyInSpiteOfThatIsNotOverwritten() throws {

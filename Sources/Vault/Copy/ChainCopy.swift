@@ -12,7 +12,8 @@ struct ChainCopy<Document: ChainDocument> {
     /// Up to where this host has put all of the chain, by the copy's memory. What is only seen there may have a gap below it.
     private var doneName: String { "\(copy.id)/copied/\(to.name)" }
 
-    /// The number up to which the copy is known to be whole; 0 when nothing is known of it. Throws when the copy is not one of this chain.
+    /// The number up to which the copy is known to be whole; 0 when nothing is known of it; that of the copy's newest where another copier brought
+    /// it further than `newest`. Throws when the copy is not one of this chain.
     func position(before newest: Published<Document>) throws(VaultError) -> UInt64 {
         let done = try copy.memory.newest(doneName)
         let there: Published<Document>?
@@ -26,6 +27,7 @@ struct ChainCopy<Document: ChainDocument> {
         guard let there else { return 0 }
         let number = there.document.number
         guard number <= newest.document.number else {
+            if try hash(at: number, done) == there.hash { return number }
             throw .fenced("\(to.name) of the copy is at number \(number), that of the source at \(newest.document.number): the copy was written by somebody else, or the source is an older state")
         }
         guard let own = number == newest.document.number ? newest.hash : try hash(at: number, done) else {
@@ -56,6 +58,11 @@ struct ChainCopy<Document: ChainDocument> {
         while true {
             let (bytes, document) = try fetch(number)
             guard Digest.sha256(bytes) == expected.bytes else { throw .damaged(object: from.place(number).key, reason: "it is not the one that its successor names") }
+            if number == newest.document.number {
+                // While the data was copied somebody may have adopted the copy and gone on in it. The mark is looked at last: writing begins after it went.
+                guard try position(before: newest) < number else { return }
+                try CopyMark.require(at: copy.store)
+            }
             try put(number, bytes)
             guard number > first, let previous = document.previous else { break }
             number -= 1
