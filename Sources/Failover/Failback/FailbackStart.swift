@@ -67,14 +67,16 @@ extension Failbacks {
             try job.step("prerequisites") {
                 let own = try ownDisks(standing.unit)
                 let places = try own.map { try place(of: $0, request) }
-                // Where a disk is now tells what it has, also of one that is left.
-                homes = try examine(own, standing.head, leaving: Set(zip(own, places).filter { $0 != $1 }.map(\.0.name)))
-                let parted = try homes.map { try self.parted($0, standing.head) }
-                show(parted)
-                try refuseUnconfirmed(parted, request)
-                for (index, place) in places.enumerated() where place != own[index] {
-                    try move(own[index], to: place)
-                    homes[index] = try HomeDisk(place, site: catalogue.site, history: try history(of: place, in: standing.head))
+                try holding(own) {
+                    // Where a disk is now tells what it has, also of one that is left.
+                    homes = try examine(own, standing.head, leaving: Set(zip(own, places).filter { $0 != $1 }.map(\.0.name)))
+                    let parted = try homes.map { try self.parted($0, standing.head) }
+                    show(parted)
+                    try refuseUnconfirmed(parted, request)
+                    for (index, place) in places.enumerated() where place != own[index] {
+                        try move(own[index], to: place)
+                        homes[index] = try HomeDisk(place, site: catalogue.site, history: try history(of: place, in: standing.head))
+                    }
                 }
                 return "\(homes.count) images can be changed"
             }
@@ -201,6 +203,7 @@ extension Failbacks {
         let disks = try ownDisks(standing.unit)
         try vault.heads(group: standing.unit.group).edit { unpin(&$0) }
         try catalogue.record(.information, disk: nil, "the failback of \(unitName) to this host was cancelled")
+        try letGo(disks.filter { $0.held == Self.heldReason })
         let begun = disks.filter { access(LogFolder($0.logFolder).failbackFile, F_OK) == 0 }
         return (begun, disks.filter { disk in !begun.contains(disk) })
     }

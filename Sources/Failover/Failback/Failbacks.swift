@@ -64,6 +64,22 @@ package struct Failbacks: Sendable {
 
     // MARK: Images
 
+    static let heldReason = "a failback to it is under way; farshore failback complete ends that"
+
+    /// No mount takes one of the disks up while `body` looks at them; what was begun with none of them is given back when it throws.
+    func holding(_ disks: [ProtectedDisk], _ body: () throws -> Void) throws {
+        for disk in disks where disk.held == nil { try catalogue.hold(disk: disk.name, reason: Self.heldReason) }
+        do { try body() } catch {
+            try letGo(disks.filter { $0.held == nil })
+            throw error
+        }
+    }
+
+    /// Of disks whose images are untouched.
+    func letGo(_ disks: [ProtectedDisk]) throws {
+        for disk in disks where access(LogFolder(disk.logFolder).failbackFile, F_OK) != 0 { try catalogue.hold(disk: disk.name, reason: nil) }
+    }
+
     /// Throws, naming what to mend, where the image cannot be changed: in use, read by others, read-only, with snapshots inside.
     func requireChangeable(_ disk: ProtectedDisk) throws {
         guard access(disk.imagePath, F_OK) == 0 else { return }
@@ -91,13 +107,16 @@ package struct Failbacks: Sendable {
         try Directory.create(folder.path, mode: 0o700)
         let owner = try OwnerLock.acquire(folder)
         let isBegun = home.isBegun || last != nil
+        guard isBegun || home.isUnchanged else {
+            throw FailoverError(.inUse, "\(home.disk.name) was written to on this host since it was looked at", remedy: "end who writes there, then the same command again")
+        }
         var mark = last ?? home.mark
         if isFull, !isBegun { mark = RefreshMark(vault: mark.vault, disk: mark.disk, base: nil, hasUnsent: false) }
         let sizeBytes = history.state.sizeBytes(at: target.sequence)
         let hadImage = home.hasImage
         try mark.store(folder)
         // A mount that is started meanwhile waits for the disk instead of failing by it.
-        try catalogue.hold(disk: home.disk.name, reason: "a failback to it is under way; farshore failback complete ends that")
+        try catalogue.hold(disk: home.disk.name, reason: Self.heldReason)
         if !hadImage { try makeImage(home.disk, sizeBytes) }
         let lock = try ImageLock.take(home.disk.imagePath, for: .exclusive)
         try grow(home.disk, to: sizeBytes, lock)

@@ -50,6 +50,21 @@ package struct HomeDisk: Sendable {
     package let unsent: UnsentWrites
     /// Why the image has to be compared as a whole.
     package let obstacle: String?
+    private let stand: Stand?
+
+    /// Changes when somebody opens the log and writes.
+    private struct Stand: Equatable {
+        let sequence: UInt64
+        let stop: LogState.CleanStop?
+
+        init?(_ folder: LogFolder) {
+            guard let state = try? folder.readState() else { return nil }
+            (sequence, stop) = (state.destagedSequence, state.cleanStop)
+        }
+    }
+
+    /// Nobody wrote since it was looked at. For who holds the log's lock.
+    var isUnchanged: Bool { Stand(folder) == stand }
 
     package var folder: LogFolder { LogFolder(disk.logFolder) }
     package var hasImage: Bool { access(disk.imagePath, F_OK) == 0 }
@@ -61,11 +76,13 @@ package struct HomeDisk: Sendable {
         let (vault, id) = (history.vault.id, history.state.disk)
         if access(folder.failbackFile, F_OK) == 0 {
             isBegun = true
+            stand = Stand(folder)
             (mark, unsent, obstacle) = try Self.continued(folder, vault: vault, id: id)
             return
         }
         isBegun = false
         var reason = try Self.merge(disk, site)
+        stand = Stand(folder)
         var (base, loose): (RefreshMark.State?, UnsentWrites) = (nil, .none)
         if reason == nil {
             do {
