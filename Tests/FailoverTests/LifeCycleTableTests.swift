@@ -39,7 +39,7 @@ import Vault
                 if cell.state == .failingOver || cell.state == .failedOver { #expect(cell.place == .target, "\(cell)") }
             case .cancel where cell.state != .replicating: #expect(next == .replicating && (cell.place == .target || cell.place == .active) && cell.state != .committed, "\(cell)")
             case .cancelLost: #expect(next == .replicating && cell.place != .target, "\(cell)")
-            case .changePoint: #expect(next == .failedOver && cell.state == .failedOver && cell.place == .target, "\(cell)")
+            case .changePoint: #expect(next == .failedOver && (cell.state == .failedOver || cell.state == .failingOver) && cell.place == .target, "\(cell)")
             case .commit: #expect(next == .committed && cell.place == .target, "\(cell)")
             case .prepare: #expect(next == .prepared && cell.place == .active, "\(cell)")
             case .test: #expect(next == cell.state, "\(cell)")
