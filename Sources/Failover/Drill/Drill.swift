@@ -1,6 +1,8 @@
 // A drill: some state of some disks was recovered, and something said whether it is good. Kept as an audit record (docs/formats/vault.md
 // section 10), by `verify`, by test failovers and by failovers; read by `drill report`.
 
+import BlockIO
+import Site
 package import Vault
 
 package struct Drill: Codable, Equatable, Sendable {
@@ -56,5 +58,22 @@ extension Vault {
     @discardableResult
     package func record(_ drill: Drill, as event: Drill.Event, actor: String) throws(VaultError) -> AuditRecord {
         try audit(event: event.rawValue, actor: actor, document: drill)
+    }
+}
+
+extension FailoverReport {
+    /// For `drill report`. What was done is done: a chain that cannot be written is an event and fails nothing.
+    func recordDrill(
+        _ event: Drill.Event, in vault: Vault, _ catalogue: Catalogue, by host: FailoverHost, check: String?, isGood: Bool, note: String, _ startedMicros: UInt64, isNewest: Bool
+    ) {
+        let recovered = disks.map { Drill.Recovered(disk: $0.disk.name, sequence: $0.point.sequence, timeMicros: $0.timeMicros ?? startedMicros) }
+        let drill = Drill(
+            unit: unit, disks: recovered, check: check ?? "started", isGood: isGood, note: note, startedMicros: startedMicros,
+            tookMicros: Clock.wallNanoseconds() / 1_000 - min(startedMicros, Clock.wallNanoseconds() / 1_000), isNewest: isNewest)
+        do { try vault.record(drill, as: event, actor: host.name) } catch {
+            do { try catalogue.record(.warning, disk: nil, "the \(event.rawValue) of \(unit) is not in the vault's audit chain: \(error)") } catch {
+                // The catalogue fails too; the command says what it did all the same.
+            }
+        }
     }
 }

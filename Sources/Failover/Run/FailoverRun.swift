@@ -68,6 +68,7 @@ extension Failovers {
         try standing.unit.refusePart()
         try standing.check(command)
         let record = try ownRecord(standing, request)
+        let startedMicros = Clock.wallNanoseconds() / 1_000
         return try catalogue.asJob(.failover, request.unit, steps: ["prerequisites", "source", "failover", "start"]) { job in
             var warnings: [String] = []
             let isBegun = standing.state == .failingOver || standing.state == .failedOver
@@ -85,7 +86,12 @@ extension Failovers {
                 head = try claim(command, standing.unit, request, record)
                 return stopped
             }
-            return try finish(command, standing.unit, head, record, job, startCommand: request.startCommand, seconds: request.commandSeconds, warnings)
+            let report = try finish(command, standing.unit, head, record, job, startCommand: request.startCommand, seconds: request.commandSeconds, warnings)
+            // Said again, it is no other failover.
+            if standing.state != .failedOver {
+                report.recordDrill(.failover, in: vault, catalogue, by: heads.host, check: nil, isGood: true, note: request.isPlanned ? "planned" : "unplanned", startedMicros, isNewest: request.point == .latest)
+            }
+            return report
         }
     }
 

@@ -14,7 +14,9 @@ extension Failovers {
             guard lifeCycle?.run == standing.lifeCycle?.run else { throw .refused("\(unitName): another failover began meanwhile") }
             lifeCycle?.state = .committed
         }
-        if !keepsPoints { try letGoOfPoints(standing) }
+        // Said again when all is done, it must not let go of what the first one kept.
+        let isRepeated = try standing.state == .committed && openRecord(.failover, of: standing.unit) == nil
+        if !keepsPoints, !isRepeated { try letGoOfPoints(standing) }
         // Its disks are no longer to be taken back; nor, after a failback, is how this host was shut down before it.
         for kind in [FailoverRecord.Kind.failover, .preparation] {
             if let record = try openRecord(kind, of: standing.unit) { try catalogue.end(failover: record.run, note: "committed") }

@@ -84,6 +84,7 @@ package struct TestFailovers: Sendable {
             vaultID: vault.id.description, keyFile: request.keyFile, passphraseFile: request.passphraseFile, point: request.pointText, isPlanned: false,
             folder: catalogue.site.path + "/tests/" + request.name)
         try catalogue.begin(record)
+        let startedMicros = Clock.wallNanoseconds() / 1_000
         return try catalogue.asJob(.testFailover, request.unit, steps: ["pin", "disks", "serve", "start", "check"]) { job in
             var report = FailoverReport(unit: request.unit, run: record.run, state: standing.state, disks: [], warnings: [], errors: [:])
             try job.step("pin") {
@@ -102,8 +103,14 @@ package struct TestFailovers: Sendable {
                 for index in report.disks.indices { report.disks[index].path = report.disks[index].name.map { "\(directory)/\($0)/disk.raw" } }
                 return directory
             }
-            try job.step("start") { try runCommand(request.startCommand, "start", report, request) }
-            try job.step("check") { try runCommand(request.checkCommand, "check", report, request) }
+            do {
+                try job.step("start") { try runCommand(request.startCommand, "start", report, request) }
+                try job.step("check") { try runCommand(request.checkCommand, "check", report, request) }
+            } catch {
+                report.recordDrill(.testFailover, in: vault, catalogue, by: heads.host, check: request.checkCommand, isGood: false, note: "\(error)", startedMicros, isNewest: request.point == .latest)
+                throw error
+            }
+            report.recordDrill(.testFailover, in: vault, catalogue, by: heads.host, check: request.checkCommand, isGood: true, note: request.name, startedMicros, isNewest: request.point == .latest)
             try catalogue.record(.information, disk: nil, "test failover \(request.name) of \(request.unit) is up" + (request.checkCommand == nil ? "" : " and its check passed"))
             return report
         }
