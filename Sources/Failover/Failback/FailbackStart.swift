@@ -163,13 +163,17 @@ extension Failbacks {
             let head = try heads.standing(of: request.unit).head
             var targets: [VaultID: RefreshMark.State] = [:]
             var bases: [VaultID: RefreshMark.State] = [:]
+            var endsInterrupted = false
             for (home, last) in zip(homes, report.disks.map(\.mark)) {
                 guard let current = head.state(of: home.mark.disk)?.current else { throw VaultError.notFound("nothing of the disk \(home.disk.name) is in the vault yet") }
                 targets[home.mark.disk] = RefreshMark.State(lineage: current.id, sequence: current.sequence)
                 let mark = last ?? home.mark
                 bases[home.mark.disk] = mark.base
                 // One that was interrupted is ended first, and needs its target as well.
-                if let interrupted = mark.pass?.target { targets[home.mark.disk] = interrupted }
+                if let interrupted = mark.pass?.target {
+                    targets[home.mark.disk] = interrupted
+                    endsInterrupted = true
+                }
             }
             try pin(unit, from: bases, to: targets)
             var written: UInt64 = 0
@@ -182,7 +186,8 @@ extension Failbacks {
             }
             isFull = false
             report.passes += 1
-            guard written > Self.restBytes else { return }
+            // What it ended may be far behind the replica by now.
+            guard endsInterrupted || written > Self.restBytes else { return }
         }
     }
 

@@ -66,7 +66,7 @@ package final class GroupHeads: Sendable {
         try turn.withLock { (_) throws(VaultError) in
             guard state.withLock({ $0.isDoubtful }) else { return }
             let newest = try vault.heads(group: group).newest()
-            if let epoch = writerEpoch, newest?.document.writer.epoch != epoch {
+            if let epoch = writerEpoch, newest?.document.writer.epoch != epoch, !isOwnLifeCycle(newest?.document.writer) {
                 throw .fenced("heads/\(group) has writer epoch \(newest?.document.writer.epoch ?? 0) of \(newest?.document.writer.host ?? "nobody"); this uploader has epoch \(epoch)")
             }
             state.withLock { state in
@@ -75,6 +75,17 @@ package final class GroupHeads: Sendable {
             }
         }
     }
+
+    /// A command of the life cycle on this host raised the epoch and let go of it (a failback that ended): no other uploader did. The group
+    /// is claimed anew.
+    private func isOwnLifeCycle(_ writer: Head.Writer?) -> Bool {
+        guard let writer, writer.id == hostID, writer.isReleased != nil else { return false }
+        state.withLock { $0.claimed = nil }
+        return true
+    }
+
+    /// What was read last may be old: guests may have gone to another host and come back since.
+    func doubt() { state.withLock { $0.isDoubtful = true } }
 
     /// Raises the writer epoch with the first thing this uploader publishes: that fences the uploader before it. Only
     /// then, so that a look at an idle disk writes nothing.

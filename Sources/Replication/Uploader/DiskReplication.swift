@@ -45,6 +45,7 @@ final class DiskReplication {
     private func attemptNow(_ disk: ProtectedDisk, isLogFilling: Bool) throws -> Bool {
         let connection = try replicator.connections.connection(for: disk)
         try connection.refreshIfOld()
+        let hadPublisher = publisher != nil
         let publisher = try currentPublisher(disk, connection)
         // Before anything is sent; each claim asks again.
         if publisher.head?.document.lifeCycle?.lets(publisher.heads.hostID) == false { throw VaultError.fenced("\(disk.name): guests do not write on this host any more") }
@@ -57,6 +58,10 @@ final class DiskReplication {
             try endResynchronisation(disk, folder)
         } else if due == .waits {
             return false
+        } else if relation == .unrelated, due == .none, hadPublisher {
+            publisher.heads.doubt()
+            self.publisher = nil
+            return try attemptNow(disk, isLogFilling: isLogFilling)
         } else if relation == .unrelated, due == .none {
             throw Self.otherHistory("the vault's history of \(disk.name) is not that of this log: another host has replicated a copy of this disk, or one of this host's logs is lost", disk, publisher)
         } else {
