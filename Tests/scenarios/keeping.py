@@ -34,7 +34,7 @@ with Scenario() as s:
         file.truncate(8 * MIB)
     s.farshore("policy", "create", "quick", "--interval", "1h", "--point-every", "1h", "--retention", "all:2s,3s:30s")
     s.farshore("protect", s.path("disk.img"), "--name", "d", *vault, "--policy", "quick")
-    s.farshore("policy", "delete", "quick", status=1)
+    s.farshore("policy", "delete", "quick", status=9)
     _, mnt = s.mount(served="d")
     s.start("upload", "--foreground", log=s.path("upload.log"))
     served = os.path.join(mnt, "d", "disk.raw")
