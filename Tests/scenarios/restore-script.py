@@ -49,6 +49,8 @@ def every_point(s, name, url, key, folder):
                 os.fsync(file.fileno())
             held[s.farshore_json("point", "cut", name)[0]["sequence"]] = digest(served)
             s.farshore("upload", "--once")
+            # Points spread over several of the slots that thinning keeps one of, however fast the machine is.
+            time.sleep(0.5)
 
     s.farshore("upload", "--once")
     write_and_cut(5)
@@ -65,7 +67,7 @@ def every_point(s, name, url, key, folder):
     told = [int(line.split()[0][1:]) for line in script(folder, name, "--list", *key).stdout.splitlines()]
     check(told == listed, f"{name}: the script lists {told}, farshore {listed}")
     known = [sequence for sequence in listed if sequence in held]
-    check(len(known) >= 6 and len(known) < len(held), f"{name}: retention left {len(known)} of {len(held)} points")
+    check(len(known) >= 4 and len(known) < len(held), f"{name}: retention left {len(known)} of {len(held)} points")
     out = s.path("out.raw")
     for sequence in listed:
         done = script(folder, name, out, "--at", f"#{sequence}", *key)

@@ -26,8 +26,6 @@ package final class RecoveryImage: ImageFile {
     private struct Placing {
         /// Nothing from the vault is placed any more: the disk is being closed.
         var isSealed = false
-        /// Why the last block from the vault could not be kept.
-        var failure: SystemError?
     }
 
     /// `local` is the raw image, of the size of the disk now.
@@ -46,7 +44,6 @@ package final class RecoveryImage: ImageFile {
     package var localBytes: UInt64 { min(UInt64(presence.presentBlocks) * Self.blockBytes, base.sizeBytes) }
     /// The vault is not needed any more.
     package var standsAlone: Bool { isWhole.load(ordering: .acquiring) }
-    package var placingFailure: SystemError? { placing.withLock { $0.failure } }
 
     // MARK: Reading
 
@@ -100,7 +97,7 @@ package final class RecoveryImage: ImageFile {
     /// What a guest read need not be fetched again; where it cannot be kept, it is.
     private func keep(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) {
         do throws(SystemError) { try place(bytes, at: offset) } catch {
-            // Noted by `place`; the read is right all the same.
+            // The read is right all the same; what stays absent, filling meets again and tells.
         }
     }
 
@@ -110,19 +107,13 @@ package final class RecoveryImage: ImageFile {
         guard !whole.isEmpty else { return }
         try placing.withLock { (placing) throws(SystemError) in
             guard !placing.isSealed || evenIfSealed else { return }
-            do throws(SystemError) {
-                try durability.check()
-                try presence.forEachRun(whole) { (run, isPresent) throws(SystemError) in
-                    guard !isPresent else { return }
-                    let start = UInt64(run.lowerBound) * Self.blockBytes
-                    let end = min(UInt64(run.upperBound) * Self.blockBytes, offset + UInt64(bytes.count))
-                    try local.write(UnsafeRawBufferPointer(rebasing: bytes[Int(start - offset)..<Int(end - offset)]), at: start)
-                    presence.mark(run)
-                }
-                placing.failure = nil
-            } catch {
-                placing.failure = error
-                throw error
+            try durability.check()
+            try presence.forEachRun(whole) { (run, isPresent) throws(SystemError) in
+                guard !isPresent else { return }
+                let start = UInt64(run.lowerBound) * Self.blockBytes
+                let end = min(UInt64(run.upperBound) * Self.blockBytes, offset + UInt64(bytes.count))
+                try local.write(UnsafeRawBufferPointer(rebasing: bytes[Int(start - offset)..<Int(end - offset)]), at: start)
+                presence.mark(run)
             }
         }
     }

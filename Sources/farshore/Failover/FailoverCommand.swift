@@ -18,10 +18,10 @@ struct FailoverCommand: ParsableCommand {
 /// How long commands of the administrator may take.
 struct CommandTimeOptions: ParsableArguments {
     @Option(name: .long, help: ArgumentHelp("How long each command may take, in seconds; those of a machine's settings as its settings say.", valueName: "seconds"))
-    var commandSeconds = 300
+    var commandSeconds = MachineSettings.commandSecondsDefault
 
     func validate() throws {
-        guard (1...86_400).contains(commandSeconds) else { throw ValidationError("--command-seconds must be between 1 and 86400") }
+        guard MachineSettings.commandSecondsRange.contains(commandSeconds) else { throw ValidationError("--command-seconds must be between 1 and 86400") }
     }
 }
 
