@@ -112,9 +112,10 @@ private final class LongDisk {
         _ = try Collector(vault: try Self.open(store)).run()
         let points = try expectEveryPointRestores(store, disk)
         let (seconds, requests) = try openNewest(store, disk)
+        let kinds = store.objectCounts.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }.joined(separator: ", ")
         print("""
             \(Self.days) days of 5-minute points, \(Self.days * 288) cut, \(points) kept; \(writtenBytes >> 10) KiB written
-              vault: \(store.byteCount >> 10) KiB in \(store.objectCount) objects
+              vault: \(store.byteCount >> 10) KiB in \(store.objectCount) objects: \(kinds)
               a day, uploader: \(uploader.puts) PUT, \(uploader.gets) GET, \(uploader.heads) HEAD, \(uploader.lists) LIST, \(uploader.deletes) DELETE, \(uploader.putBytes >> 10) KiB
               a day, collection: \(collector.puts) PUT, \(collector.gets) GET, \(collector.heads) HEAD, \(collector.lists) LIST, \(collector.deletes) DELETE
               newest point, each request taking 2 ms: opened in \(String(format: "%.3f", seconds)) s with \(requests) requests

@@ -46,6 +46,15 @@ package final class MemoryStore: ObjectStore {
     package func resetRequests() { state.withLock { $0.requests = Requests() } }
     package var keys: [String] { state.withLock { $0.objects.keys.sorted() } }
     package var objectCount: Int { state.withLock { $0.objects.count } }
+    /// How many objects there are of each kind: the first word of their keys, for those of disks the last one.
+    package var objectCounts: [String: Int] {
+        state.withLock { state in
+            Dictionary(grouping: state.objects.keys) { key in
+                let words = key.split(separator: "/")
+                return String(words[0] == "disks" ? words[words.count - 2] : words[0])
+            }.mapValues(\.count)
+        }
+    }
     package var byteCount: Int { state.withLock { $0.objects.values.reduce(0) { $0 + $1.count } } }
 
     package var location: String { "memory://" }
