@@ -16,6 +16,9 @@ package protocol ObjectStore: Sendable {
     /// or has not answered yet.
     var clockOffsetSeconds: Int? { get }
 
+    /// Keys under `chunks/` are kept at another target than all others.
+    var keepsChunksApart: Bool { get }
+
     /// Stores `bytes` under `key`. With `ifAbsent` an existing object is left alone and `.alreadyExists` thrown, or
     /// `.unsupported` by a target that cannot do this; without it an existing object is replaced as a whole.
     /// `ifAbsent` takes at most `ObjectLimits.conditionalBytesMax` bytes.
@@ -96,6 +99,7 @@ package enum ObjectLimits {
 
 extension ObjectStore {
     package var clockOffsetSeconds: Int? { nil }
+    package var keepsChunksApart: Bool { false }
 
     package func get(_ key: String) throws(StoreError) -> [UInt8] { try get(key, range: nil) }
 

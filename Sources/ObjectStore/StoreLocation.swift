@@ -1,5 +1,5 @@
 // The URLs a vault can have: file:///dir, s3://bucket/prefix?endpoint=…&region=…&ca=FILE&profile=NAME, and
-// azblob://account/container/prefix?endpoint=…&ca=FILE&credentials=FILE.
+// azblob://account/container/prefix?endpoint=…&ca=FILE&credentials=FILE. What `SplitURL` takes is gone from them.
 
 package enum StoreLocation: Equatable, Sendable {
     case directory(path: String)
@@ -19,7 +19,7 @@ package enum StoreLocation: Equatable, Sendable {
 
     private static func directoryPath(_ rest: Substring, of url: String) throws(StoreError) -> String {
         guard rest.first == "/" else { throw refusal(url, "the directory must be absolute, with three slashes") }
-        guard !rest.contains("?"), !rest.contains("#") else { throw refusal(url, "a directory takes no options (write ? as %3F, # as %23)") }
+        guard !rest.contains("?"), !rest.contains("#") else { throw refusal(url, "a directory takes no option but chunks (write ? as %3F, # as %23)") }
         guard var path = percentDecoded(rest), !path.utf8.contains(0) else { throw refusal(url, "it has a wrong %-sequence") }
         while path.count > 1, path.last == "/" { path.removeLast() }
         return path

@@ -58,6 +58,8 @@ package struct ObjectPlace: Hashable, Sendable {
     }
 
     static let markerKey = "farshore.json"
+    /// The same bytes once more, where chunks are kept apart.
+    static let chunksMarkerKey = "chunks/farshore.json"
     static func keyObject(_ number: Int) -> String { "keys/\(number)" }
 
     /// Twenty digits, so that keys sort as their numbers do.

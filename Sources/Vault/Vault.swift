@@ -52,8 +52,9 @@ package final class Vault: Sendable {
     }
 
     /// The same vault as it is kept at another target, where `memory` is of what is seen there.
-    func kept(at store: any ObjectStore, memory: HeadMemory) -> Vault {
-        Vault(store: store, keys: opened, source: source, keyFiles: keyFiles, marker: marker, memory: memory, settings: settings)
+    func kept(at store: any ObjectStore, memory: HeadMemory) throws(VaultError) -> Vault {
+        let marker = try VaultMarker.placed(marker, at: store)
+        return Vault(store: store, keys: opened, source: source, keyFiles: keyFiles, marker: marker, memory: memory, settings: settings)
     }
 
     // MARK: Creating and opening
@@ -73,7 +74,7 @@ package final class Vault: Sendable {
         case .passphrase, .keyFile: keys = .random(id)
         case .kit: throw .refused("a recovery kit belongs to a vault that is there; give a passphrase or a key file")
         }
-        let marker = try VaultMarker(vault: id, cipher: keys.cipher.name, key: protection.hint, createdMicros: now).encoded()
+        let marker = try VaultMarker(vault: id, cipher: keys.cipher.name, key: protection.hint, createdMicros: now, keepsChunksApart: store.keepsChunksApart).encoded()
         let vault = Vault(store: store, keys: OpenedKeys(keys), source: protection, keyFiles: nil, marker: marker, memory: memory, settings: settings)
         try vault.writeFirstObjects(protection, createdMicros: now)
         return (vault, RecoveryKit(location: store.location, keys: keys))
@@ -81,7 +82,7 @@ package final class Vault: Sendable {
 
     /// The marker comes last: a location without it is no vault, so an interrupted creation can be repeated.
     private func writeFirstObjects(_ protection: KeySource, createdMicros: UInt64) throws(VaultError) {
-        let first = [ObjectPlace.keyObject(1), ObjectPlace.catalog(1).key]
+        let first = [ObjectPlace.keyObject(1), ObjectPlace.catalog(1).key, ObjectPlace.chunksMarkerKey]
         let present = try fromStore { () throws(StoreError) in try store.list(prefix: "", startAfter: nil) }
         if let other = present.objects.first(where: { !first.contains($0.key) }) {
             throw .alreadyExists("\(store.location) is not empty (\(other.key)); a vault needs an empty directory or prefix")
@@ -91,6 +92,12 @@ package final class Vault: Sendable {
         }
         use(sealing: keys.newestGeneration)
         try putOpening(first[1], try seal(try CanonicalJSON.encode(Catalog(first: id, keyGeneration: keys.newestGeneration)), place: .catalog(1)))
+        try putMarker()
+    }
+
+    /// Makes the place a vault.
+    func putMarker() throws(VaultError) {
+        if store.keepsChunksApart { try putOpening(ObjectPlace.chunksMarkerKey, marker) }
         try putOpening(ObjectPlace.markerKey, marker)
     }
 
@@ -109,6 +116,7 @@ package final class Vault: Sendable {
         let keys: VaultKeys
         do throws(VaultError) {
             let (marker, cipher) = try VaultMarker.decode(bytes)
+            try checkChunks(store, marker, bytes)
             keys = try unlock(store, marker, cipher, key)
         } catch {
             // The marker is in the clear: changed on its way, it would make the key look wrong.
@@ -118,6 +126,26 @@ package final class Vault: Sendable {
             throw error
         }
         return Vault(store: store, keys: OpenedKeys(keys), source: key, keyFiles: keyFiles, marker: bytes, memory: memory, settings: settings)
+    }
+
+    /// Whoever opens a vault whose chunks are apart must say where, and nobody else may: chunks would be looked for and put where they are not.
+    private static func checkChunks(_ store: any ObjectStore, _ marker: VaultMarker, _ bytes: [UInt8]) throws(VaultError) {
+        guard marker.keepsChunksApart == store.keepsChunksApart else {
+            throw .refused(
+                marker.keepsChunksApart
+                    ? "the vault at \(store.location) keeps its chunks at another place, which its URL must name: URL?chunks=URL-OF-THE-CHUNKS"
+                    : "the vault at \(store.location) keeps its chunks with everything else; its URL must name no place for them")
+        }
+        guard marker.keepsChunksApart else { return }
+        let found: [UInt8]
+        do {
+            found = try store.get(ObjectPlace.chunksMarkerKey, range: nil)
+        } catch where error.code == .notFound || error.code == .bucketMissing {
+            throw .noVault("the second place of \(store.location) does not hold the chunks of a vault")
+        } catch {
+            throw .store(error)
+        }
+        guard found == bytes else { throw .noVault("the second place of \(store.location) holds the chunks of another vault") }
     }
 
     private static func unlock(_ store: any ObjectStore, _ marker: VaultMarker, _ cipher: VaultCipher, _ key: KeySource) throws(VaultError) -> VaultKeys {

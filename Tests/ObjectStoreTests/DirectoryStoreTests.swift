@@ -9,6 +9,29 @@ import Testing
         try withScratchDirectory { try contract.check(try openStore(url: "file://\($0)")) }
     }
 
+    /// Two directories as one target are like any other.
+    @Test(arguments: StoreContract.all) func contractOfTwoPlaces(_ contract: StoreContract) throws {
+        try withScratchDirectory { main in
+            try withScratchDirectory { chunks in try contract.check(try openStore(url: SplitURL.joined("file://\(main)", chunks: "file://\(chunks)"))) }
+        }
+    }
+
+    @Test func twoPlacesAreListedAsOne() throws {
+        try withScratchDirectory { main in
+            try withScratchDirectory { chunks in
+                let store = try openStore(url: SplitURL.joined("file://\(main)", chunks: "file://\(chunks)"))
+                var keys: [String] = []
+                for number in 0..<700 { keys += ["chunks/\(number)", "b/\(number)", "d/\(number)"] }
+                for key in keys { try store.put(key, [1], ifAbsent: false) }
+                #expect(try store.listAll(prefix: "").map(\.key) == keys.sorted(by: ObjectKey.isBefore))
+                #expect(try store.listAll(prefix: "ch").count == 700 && store.listAll(prefix: "chunks/").count == 700 && store.listAll(prefix: "d").count == 700)
+                #expect(try FileManager.default.contentsOfDirectory(atPath: chunks) == ["chunks"])
+                try store.delete(keys)
+                #expect(try store.listAll(prefix: "") == [])
+            }
+        }
+    }
+
     @Test func objectsArePlainPrivateFiles() throws {
         try withScratchDirectory { root in
             let store = try openStore(url: "file://\(root)")

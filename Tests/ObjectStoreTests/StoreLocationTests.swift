@@ -38,6 +38,27 @@ import Testing
         expectCode(.badLocation) { _ = try StoreLocation(url) }
     }
 
+    @Test func chunksApart() throws {
+        let whole = try SplitURL("s3://logs/a?region=eu-west-1")
+        #expect((whole.main, whole.chunks) == ("s3://logs/a?region=eu-west-1", nil))
+        for main in ["file:///srv/logs", "s3://logs/a?endpoint=http://h:1&region=x"] {
+            for chunks in ["file:///mnt/a b", "s3://bulk?endpoint=http://h:2&profile=bulk", "azblob://account7/bulk/50%25"] {
+                let both = try SplitURL(SplitURL.joined(main, chunks: chunks))
+                #expect((both.main, both.chunks) == (main, chunks))
+            }
+        }
+        let middle = try SplitURL("s3://logs?region=x&chunks=file:///mnt/b&profile=p")
+        #expect((middle.main, middle.chunks) == ("s3://logs?region=x&profile=p", "file:///mnt/b"))
+    }
+
+    @Test(arguments: [
+        "file:///a?chunks=", "file:///a?chunks=%zz", "file:///a?chunks=file:///b&chunks=file:///c", "file:///a?chunks=file:///b%3Fchunks=file:///c", "file:///a?chunks=file:///a/",
+        "file:///a?chunks=nothing",
+    ])
+    func chunksApartRefused(_ url: String) {
+        expectCode(.badLocation) { _ = try openStore(url: url) }
+    }
+
     @Test func secretsInURLsAreNotRepeated() {
         let error = expectCode(.badLocation) { _ = try StoreLocation("s3://AKIA:topsecret@bucket/x") }
         #expect(error.map { !$0.message.contains("topsecret") } == true)

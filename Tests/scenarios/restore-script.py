@@ -1,5 +1,5 @@
 """The restore script alone rebuilds every point of a vault, encrypted and not: points since the last map and from before it, kept ones below the window,
-those around a resynchronisation, and those of before and after the disk grew. What it cannot do it says in one line: a wrong key, no key, half a
+those around a resynchronisation, and those of before and after the disk grew, also of a vault that keeps its chunks at a second place. What it cannot do it says in one line: a wrong key, no key, half a
 recovery kit, a damaged or missing object; and no half of an image is left under the name asked for."""
 import hashlib
 import os
@@ -29,7 +29,7 @@ def refused(words, *expected):
     return lines[0]
 
 
-def every_point(s, name, url, key, folder):
+def every_point(s, name, url, key, folder, apart=()):
     """Lives of a disk; every point of it afterwards, by the script."""
     image = s.path(name + ".img")
     with open(image, "wb") as file:
@@ -64,20 +64,20 @@ def every_point(s, name, url, key, folder):
     time.sleep(2.2)
     write_and_cut(3)
     listed = [point["sequence"] for point in s.farshore_json("point", "list", name, "--vault", url, *key)]
-    told = [int(line.split()[0][1:]) for line in script(folder, name, "--list", *key).stdout.splitlines()]
+    told = [int(line.split()[0][1:]) for line in script(folder, name, "--list", *key, *apart).stdout.splitlines()]
     check(told == listed, f"{name}: the script lists {told}, farshore {listed}")
     known = [sequence for sequence in listed if sequence in held]
     check(len(known) >= 4 and len(known) < len(held), f"{name}: retention left {len(known)} of {len(held)} points")
     out = s.path("out.raw")
     for sequence in listed:
-        done = script(folder, name, out, "--at", f"#{sequence}", *key)
+        done = script(folder, name, out, "--at", f"#{sequence}", *key, *apart)
         check(done.returncode == 0, f"{name} at #{sequence}: {done.stderr}")
         if sequence in held:
             check(digest(out) == held[sequence], f"{name}: #{sequence} differs from what the disk held")
         s.farshore("restore", name, "--vault", url, *key, "--at", f"#{sequence}", "--to", s.path("by-farshore.raw"), "--force")
         check(digest(out) == digest(s.path("by-farshore.raw")), f"{name}: #{sequence} differs from what farshore restores")
     sizes = {os.path.getsize(out)}
-    script(folder, name, out, "--at", f"#{listed[0]}", *key)
+    script(folder, name, out, "--at", f"#{listed[0]}", *key, *apart)
     sizes.add(os.path.getsize(out))
     check(s.stop(process) == 0, "the mount did not stop cleanly")
     print(f"{name}: each of {len(listed)} points, {len(known)} of them compared with the disk itself, sizes {sorted(size // KIB for size in sizes)} KiB")
@@ -88,6 +88,12 @@ with Scenario(seed=61) as s:
     plain = s.make_vault("file://" + s.path("plain"), "--no-encryption")
     every_point(s, "sealed", url, key, s.path("vault"))
     every_point(s, "open", plain, [], s.path("plain"))
+    bulk = s.path("bulk")
+    s.farshore("vault", "create", "file://" + s.path("logs"), "--chunks-at", "file://" + bulk, *key)
+    every_point(s, "apart", f"file://{s.path('logs')}?chunks=file://{bulk}", key, s.path("logs"), ["--chunks", bulk])
+    check(os.listdir(bulk) == ["chunks"] and not os.path.exists(s.path("logs/chunks")), "chunks and the rest are not apart")
+    refused([s.path("logs"), "apart", s.path("none.raw"), *key], "--chunks")
+    refused([s.path("vault"), "sealed", s.path("none.raw"), *key, "--chunks", bulk], "leave out --chunks")
 
     out, folder = s.path("never.raw"), s.path("vault")
 

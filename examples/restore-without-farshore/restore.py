@@ -7,6 +7,8 @@ the shared library libcrypto.so.3, which every Linux distribution has.
   restore.py VAULT-DIRECTORY DISK OUTPUT [--at SEQUENCE|TAG|TIME|latest] [--key-file FILE | --passphrase-file FILE]
   restore.py VAULT-DIRECTORY DISK --list [--key-file FILE | --passphrase-file FILE]
 
+--chunks FOLDER names the second place of a vault that keeps its chunks apart.
+
 TIME, as 2026-11-21T14:03:07Z, is the newest recovery point or flush boundary at or before it.
 """
 import argparse, base64, ctypes, datetime, hashlib, hmac, json, os, re, struct, subprocess, sys, tempfile
@@ -102,11 +104,15 @@ KINDS = {"catalog": 1, "head": 3, "manifest": 4, "map": 5, "segment": 6, "chunk"
 
 
 class Vault:
-    def __init__(self, directory, key_file=None, passphrase_file=None):
-        self.directory = directory
+    def __init__(self, directory, key_file=None, passphrase_file=None, chunks=None):
+        self.directory, self.chunks = directory, chunks or directory
         marker = self.self_hashed("farshore.json")
-        if marker["format"] != 1:
+        if marker["format"] not in (1, 2):
             sys.exit("this vault has another format version")
+        if (marker.get("chunks") == "apart") != bool(chunks):
+            sys.exit("this vault keeps its chunks at another place: give it by --chunks" if not chunks else "this vault keeps its chunks with everything else: leave out --chunks")
+        if chunks and self.self_hashed("chunks/farshore.json") != marker:
+            sys.exit(f"{chunks} does not hold the chunks of this vault")
         self.id, self.encrypted = marker["vault"], marker["cipher"] == "aes-256-gcm"
         self.id_key, self.data_keys = bytes.fromhex(self.id), {}
         if self.encrypted:
@@ -115,15 +121,18 @@ class Vault:
         elif key_file or passphrase_file:
             sys.exit("wrong key: this vault is not encrypted, it opens without a key")
 
+    def path(self, key):
+        return os.path.join(self.chunks if key.startswith("chunks/") else self.directory, key)
+
     def raw(self, key):
         try:
-            with open(os.path.join(self.directory, key), "rb") as file:
+            with open(self.path(key), "rb") as file:
                 return file.read()
         except FileNotFoundError:
             raise Damaged(f"{key} is missing") from None
 
     def exists(self, key):
-        return os.path.exists(os.path.join(self.directory, key))
+        return os.path.exists(self.path(key))
 
     def self_hashed(self, key):
         try:
@@ -462,11 +471,12 @@ def main():
     parser.add_argument("output", nargs="?")
     parser.add_argument("--at", default="latest")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--chunks", help="the folder of the chunks, where they are kept apart")
     parser.add_argument("--key-file")
     parser.add_argument("--passphrase-file")
     options = parser.parse_args()
     try:
-        disk = Disk(Vault(options.vault, options.key_file, options.passphrase_file), options.disk)
+        disk = Disk(Vault(options.vault, options.key_file, options.passphrase_file, options.chunks), options.disk)
         if options.list:
             for point in disk.points():
                 print(f"#{point['sequence']} {point['kind']} {point.get('tag', '')}".rstrip())

@@ -30,6 +30,7 @@ package final class CountingStore: ObjectStore {
     package var location: String { base.location }
     package var features: StoreFeatures { base.features }
     package var clockOffsetSeconds: Int? { base.clockOffsetSeconds }
+    package var keepsChunksApart: Bool { base.keepsChunksApart }
 
     package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
         try counted(\.puts) { () throws(StoreError) in try base.put(key, bytes, ifAbsent: ifAbsent) }

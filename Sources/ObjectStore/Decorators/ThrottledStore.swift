@@ -63,6 +63,7 @@ package final class ThrottledStore: ObjectStore {
     package var location: String { base.location }
     package var features: StoreFeatures { base.features }
     package var clockOffsetSeconds: Int? { base.clockOffsetSeconds }
+    package var keepsChunksApart: Bool { base.keepsChunksApart }
 
     package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
         try wait(bytes.count)

@@ -16,7 +16,7 @@ struct CopyMark: Codable, Equatable {
     /// Finds the mark of the copy that is begun at this place, or puts one there.
     static func begin(_ source: Vault, at store: any ObjectStore) throws(VaultError) -> CopyMark {
         let marker = try get(ObjectPlace.markerKey, store)
-        if let marker, marker != source.marker {
+        if let marker, try marker != VaultMarker.placed(source.marker, at: store) {
             let other = try VaultMarker.decode(marker).marker.vault
             guard other != source.id else { throw .damaged(object: ObjectPlace.markerKey, reason: "it is not that of the source") }
             throw .refused("\(store.location) holds the vault \(other); a copy of the vault \(source.id) needs an empty place")

@@ -29,11 +29,11 @@ package final class VaultCopy {
     package init(of source: Vault, at store: any ObjectStore, memory: (VaultID) throws(VaultError) -> HeadMemory) throws(VaultError) {
         let mark = try CopyMark.begin(source, at: store)
         self.source = source
-        copy = source.kept(at: store, memory: try memory(mark.copy))
+        copy = try source.kept(at: store, memory: try memory(mark.copy))
         // After the keys: what can be opened is a vault, which has no catalog yet.
         guard try fromStore(nil, { () throws(StoreError) in try store.head(ObjectPlace.markerKey) }) == nil else { return }
         try copyKeys()
-        try copy.putOpening(ObjectPlace.markerKey, source.marker)
+        try copy.putMarker()
     }
 
     /// Brings the copy up to what the source is now.

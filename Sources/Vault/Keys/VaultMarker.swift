@@ -1,5 +1,7 @@
 // farshore.json: the one object that says what a location is (docs/formats/vault.md section 3).
 
+import ObjectStore
+
 struct VaultMarker: Codable, Equatable {
     var format = FormatLimits.formatVersion
     var product = "farshore"
@@ -8,14 +10,40 @@ struct VaultMarker: Codable, Equatable {
     /// How the first key is kept.
     let key: String
     let createdMicros: UInt64
+    /// `apart`, with format 2 only: chunks are at another target. Where that is, who opens the vault says: nothing at a target may send
+    /// credentials elsewhere.
+    private(set) var chunks: String?
     var sha256: String?
+
+    var keepsChunksApart: Bool {
+        get { chunks != nil }
+        set { (format, chunks) = newValue ? (Self.formatApart, "apart") : (FormatLimits.formatVersion, nil) }
+    }
+
+    private static let formatApart = 2
+
+    init(vault: VaultID, cipher: String, key: String, createdMicros: UInt64, keepsChunksApart: Bool) {
+        (self.vault, self.cipher, self.key, self.createdMicros) = (vault, cipher, key, createdMicros)
+        self.keepsChunksApart = keepsChunksApart
+    }
 
     func encoded() throws(VaultError) -> [UInt8] { try SelfHashed.encode(self, object: ObjectPlace.markerKey) { $0.sha256 = $1 } }
 
+    /// As it is at a place which keeps chunks apart or not.
+    static func placed(_ bytes: [UInt8], at store: any ObjectStore) throws(VaultError) -> [UInt8] {
+        var marker = try decode(bytes).marker
+        guard marker.keepsChunksApart != store.keepsChunksApart else { return bytes }
+        marker.keepsChunksApart = store.keepsChunksApart
+        return try marker.encoded()
+    }
+
     static func decode(_ bytes: [UInt8]) throws(VaultError) -> (marker: VaultMarker, cipher: VaultCipher) {
         let object = ObjectPlace.markerKey
-        let marker = try CanonicalJSON.decode(VaultMarker.self, bytes, object: object)
+        let marker = try CanonicalJSON.decode(VaultMarker.self, bytes, object: object, formats: FormatLimits.formatVersion...formatApart)
         try SelfHashed.verify(marker, marker.sha256, bytes, object: object) { $0.sha256 = $1 }
+        guard (marker.format == formatApart) == (marker.chunks == "apart"), marker.chunks ?? "apart" == "apart" else {
+            throw .damaged(object: object, reason: "its format and \"chunks\" do not fit")
+        }
         guard marker.product == "farshore" else { throw .noVault("farshore.json there belongs to \(marker.product)") }
         switch marker.cipher {
         case VaultCipher.none.name: return (marker, .none)

@@ -14,12 +14,14 @@ enum CanonicalJSON {
         }
     }
 
-    /// Refuses a document whose `format` this version does not know before it looks at anything else.
-    static func decode<Document: Decodable>(_ type: Document.Type, _ bytes: [UInt8], object: String) throws(VaultError) -> Document {
+    /// Refuses a document whose `format` is none of these before it looks at anything else.
+    static func decode<Document: Decodable>(
+        _ type: Document.Type, _ bytes: [UInt8], object: String, formats: ClosedRange<Int> = FormatLimits.formatVersion...FormatLimits.formatVersion
+    ) throws(VaultError) -> Document {
         let data = Data(bytes)
         do {
             let version = try JSONDecoder().decode(Version.self, from: data).format
-            guard version == FormatLimits.formatVersion else {
+            guard formats.contains(version) else {
                 throw VaultError.unsupportedVersion(object: object, found: "format \(version)")
             }
             return try decodePart(type, bytes, object: object)

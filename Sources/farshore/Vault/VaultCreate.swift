@@ -28,6 +28,9 @@ struct VaultCreate: ParsableCommand {
     @Argument(help: ArgumentHelp("file:///dir, s3://bucket/prefix?endpoint=…&region=… or azblob://account/container/prefix", valueName: "url"))
     var url: String
 
+    @Option(name: .long, help: ArgumentHelp("Keep chunks, the bulk of the data, at this other place; logs, maps and heads stay at the first. The URL printed names both.", valueName: "url"))
+    var chunksAt: String?
+
     @OptionGroup var key: KeyOptions
 
     @Flag(name: .long, help: "Store everything readable for whoever can read the target.")
@@ -43,6 +46,7 @@ struct VaultCreate: ParsableCommand {
     }
 
     func run() throws {
+        let url = chunksAt.map { SplitURL.joined(self.url, chunks: $0) } ?? self.url
         let store = try openStore(url: url, createDirectory: true)
         if let path = key.keyFile { try makeKeyFileIfMissing(path) }
         let (vault, kit) = try Vault.create(store: store, protection: try key.source(), memory: headMemory(site))
