@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 
-from scenario import Scenario, check, requires
+from scenario import MIB, Scenario, check, requires
 
 requires("fusermount3")
 BLOCK, BLOCKS = 4096, 4096
@@ -146,6 +146,8 @@ with Scenario(seed=6) as s:
     check(records(report["disks"][0]["path"]) == last, "the commit changed the disk")
 
     check([test["name"] for test in s.farshore_json("failover", "tests", site=there)] == ["rehearsal"], "the test is not listed")
+    held = s.farshore_json("status", site=os.path.join(there, "tests/rehearsal"))["disks"][0]["filling"]
+    check("totalBytes" not in held and held["localBytes"] < MIB, f"a test fetches what nobody reads: {held}")
     s.farshore("failover", "cleanup", "rehearsal", "--notes", "came up", site=there)
     check(s.farshore_json("failover", "tests", site=there) == [] and not os.path.exists(os.path.join(there, "tests/rehearsal")), "the test is still there")
     check(any("came up" in event["text"] for event in s.farshore_json("events", site=there)), "the notes are not remembered")

@@ -121,13 +121,13 @@ package struct FillingStatus: Codable, Equatable, Sendable {
     package let sequence: UInt64
     /// Data of the point; nil until it was counted.
     package let totalBytes: UInt64?
-    /// Of it, what is in the image for sure.
-    package let doneBytes: UInt64
+    /// Of it, what is in the image for sure; nil for a test, which is not filled.
+    package let doneBytes: UInt64?
     /// What the image holds: filled in, or written since.
     package let localBytes: UInt64
     package let problem: String?
 
-    package init(sequence: UInt64, totalBytes: UInt64?, doneBytes: UInt64, localBytes: UInt64, problem: String?) {
+    package init(sequence: UInt64, totalBytes: UInt64?, doneBytes: UInt64?, localBytes: UInt64, problem: String?) {
         self.sequence = sequence
         self.totalBytes = totalBytes
         self.doneBytes = doneBytes

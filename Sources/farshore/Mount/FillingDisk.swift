@@ -1,5 +1,6 @@
 // A recovery disk that the mount serves: fills its image from the point in the background, at the download limit of its policy, and
-// says how far it is. Made and stopped by MountedDisks, looked after by DiskWatch.
+// says how far it is. The disk of a test, which is thrown away, fetches only what its guest reads: nothing else is paid for.
+// Made and stopped by MountedDisks, looked after by DiskWatch.
 
 import BlockIO
 import ChangeLog
@@ -10,7 +11,8 @@ import Synchronization
 
 final class FillingDisk: Sendable {
     private let image: RecoveryImage
-    private let hydration: Hydration
+    /// Nil for a test.
+    private let hydration: Hydration?
     private let name: String
     private let catalogue: Catalogue
     /// The last problem that events were told of.
@@ -20,6 +22,10 @@ final class FillingDisk: Sendable {
         self.image = image
         self.catalogue = catalogue
         name = disk.name
+        guard disk.role != .test else {
+            hydration = nil
+            return
+        }
         let folder = LogFolder(disk.logFolder)
         let pace = DownloadPace(disk, catalogue)
         hydration = try Hydration(image, Hydration.Plan(
@@ -33,17 +39,17 @@ final class FillingDisk: Sendable {
     }
 
     /// The image is not touched by the filling when this returns.
-    func stop() { hydration.stop() }
+    func stop() { hydration?.stop() }
 
     var hasWaitingReads: Bool { image.source.waiting > 0 }
 
     /// Nil once the image stands alone.
     var status: FillingStatus? {
         guard !image.standsAlone else { return nil }
-        let status = hydration.status
+        let status = hydration?.status
         return FillingStatus(
-            sequence: image.base.sequence, totalBytes: status.totalBytes, doneBytes: status.doneBytes, localBytes: image.localBytes,
-            problem: status.problem ?? image.source.problem)
+            sequence: image.base.sequence, totalBytes: status?.totalBytes, doneBytes: status?.doneBytes, localBytes: image.localBytes,
+            problem: status?.problem ?? image.source.problem)
     }
 
     /// Events when it cannot go on, and when it can again.

@@ -54,14 +54,19 @@ struct DiskReport: Encodable {
         let doneBytes: UInt64?
         let totalBytes: UInt64?
         let localBytes: UInt64?
+        private let isTest: Bool
+
+        enum CodingKeys: CodingKey { case sequence, doneBytes, totalBytes, localBytes }
 
         /// `status`: from the mount; nil where nothing serves the disk, and so nothing fills it.
         init?(_ disk: ProtectedDisk, _ status: FillingStatus?) throws {
             guard let base = try RecoveryBase.load(LogFolder(disk.logFolder).baseFile) else { return nil }
             (sequence, doneBytes, totalBytes, localBytes) = (base.sequence, status?.doneBytes, status?.totalBytes, status?.localBytes)
+            isTest = disk.role == .test
         }
 
         var text: String {
+            if isTest { return "only what is read, from #\(sequence)\(localBytes.map { ", \(bytesText($0)) local" } ?? "")" }
             guard let doneBytes, let localBytes else { return "image not filled from #\(sequence) yet, which the mount does" }
             return "\(bytesText(doneBytes)) of \(totalBytes.map(bytesText) ?? "…") from #\(sequence), \(bytesText(localBytes)) local"
         }
