@@ -28,6 +28,9 @@ package protocol ObjectStore: Sendable {
     /// An empty range is empty without a request. Objects above `ObjectLimits.objectBytesMax` need a range.
     func get(_ key: String, range: Range<UInt64>?) throws(StoreError) -> [UInt8]
 
+    /// The first `count` bytes of the object, or all of it where it has no more; `count` is above 0. One request of the targets that are real.
+    func get(_ key: String, first count: Int) throws(StoreError) -> [UInt8]
+
     /// What the target says of the object; nil when it has none under this key.
     func head(_ key: String) throws(StoreError) -> ObjectInfo?
 
@@ -102,6 +105,10 @@ extension ObjectStore {
     package var keepsChunksApart: Bool { false }
 
     package func get(_ key: String) throws(StoreError) -> [UInt8] { try get(key, range: nil) }
+
+    package func get(_ key: String, first count: Int) throws(StoreError) -> [UInt8] {
+        do throws(StoreError) { return try get(key, range: 0..<UInt64(count)) } catch where error.code == .outOfRange { return try get(key, range: nil) }
+    }
 
     /// Every listed key with the prefix, page by page.
     package func listAll(prefix: String) throws(StoreError) -> [ListedObject] {

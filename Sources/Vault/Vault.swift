@@ -30,11 +30,14 @@ package final class Vault: Sendable {
     let compressionLevel: @Sendable () -> Int?
     /// Whether the target was asked what it can do; guards nothing else, so two threads may both ask.
     private let isProbed = Mutex(false)
+    /// Shared like `opened`.
+    let knownManifests: KnownManifests
 
     private init(
         store: any ObjectStore, keys: OpenedKeys, source: KeySource, keyFiles: KeyFiles?, marker: [UInt8], memory: HeadMemory, settings: VaultSettings,
-        compressionLevel: @escaping @Sendable () -> Int? = { Compressor.usualLevel }
+        compressionLevel: @escaping @Sendable () -> Int? = { Compressor.usualLevel }, knownManifests: KnownManifests = KnownManifests()
     ) {
+        self.knownManifests = knownManifests
         id = keys.all.vault
         self.store = store
         self.source = source
@@ -48,7 +51,9 @@ package final class Vault: Sendable {
 
     /// The same vault, its requests going through `store`, which is over the same target.
     package func through(_ store: any ObjectStore, compressionLevel: @escaping @Sendable () -> Int?) -> Vault {
-        Vault(store: store, keys: opened, source: source, keyFiles: keyFiles, marker: marker, memory: memory, settings: settings, compressionLevel: compressionLevel)
+        Vault(
+            store: store, keys: opened, source: source, keyFiles: keyFiles, marker: marker, memory: memory, settings: settings, compressionLevel: compressionLevel,
+            knownManifests: knownManifests)
     }
 
     /// The same vault as it is kept at another target, where `memory` is of what is seen there.
@@ -331,34 +336,36 @@ extension Vault {
         try fromStore(place.key) { () throws(StoreError) in try store.get(place.key, range: range) }
     }
 
-    /// Header and frame table of a stored object, by a small ranged GET.
-    package func sealedObject(_ place: ObjectPlace) throws(VaultError) -> SealedObject {
-        let frames = ObjectHeader.frameCount(plaintextBytes: place.kind.plaintextBytesMax, frameBytes: FormatLimits.frameBytes)
-        var start: [UInt8]
-        do {
-            start = try store.get(place.key, range: 0..<UInt64(ObjectHeader.byteCount + 4 * frames))
-        } catch where error.code == .outOfRange {
-            // Smaller than the table of a full one: then all of it is small.
-            start = try fetch(place)
-        } catch where error.code == .notFound {
-            throw .missing(object: place.key)
-        } catch {
-            throw .store(error)
-        }
+    /// Header and frame table of a stored object, by one ranged GET, and its first frames as far as that reaches: those of its first
+    /// `count` bytes are among them. Nil stands for one that is damaged.
+    package func sealedObject(_ place: ObjectPlace, andFirst count: Int = 0) throws(VaultError) -> (object: SealedObject, frames: [[UInt8]?]) {
+        let tableMax = 4 * ObjectHeader.frameCount(plaintextBytes: place.kind.plaintextBytesMax, frameBytes: FormatLimits.frameBytes)
+        let wanted = ObjectHeader.byteCount + tableMax + count + keys.cipher.tagBytes * ObjectHeader.frameCount(plaintextBytes: count, frameBytes: FormatLimits.frameBytes)
+        var start = try fromStore(place.key) { () throws(StoreError) in try store.get(place.key, first: wanted) }
         let header = try start.withBytes { bytes throws(VaultError) in
             try ObjectHeader(bytes, key: place.key, expected: place.kind, vaultCipher: keys.cipher)
         }
         // Another writer may use smaller frames and so a longer table.
         if header.tableEnd > start.count { start = try fetch(place, range: 0..<UInt64(header.tableEnd)) }
-        return try withKeys { keys throws(VaultError) in
+        let object = try withKeys { keys throws(VaultError) in
             try start.withBytes { bytes throws(VaultError) in try SealedObject(bytes, place: place, keys: keys) }
         }
+        guard count > 0 else { return (object, []) }
+        return (object, (0..<header.frameCount).prefix { object.table.offsets[$0 + 1] <= start.count }.map { frame in
+            let stored = Array(start[object.table.offsets[frame]..<object.table.offsets[frame + 1]])
+            do throws(VaultError) { return try Self.open(frame..<frame + 1, of: object, stored: stored)[0] } catch { return nil }
+        })
     }
 
     /// The plaintext of some frames of an object, by one ranged GET.
     package func frames(_ range: Range<Int>, of object: SealedObject) throws(VaultError) -> [[UInt8]] {
         let base = object.table.offsets[range.lowerBound]
-        let stored = try fetch(object.place, range: UInt64(base)..<UInt64(object.table.offsets[range.upperBound]))
+        return try Self.open(range, of: object, stored: try fetch(object.place, range: UInt64(base)..<UInt64(object.table.offsets[range.upperBound])))
+    }
+
+    /// `stored` begins with the first of the frames, and holds all of them.
+    private static func open(_ range: Range<Int>, of object: SealedObject, stored: [UInt8]) throws(VaultError) -> [[UInt8]] {
+        let base = object.table.offsets[range.lowerBound]
         var list: [[UInt8]] = []
         for frame in range {
             list.append(try [UInt8].filled(object.header.plaintextBytes(ofFrame: frame)) { output throws(VaultError) in

@@ -173,7 +173,62 @@ import VaultFixtures
         _ = try read(point, 0, 4096)
         let counts = meddled.counts
         // A host that never saw the vault asks once for each chain whether an object was lost.
-        #expect(counts.gets <= 20 && counts.lists <= 2 && counts.puts.isEmpty, "\(counts.gets) GETs, \(counts.heads) HEADs")
+        #expect(counts.gets <= 20 && counts.heads <= 8 && counts.lists <= 2 && counts.puts.isEmpty, "\(counts.gets) GETs, \(counts.heads) HEADs")
+    }
+
+    /// However many segments lie over the map: what they changed comes with the manifests.
+    @Test func openingAsksForNoSegment() throws {
+        var meddled: MeddledStore!
+        let test = try TestVault { inner in
+            meddled = MeddledStore(inner)
+            return meddled
+        }
+        var limits = HistoryWriter.Limits()
+        limits.deltasPerRollup = 4
+        let disk = try ModelDisk(test.vault, sizeBytes: 9 << 20, seed: 72, limits: limits)
+        try disk.replicateInitially()
+        for step in 0..<22 { try disk.step(records: 20, segmentBytes: 64 << 10, checkpoint: step == 12) }
+        let segments = try test.keys().filter { $0.contains("/segments/") }
+        #expect(segments.count > 100)
+        for (index, point) in disk.points.enumerated() {
+            let vault = try test.reopened()
+            let state = try #require(try vault.heads(group: disk.id).newest()?.document.state(of: disk.id))
+            meddled.resetCounts()
+            meddled.meddle { $0.fails = { $0.contains("/segments/") ? StoreError(.timedOut, "no answer", try: "later") : nil } }
+            let sources = PointSources(vault: vault)
+            defer { sources.close() }
+            let reader = try PointReader(sources, disk: disk.id, plan: try DiskHistory(vault: vault, state: state).plan(at: point.sequence))
+            #expect(meddled.counts.gets <= 12, "\(meddled.counts.gets) GETs for point \(index)")
+            meddled.meddle { $0.fails = { _ in nil } }
+            let model = disk.content(at: point.sequence)
+            #expect(try read(PointDisk(name: "disk", reader: reader) { _ in }, 0, model.count) == model, "point \(index)")
+        }
+    }
+
+    /// One request for a place of an object that was not looked at yet: its table comes with it. From one end to the other, one a chunk.
+    @Test func readsCostOneRequestEach() throws {
+        var meddled: MeddledStore!
+        let test = try TestVault { inner in
+            meddled = MeddledStore(inner)
+            return meddled
+        }
+        let disk = try ModelDisk(test.vault, sizeBytes: 16 << 20, seed: 73)
+        disk.fill()
+        try disk.replicateInitially()
+        let (point, sources) = try open(test.vault, disk.id, at: disk.sequence)
+        defer { sources.close() }
+        _ = try read(point, 5 << 20, 4096)
+        for (place, gets) in [(1 << 20, 1), (2 << 20 + 150_000, 1), (2 << 20 + 200_000, 1), (2 << 20 + 140_000, 0), (7 << 20 - 4096, 2)] {
+            meddled.resetCounts()
+            #expect(try read(point, place, 4096) == Array(disk.content[place..<place + 4096]))
+            #expect(meddled.counts.gets == gets, "at \(place)")
+        }
+        let (again, fresh) = try open(test.vault, disk.id, at: disk.sequence)
+        defer { fresh.close() }
+        _ = try read(again, 15 << 20, 4096)
+        meddled.resetCounts()
+        for position in stride(from: 0, to: 16 << 20, by: 1 << 20) { #expect(try read(again, position, 1 << 20) == Array(disk.content[position..<position + 1 << 20])) }
+        #expect(meddled.counts.gets <= 16 && meddled.counts.getBytes < 17 << 20, "\(meddled.counts.gets) GETs")
     }
 
     @Test func pointsAreFoundByName() throws {

@@ -75,7 +75,7 @@ import VirtualDisk
         let disk = try ModelDisk(test.vault, sizeBytes: 3 << 20, seed: 75, limits: limits)
         try disk.replicateInitially()
         for _ in 0..<14 { try disk.step(records: 2) }
-        let sources = PointSources(vault: test.vault, indexRecordsMax: 10_000)
+        let sources = PointSources(vault: test.vault, knownChangesMax: 10_000)
         defer { sources.close() }
         let sequences = disk.points.map(\.sequence)
         let readers = try sequences.map { try reader(test.vault, disk.id, at: $0, sources) }

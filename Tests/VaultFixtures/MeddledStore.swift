@@ -72,6 +72,16 @@ package final class MeddledStore: ObjectStore {
         return bytes
     }
 
+    package func get(_ key: String, first count: Int) throws(StoreError) -> [UInt8] {
+        try failIfTold(key)
+        let bytes = try inner.get(key, first: count)
+        counted.withLock {
+            $0.gets += 1
+            $0.getBytes += bytes.count
+        }
+        return bytes
+    }
+
     package func head(_ key: String) throws(StoreError) -> ObjectInfo? {
         try failIfTold(key)
         counted.withLock { $0.heads += 1 }

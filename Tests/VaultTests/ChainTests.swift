@@ -51,6 +51,27 @@ import VaultFixtures
         #expect(counts.heads <= 4 && counts.gets == 1 && counts.lists == 0, "\(counts.heads) HEAD, \(counts.gets) GET")
     }
 
+    @Test func aChainNeverSeenCostsFewRequests() throws {
+        var meddled: MeddledStore!
+        let test = try TestVault(encrypted: true) { inner in
+            meddled = MeddledStore(inner)
+            return meddled
+        }
+        let heads = test.vault.heads(group: group)
+        let epoch = try heads.claim(host: "a").document.writer.epoch
+        for number in 0..<700 { try bump(heads, epoch, "\(number)") }
+        let fresh = try test.reopened().heads(group: group)
+        meddled.resetCounts()
+        #expect(try fresh.newest()?.document.number == 701)
+        let counts = meddled.counts
+        #expect(counts.heads <= 4 && counts.gets == 1 && counts.lists == 1, "\(counts.heads) HEAD, \(counts.gets) GET, \(counts.lists) LIST")
+        // A LIST that names what is not there, or nothing: the numbers themselves are looked for.
+        for page in [ListPage(objects: [], isTruncated: false), ListPage(objects: [ListedObject(key: ObjectPlace.head(group: group, 300).key, sizeBytes: 1)], isTruncated: false)] {
+            meddled.meddle { $0.lists = { _, _ in page } }
+            #expect(try test.reopened().heads(group: group).newest()?.document.number == 701)
+        }
+    }
+
     @Test(arguments: [true, false]) func theSecondUploaderFencesTheFirst(conditional: Bool) throws {
         var meddled: MeddledStore!
         let test = try TestVault { inner in

@@ -41,7 +41,8 @@ import VaultFixtures
                     model = model.filter { !(change.start..<change.start + change.count).contains($0.key) }
                 }
             }
-            root = try MapUpdate(vault: test.vault, epoch: 1).apply([index], through: sequence, to: root, sizeBytes: size)
+            let changes = try SegmentChanges.readAll(test.vault, disk: disk, [entry], manifestLineage: lineage)
+            root = try MapUpdate(vault: test.vault, epoch: 1).apply(changes, through: sequence, to: root, sizeBytes: size)
             #expect(try entries(test.vault, try #require(root), blocks) == model.mapValues { "\($0.segment)/\($0.block)" }, "seed \(seed), step \(step)")
         }
     }
@@ -79,9 +80,9 @@ import VaultFixtures
         let writer = SegmentWriter(vault: test.vault, disk: disk, lineage: lineage)
         let record = SegmentRecord(kind: .write, sequence: 7, diskOffset: 33 << 30, length: 4096, wallNanoseconds: 0, flushedThrough: 0)
         try [UInt8](repeating: 5, count: 4096).withUnsafeBytes { try writer.append(record, payload: $0) }
-        let index = try SegmentIndex.read(test.vault, disk: disk, entry: try writer.finish(), manifestLineage: lineage)
+        let changes = try SegmentChanges.readAll(test.vault, disk: disk, [try writer.finish()], manifestLineage: lineage)
         meddled.resetCounts()
-        let next = try MapUpdate(vault: test.vault, epoch: 1).apply([index], through: 7, to: root, sizeBytes: size)
+        let next = try MapUpdate(vault: test.vault, epoch: 1).apply(changes, through: 7, to: root, sizeBytes: size)
         #expect(meddled.counts.puts.count == 3)
         // A chunk far away is still where it was.
         let reader = MapReader(vault: test.vault)
@@ -89,7 +90,7 @@ import VaultFixtures
             #expect(try reader.extent(next, at: chunk * 256, before: chunk * 256 + 1) == reader.extent(root, at: chunk * 256, before: chunk * 256 + 1))
         }
         // Nothing up to a lower sequence is nothing at all.
-        #expect(try MapUpdate(vault: test.vault, epoch: 1).apply([index], through: 6, to: root, sizeBytes: size) == root)
+        #expect(try MapUpdate(vault: test.vault, epoch: 1).apply(changes, through: 6, to: root, sizeBytes: size) == root)
     }
 
     @Test func aDiskMayGrow() throws {

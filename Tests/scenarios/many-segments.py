@@ -1,16 +1,19 @@
 """A sparse disk of 1 TiB with a long history: how soon a point of it is mounted, how soon a test failover of it is ready, when the first MiB is
 there, and what memory the worker takes. Read cold: each time by a new site, with nothing remembered.
 
-Short form: 1,000 segments in a directory, 2 test failovers at once. With FARSHORE_CAMPAIGN_SCALE=20: 10,000 segments in Ceph RGW, 20 at once.
+Short form: 1,000 segments in a directory, 2 test failovers at once. With FARSHORE_CAMPAIGN_SCALE=20: 10,000 segments in Ceph RGW, 20 at once, and
+once more through a proxy that counts what the target is asked. That a point opens without a request for each segment is a test of RecoveryPointsTests.
 """
 # Promise V4: The time to make a recovery disk and its worker's memory follow what the point's history has since its last map, what is
 # read and what is written, not the disk's size.
 import os
 import subprocess
 import time
+from collections import Counter
 
 from scenario import MIB, PROGRAM, SCALE, Scenario, check, requires, requires_root, run
 import objects
+from proxy import Proxy
 
 requires("fusermount3")
 requires_root()
@@ -49,6 +52,17 @@ def first_read(path, part):
     seconds = time.monotonic() - began
     check(len(data) == MIB and any(data), "nothing of what was written there is read")
     return seconds, data
+
+
+def counted(what, proxy):
+    """What the target was asked since the last call."""
+    with proxy.lock:
+        requests, proxy.requests[:] = list(proxy.requests), []
+    kinds = Counter()
+    for method, path, _, _ in requests:
+        words = path.split("?")[0].strip("/").split("/")[2:] or ["the bucket"]
+        kinds[f"{method} of {words[3] if words[0] == 'disks' else words[0]}"] += 1
+    print(f"{what}: {len(requests)} requests: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
 
 
 def told(what, seconds, goal):
@@ -119,3 +133,16 @@ with Scenario(seed=1) as s:
     looks = [look(directory) for directory in directories]
     print(f"their first MiB {min(seconds for seconds, _ in looks):.3f} to {max(seconds for seconds, _ in looks):.3f} s, "
           f"memory of each worker up to {max(memory for _, memory in looks) / MIB:.0f} MiB, of all {sum(memory for _, memory in looks) / MIB:.0f} MiB")
+
+    if LONG:
+        proxy = Proxy("127.0.0.1", port)
+        key = ("--vault", objects.location(bucket, proxy.port, "long"), "--key-file", s.key())
+        process = s.mount_points(s.path("counted"), *key, "--disk", "long", "--at", f"#{newest}", site=s.path("counting"))
+        path = s.path("counted", "long", str(newest), "disk.raw")
+        os.stat(path)
+        counted("point mount, cold", proxy)
+        first_read(path, 3)
+        counted("its first MiB", proxy)
+        s.stop(process)
+        finish("counting", begin("counting"))
+        counted("failover test, cold, with what is filled in meanwhile", proxy)

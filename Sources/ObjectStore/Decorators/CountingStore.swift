@@ -43,6 +43,12 @@ package final class CountingStore: ObjectStore {
         return bytes
     }
 
+    package func get(_ key: String, first count: Int) throws(StoreError) -> [UInt8] {
+        let bytes = try counted(\.gets) { () throws(StoreError) in try base.get(key, first: count) }
+        state.withLock { $0.bytesReceived += bytes.count }
+        return bytes
+    }
+
     package func head(_ key: String) throws(StoreError) -> ObjectInfo? {
         try counted(\.heads) { () throws(StoreError) in try base.head(key) }
     }

@@ -57,6 +57,10 @@ package final class RetryingStore: ObjectStore {
         try attempt { () throws(StoreError) in try base.get(key, range: range) }
     }
 
+    package func get(_ key: String, first count: Int) throws(StoreError) -> [UInt8] {
+        try attempt { () throws(StoreError) in try base.get(key, first: count) }
+    }
+
     package func head(_ key: String) throws(StoreError) -> ObjectInfo? {
         try attempt { () throws(StoreError) in try base.head(key) }
     }

@@ -71,6 +71,7 @@ package final class ThrottledStore: ObjectStore {
     }
 
     package func get(_ key: String, range: Range<UInt64>?) throws(StoreError) -> [UInt8] { try base.get(key, range: range) }
+    package func get(_ key: String, first count: Int) throws(StoreError) -> [UInt8] { try base.get(key, first: count) }
     package func head(_ key: String) throws(StoreError) -> ObjectInfo? { try base.head(key) }
     package func list(prefix: String, startAfter: String?) throws(StoreError) -> ListPage { try base.list(prefix: prefix, startAfter: startAfter) }
     package func delete(_ keys: [String]) throws(StoreError) { try base.delete(keys) }

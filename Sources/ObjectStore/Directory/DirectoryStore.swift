@@ -124,6 +124,16 @@ package final class DirectoryStore: ObjectStore {
         }
     }
 
+    package func get(_ key: String, first count: Int) throws(StoreError) -> [UInt8] {
+        let path = try KeyPath(key)
+        do throws(SystemError) {
+            let file = try openObject(path)
+            return try file.read(count: Int(min(UInt64(count), file.status().sizeBytes)), at: 0)
+        } catch {
+            throw objectError(error, key)
+        }
+    }
+
     package func head(_ key: String) throws(StoreError) -> ObjectInfo? {
         let path = try KeyPath(key)
         do throws(SystemError) {

@@ -66,6 +66,17 @@ extension TargetAnswer {
             try: "check that the target supports ranges")
     }
 
+    /// The first `count` bytes of the object, or all of it: a target may answer with the whole of a smaller one.
+    func start(_ count: Int, of key: String, at location: String) throws(StoreError) -> [UInt8] {
+        let stated = headers["content-range"] ?? ""
+        let size = stated.split(separator: "/").last.flatMap { UInt64($0) }
+        if status == 206, let size, UInt64(body.count) == min(size, UInt64(count)), stated.hasPrefix("bytes 0-\(body.count - 1)/") { return body }
+        if status == 200, body.count <= count { return body }
+        throw StoreError(
+            .corruptResponse, "\(location): GET of the first \(count) bytes of \(key) was answered with status \(status), \(body.count) bytes",
+            try: "check that the target supports ranges")
+    }
+
     func clockSkew(at location: String, ourClock: Int) -> StoreError {
         let ours = HTTPDate(secondsSince1970: ourClock).readable
         return StoreError(

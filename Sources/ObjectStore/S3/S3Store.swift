@@ -85,6 +85,17 @@ package final class S3Store: ObjectStore {
         return try succeed(request, "GET of \(range) of \(key)").bytes(of: range, of: key, at: errors.location)
     }
 
+    package func get(_ key: String, first count: Int) throws(StoreError) -> [UInt8] {
+        try ObjectKey.check(key)
+        do throws(StoreError) {
+            let request = TargetRequest(.get, path: path(key), headers: [("range", "bytes=0-\(count - 1)")], answerBytesMax: count)
+            return try succeed(request, "GET of the start of \(key)").start(count, of: key, at: errors.location)
+        } catch where error.code == .outOfRange {
+            // An empty object has no first byte.
+            return try get(key, range: nil)
+        }
+    }
+
     package func head(_ key: String) throws(StoreError) -> ObjectInfo? {
         try ObjectKey.check(key)
         let answer = try exchange(TargetRequest(.head, path: path(key)))

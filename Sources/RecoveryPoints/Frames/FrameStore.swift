@@ -10,6 +10,9 @@ package struct FrameStoreLimits: Sendable {
     package var cacheBytesMax = 64 << 20
     /// Frame tables kept; a chunk's takes about 400 bytes, a segment's a few KiB.
     package var tablesMax = 4_096
+    /// Of an object whose table is not known all up to the frames wanted is fetched by one request, when that is so much more than
+    /// these at most: else the table by a request of its own.
+    package var extraBytesMax = 512 << 10
 
     package init() {}
 }
@@ -36,6 +39,8 @@ package final class FrameStore: @unchecked Sendable {
     private var cachedBytes = 0
     private var clock: UInt64 = 0
     private var underway: Set<FrameKey> = []
+    /// Objects whose tables are on their way.
+    private var opening: Set<DataSource> = []
     private var tables: [DataSource: (object: SealedObject, lastUse: UInt64)] = [:]
 
     package init(vault: Vault, limits: FrameStoreLimits = FrameStoreLimits()) {
@@ -53,7 +58,7 @@ package final class FrameStore: @unchecked Sendable {
     /// Copies bytes `start…` of the source's plaintext into `buffer`. A block the source ends in is padded with zeros; what
     /// lies behind that is not there, and the map that names it is wrong.
     func read(_ source: DataSource, from start: Int, into buffer: UnsafeMutableRawBufferPointer) throws(VaultError) {
-        let object = try table(source)
+        let object = try table(source, for: start..<start + buffer.count)
         let end = min(start + buffer.count, object.header.plaintextBytes)
         guard start + buffer.count - end < FormatLimits.blockBytes else {
             throw .damaged(object: source.place.key, reason: "it has \(object.header.plaintextBytes) bytes, but a map or index names bytes up to \(start + buffer.count)")
@@ -75,7 +80,7 @@ package final class FrameStore: @unchecked Sendable {
     /// Brings the frames of the range into the cache. Errors are left for the read that needs the frames.
     func prefetch(_ source: DataSource, from start: Int, count: Int) {
         do throws(VaultError) {
-            let object = try table(source)
+            let object = try table(source, for: start..<start + count)
             let end = min(start + count, object.header.plaintextBytes)
             guard start < end else { return }
             try withFrames(source, object, (start / object.header.frameBytes)..<((end - 1) / object.header.frameBytes + 1)) { _, _ in }
@@ -154,17 +159,30 @@ package final class FrameStore: @unchecked Sendable {
 
     // MARK: Frame tables
 
-    private func table(_ source: DataSource) throws(VaultError) -> SealedObject {
+    /// The table of an object of which `wanted` is about to be read: fetched with the frames that it lies in, where they are near the beginning.
+    private func table(_ source: DataSource, for wanted: Range<Int> = 0..<0) throws(VaultError) -> SealedObject {
         condition.lock()
-        clock += 1
-        tables[source]?.lastUse = clock
-        let known = tables[source]?.object
+        defer { condition.unlock() }
+        while true {
+            clock += 1
+            tables[source]?.lastUse = clock
+            if let known = tables[source]?.object { return known }
+            if opening.insert(source).inserted { break }
+            condition.wait()
+        }
         condition.unlock()
-        if let known { return known }
-        let object = try vault.sealedObject(source.place)
+        let end = (wanted.upperBound + FormatLimits.frameBytes - 1) / FormatLimits.frameBytes * FormatLimits.frameBytes
+        let opened: Result<(object: SealedObject, frames: [[UInt8]?]), VaultError>
+        do throws(VaultError) {
+            opened = .success(try vault.sealedObject(source.place, andFirst: end - wanted.count <= limits.extraBytesMax ? end : 0))
+        } catch { opened = .failure(error) }
         condition.lock()
+        opening.remove(source)
+        condition.broadcast()
+        let (object, frames) = try opened.get()
         keepTable(object, source)
-        condition.unlock()
+        // One that is damaged is met again by who needs it.
+        for case (let frame, let bytes?) in frames.enumerated() { keep(bytes, FrameKey(source: source, frame: frame)) }
         return object
     }
 

@@ -1,5 +1,5 @@
 // The records of segments over a map, flattened: for each block the newest record that touches it. Built once when a
-// point is opened, from segment indexes alone.
+// point is opened, without a payload.
 
 package import Vault
 
@@ -12,14 +12,13 @@ package struct Overlay: Sendable {
     private init(extents: [MapExtent]) { self.extents = extents }
 
     /// `segments` rise; records above `through` are left out.
-    package init(_ segments: [SegmentIndex], through: UInt64) {
+    package init(_ segments: [SegmentChanges], through: UInt64) {
         var layers: [MapExtent] = []
         for segment in segments {
-            for record in segment.records where record.changesDisk && record.sequence <= through {
-                let isWrite = record.kind == .write
+            for change in segment.changes where change.sequence <= through {
                 layers.append(MapExtent(
-                    startBlock: record.startBlock, blockCount: record.blockCount, source: isWrite ? .segment(segment.id) : nil,
-                    sourceBlock: isWrite ? UInt32(record.position / UInt64(FormatLimits.blockBytes)) : 0))
+                    startBlock: change.startBlock, blockCount: change.blockCount, source: change.sourceBlock == nil ? nil : .segment(segment.id),
+                    sourceBlock: change.sourceBlock ?? 0))
             }
         }
         extents = Self.flattened(layers)

@@ -1,5 +1,5 @@
 // The state of a disk at one sequence, read straight from the vault: the map and the records over it, resolved to
-// pieces of chunks and segments. Opening reads the indexes of the segments since the map; pages and frames come when
+// pieces of chunks and segments. Opening reads what the segments since the map changed; pages and frames come when
 // they are needed. Used by PointDisk (mount) and Restore.
 
 package import Vault
@@ -11,12 +11,12 @@ package final class PointSources: Sendable {
     package let frames: FrameStore
     package let maps: MapReader
     package let prefetch = PrefetchThreads()
-    let indexes: SegmentIndexes
+    let changes: KnownChanges
 
-    /// `indexRecordsMax`: so much of the indexes of segments is kept for points that are opened later.
-    package init(vault: Vault, limits: FrameStoreLimits = FrameStoreLimits(), indexRecordsMax: Int = 0) {
+    /// `knownChangesMax`: so many changes that segments made are kept for points that are opened later.
+    package init(vault: Vault, limits: FrameStoreLimits = FrameStoreLimits(), knownChangesMax: Int = 0) {
         self.vault = vault
-        indexes = SegmentIndexes(recordsMax: indexRecordsMax)
+        changes = KnownChanges(changesMax: knownChangesMax)
         frames = FrameStore(vault: vault, limits: limits)
         maps = MapReader(vault: vault)
     }
@@ -51,10 +51,10 @@ package final class PointReader: Sendable {
 
         init(_ sources: PointSources, _ disk: VaultID, _ plan: ReadPlan) throws(VaultError) {
             root = plan.root
-            segments = plan.segments
-            let indexes = try PointReader.indexes(sources, disk, plan)
-            for index in indexes { sources.frames.remember(index.object, of: .segment(disk: disk, index.id)) }
-            overlay = Overlay(indexes, through: plan.sequence)
+            segments = plan.segments.map(\.withoutIndex)
+            let changes = try PointReader.changes(sources, disk, plan)
+            for segment in changes { sources.frames.remember(segment.object, of: .segment(disk: disk, segment.id)) }
+            overlay = Overlay(changes, through: plan.sequence)
         }
     }
 
@@ -66,14 +66,14 @@ package final class PointReader: Sendable {
         view = Mutex(try View(sources, disk, plan))
     }
 
-    private static func indexes(_ sources: PointSources, _ disk: VaultID, _ plan: ReadPlan) throws(VaultError) -> [SegmentIndex] {
-        let indexes = try sources.indexes.read(sources.vault, disk, plan.segments)
-        for index in indexes {
-            for record in index.records where record.changesDisk && record.diskOffset + record.length > plan.sizeBytes && record.sequence <= plan.sequence {
-                throw .damaged(object: index.object.place.key, reason: "record \(record.sequence) reaches beyond the disk of \(plan.sizeBytes) bytes")
+    private static func changes(_ sources: PointSources, _ disk: VaultID, _ plan: ReadPlan) throws(VaultError) -> [SegmentChanges] {
+        let segments = try sources.changes.read(sources.vault, disk, plan.segments)
+        for segment in segments {
+            for change in segment.changes where change.end > plan.sizeBytes && change.sequence <= plan.sequence {
+                throw .damaged(object: segment.object.place.key, reason: "record \(change.sequence) reaches beyond the disk of \(plan.sizeBytes) bytes")
             }
         }
-        return indexes
+        return segments
     }
 
     // MARK: Where bytes are

@@ -19,7 +19,7 @@ final class ReadAhead: Sendable {
     /// `count` bytes at `offset` are about to be read.
     func note(_ offset: UInt64, _ count: Int, _ reader: PointReader) {
         let end = offset + UInt64(count)
-        let ahead: [UInt64] = stream.withLock { stream in
+        let ahead: [Range<UInt64>] = stream.withLock { stream in
             let near = stream.expected != .max && offset <= stream.expected + UInt64(Self.step) && offset + UInt64(Self.step) >= stream.expected
             stream.streak = near ? stream.streak + 1 : 0
             stream.expected = near ? max(stream.expected, end) : end
@@ -28,15 +28,18 @@ final class ReadAhead: Sendable {
                 return []
             }
             let window = UInt64(min(Self.bytesMax, Self.step * stream.streak))
-            var starts: [UInt64] = []
+            var steps: [Range<UInt64>] = []
             var start = max(stream.fetchedThrough, end)
-            while start + UInt64(Self.step) <= min(end + window, reader.sizeBytes) {
-                starts.append(start)
-                start += UInt64(Self.step)
+            while true {
+                // Chunks begin at multiples of a step, and a whole one is one request.
+                let next = min((start / UInt64(Self.step) + 1) * UInt64(Self.step), reader.sizeBytes)
+                guard start < next, next <= end + window else { break }
+                steps.append(start..<next)
+                start = next
             }
             stream.fetchedThrough = max(stream.fetchedThrough, start)
-            return starts
+            return steps
         }
-        for start in ahead { reader.readAhead(at: start, count: Self.step) }
+        for step in ahead { reader.readAhead(at: step.lowerBound, count: step.count) }
     }
 }

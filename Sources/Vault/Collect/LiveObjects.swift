@@ -58,6 +58,9 @@ struct LiveObjects {
             if let before = manifest.fulls?.max(by: { $0.fullNumber < $1.fullNumber }) {
                 names.insert(.manifest(disk: state.disk, lineage: before.lineage ?? manifest.lineage, sequence: before.sequence))
             }
+            for part in manifest.parts ?? [] {
+                names.insert(.manifest(disk: state.disk, lineage: part.lineage ?? manifest.lineage, sequence: part.sequence))
+            }
             for entry in manifest.segments {
                 names.insert(.segment(disk: state.disk, SegmentID(lineage: entry.lineage ?? manifest.lineage, first: entry.first, last: entry.last)))
             }

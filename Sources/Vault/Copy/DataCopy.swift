@@ -88,6 +88,9 @@ final class DataCopy {
                 try want(Wanted(place: .segment(disk: disk, lineage: entry.lineage ?? manifest.lineage, first: entry.first, last: entry.last), hash: entry.hash))
             }
             if manifest.kind == .full { fulls.append(manifest) }
+            for part in manifest.parts ?? [] where next.manifests.insert(part.hash).inserted {
+                try want(Wanted(place: .manifest(disk: disk, lineage: part.lineage ?? manifest.lineage, sequence: part.sequence), hash: part.hash))
+            }
             let named = manifest.fulls ?? []
             for full in named where full.sequence >= state.oldestSequence {
                 open.append((ManifestRef(lineage: full.lineage, sequence: full.sequence, hash: full.hash), manifest.lineage))

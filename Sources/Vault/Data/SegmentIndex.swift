@@ -1,5 +1,5 @@
-// The index of a stored segment, read without its payload: one ranged GET. Readers of points and the builder of maps
-// use it; every field is checked before it is believed.
+// The index of a stored segment, read without its payload: one ranged GET; every field is checked before it is believed. What reads
+// flush boundaries and what checks a vault uses it, and SegmentChanges where no manifest carries it.
 
 import BlockIO
 import ObjectStore

@@ -2,6 +2,7 @@
 // Used by the uploader on one thread; memory is the payload twice.
 
 import BlockIO
+import Foundation
 
 package final class SegmentWriter {
     private let vault: Vault
@@ -50,9 +51,15 @@ package final class SegmentWriter {
         let stored = try vault.putVerified(place, sealed) { [vault] stored throws(VaultError) in
             try vault.withKeys { keys throws(VaultError) in try SealedObject.open(stored, place: place, keys: keys) } == plaintext
         }
+        // Of what is in the vault: an earlier try has another salt.
+        let sealedHeader = try stored.withBytes { bytes throws(VaultError) in
+            try ObjectHeader(bytes, key: place.key, expected: .segment, vaultCipher: vault.keys.cipher)
+        }
+        let changes = records.compactMap { DiskChange($0.placed(behind: header.payloadOffset)) }
+        let index = SegmentChanges.carried(changes, first: first, payloadOffset: header.payloadOffset, of: stored[..<sealedHeader.tableEnd])
         let entry = SegmentEntry(
             lineage: nil, first: first, last: last, bytes: UInt64(stored.count), hash: Hash256(bytes: Digest.sha256(stored))!, records: UInt64(records.count),
-            payloadOffset: UInt64(header.payloadOffset), payloadBytes: UInt64(payload.count))
+            payloadOffset: UInt64(header.payloadOffset), payloadBytes: UInt64(payload.count), index: Data(index))
         records.removeAll(keepingCapacity: true)
         payload.removeAll(keepingCapacity: true)
         return entry
@@ -64,13 +71,20 @@ package final class SegmentWriter {
             index.initializeMemory(as: UInt8.self, repeating: 0)
             header.encode(into: index)
             for (number, record) in records.enumerated() {
-                var placed = record
-                placed.position = record.payloadBytes > 0 ? record.position + UInt64(header.payloadOffset) : 0
-                placed.encode(into: index, at: SegmentHeader.byteCount + SegmentRecord.byteCount * number)
+                record.placed(behind: header.payloadOffset).encode(into: index, at: SegmentHeader.byteCount + SegmentRecord.byteCount * number)
             }
             UnsafeMutableRawBufferPointer(rebasing: bytes[header.payloadOffset...]).copyBytes(from: payload)
         }
     }
 
     private static func padded(_ count: Int) -> Int { (count + FormatLimits.blockBytes - 1) / FormatLimits.blockBytes * FormatLimits.blockBytes }
+}
+
+extension SegmentRecord {
+    /// With its position in the plaintext, once the size of the index before the payload is known.
+    fileprivate func placed(behind payloadOffset: Int) -> SegmentRecord {
+        var placed = self
+        placed.position = payloadBytes > 0 ? position + UInt64(payloadOffset) : 0
+        return placed
+    }
 }

@@ -1,6 +1,6 @@
 // What can be read of a disk: its points, and for a sequence the map and the segments that give the state there
 // (docs/formats/vault.md section 9). Reads few manifests: those since the last full one, or one full one found over
-// references that double their distance. Below the window there are the kept points only.
+// references that double their distance; several at a time, and none twice. Below the window there are the kept points only.
 
 import Synchronization
 
@@ -11,7 +11,7 @@ package struct ReadPlan: Sendable {
     /// The map, of the state at `baseSequence`.
     package let root: MapRoot
     package let baseSequence: UInt64
-    /// Rising; their lineage is always filled in.
+    /// Rising; their lineage is always filled in, and what they change where a manifest carries it.
     package let segments: [SegmentEntry]
     /// The points after `baseSequence` up to `sequence`.
     package let points: [RecoveryPoint]
@@ -20,6 +20,8 @@ package struct ReadPlan: Sendable {
 }
 
 package struct DiskHistory: Sendable {
+    private static let threads = 16
+
     package let vault: Vault
     package let state: DiskState
     /// The other disks of the group, in the same head: a point of the group is there when it is there on all of them.
@@ -136,13 +138,14 @@ package struct DiskHistory: Sendable {
     }
 
     private func planInTail(_ lineage: LineageState, _ sequence: UInt64) throws(VaultError) -> ReadPlan {
-        let full = try manifest(lineage.full, lineage.id)
+        let count = sequence > lineage.full.sequence ? (lineage.tail.firstIndex { $0.sequence >= sequence } ?? lineage.tail.count - 1) + 1 : 0
+        let manifests = try self.manifests([lineage.full] + lineage.tail.prefix(count), lineage.id)
+        let full = manifests[0]
         guard let root = full.root else { throw notFull(full) }
         var segments: [SegmentEntry] = []
         var points: [RecoveryPoint] = []
         var reached = full.sequence
-        for ref in lineage.tail where reached < sequence {
-            let part = try manifest(ref, lineage.id)
+        for part in manifests.dropFirst() {
             guard part.after == reached, part.kind != .full else {
                 throw .damaged(object: key(part), reason: "it does not continue the manifest at \(reached)")
             }
@@ -174,7 +177,7 @@ package struct DiskHistory: Sendable {
         }
         let baseRef = ManifestRef(lineage: before.lineage ?? full.lineage, sequence: before.sequence, hash: before.hash)
         return ReadPlan(
-            sequence: sequence, sizeBytes: state.sizeBytes(at: sequence), root: base, baseSequence: full.after, segments: needed(full, sequence),
+            sequence: sequence, sizeBytes: state.sizeBytes(at: sequence), root: base, baseSequence: full.after, segments: try indexed(needed(full, sequence), full),
             points: full.points.filter { $0.sequence <= sequence }, full: baseRef)
     }
 
@@ -195,6 +198,33 @@ package struct DiskHistory: Sendable {
         return nil
     }
 
+    /// With what they change, from the parts of the full manifest that lists them.
+    private func indexed(_ segments: [SegmentEntry], _ full: Manifest) throws(VaultError) -> [SegmentEntry] {
+        guard let last = segments.last(where: { $0.index == nil }) else { return segments }
+        var after = full.after
+        let parts = (full.parts ?? []).filter { part in
+            defer { after = part.sequence }
+            return after < last.last
+        }
+        let read = try mapInParallel(parts, threads: Self.threads) { ref throws(VaultError) -> Manifest? in
+            do throws(VaultError) { return try manifest(ref, full.lineage) } catch {
+                // Then the segments are asked.
+                guard error.isIntegrityDamage else { throw error }
+                return nil
+            }
+        }
+        var carried: [SegmentID: SegmentEntry] = [:]
+        for part in read.compactMap(\.self) {
+            for entry in part.segments { carried[SegmentID(lineage: entry.lineage ?? part.lineage, first: entry.first, last: entry.last)] = entry }
+        }
+        return segments.map { entry in
+            guard entry.index == nil, let found = carried[SegmentID(lineage: entry.lineage ?? full.lineage, first: entry.first, last: entry.last)], found.hash == entry.hash else {
+                return entry
+            }
+            return entry.carrying(found.index)
+        }
+    }
+
     private func needed(_ manifest: Manifest, _ sequence: UInt64) -> [SegmentEntry] {
         manifest.segments.filter { $0.first <= sequence }.map { $0.named(from: manifest.lineage) }
     }
@@ -205,7 +235,12 @@ package struct DiskHistory: Sendable {
     }
 
     private func manifest(_ ref: ManifestRef, _ lineage: VaultID) throws(VaultError) -> Manifest {
-        try vault.manifest(ref, disk: state.disk, lineage: lineage)
+        try vault.knownManifests.manifest(ref, disk: state.disk, lineage: lineage, in: vault)
+    }
+
+    /// Several, in their order.
+    private func manifests(_ refs: [ManifestRef], _ lineage: VaultID) throws(VaultError) -> [Manifest] {
+        try mapInParallel(refs, threads: Self.threads) { ref throws(VaultError) in try manifest(ref, lineage) }
     }
 
     private func key(_ manifest: Manifest) -> String {

@@ -69,7 +69,7 @@ package final class HistoryWriter {
         let plan = try DiskHistory(vault: vault, state: state).plan(at: branch)
         guard let baseRef = plan.full else { throw .notFound("the disk \(disk) cannot go on from the kept point \(branch), which is below its window") }
         let base = try manifest(baseRef, parent.id)
-        let indexes = try SegmentIndex.readAll(vault, disk: disk, plan.segments, manifestLineage: parent.id)
+        let indexes = try SegmentChanges.readAll(vault, disk: disk, plan.segments, manifestLineage: parent.id)
         let root = try MapUpdate(vault: vault, epoch: epoch).apply(indexes, through: branch, to: plan.root, sizeBytes: plan.sizeBytes)
         let newest = try step(parent)
         let last = parent.tail.last ?? parent.full
@@ -95,7 +95,7 @@ package final class HistoryWriter {
         guard let lineage = state.current else { throw .refused("the disk \(disk) has no lineage yet") }
         let step = try self.step(lineage)
         guard let root = step.full.root else { throw .refused("the disk \(disk) has no map") }
-        let indexes = try SegmentIndex.readAll(vault, disk: disk, step.segments, manifestLineage: lineage.id)
+        let indexes = try SegmentChanges.readAll(vault, disk: disk, step.segments, manifestLineage: lineage.id)
         return try MapUpdate(vault: vault, epoch: epoch).apply(indexes, through: lineage.sequence, to: root, sizeBytes: step.newest.sizeBytes)
     }
 
@@ -164,11 +164,12 @@ package final class HistoryWriter {
     ) throws(VaultError) -> ManifestRef {
         let sizeBytes = state.sizeBytes
         let segments = step.segments + added
-        let indexes = try SegmentIndex.readAll(vault, disk: disk, segments, manifestLineage: lineage.id)
+        let indexes = try SegmentChanges.readAll(vault, disk: disk, segments, manifestLineage: lineage.id)
         let root = try MapUpdate(vault: vault, epoch: epoch).apply(indexes, through: sequence, to: step.full.root, sizeBytes: sizeBytes)
         let manifest = Manifest(
             vault: vault.id, disk: disk, lineage: lineage.id, kind: .full, after: step.full.sequence, sequence: sequence, number: step.newest.number + 1,
-            previous: lineage.tail.last ?? lineage.full, sizeBytes: sizeBytes, segments: segments, points: step.tail.flatMap(\.points) + points, root: root,
+            previous: lineage.tail.last ?? lineage.full, sizeBytes: sizeBytes, segments: step.segments.map(\.withoutIndex) + added,
+            points: step.tail.flatMap(\.points) + points, parts: lineage.tail, root: root,
             baseRoot: step.full.root, fullNumber: (step.full.fullNumber ?? 0) + 1, fulls: try fulls(after: step.full, lineage.full, oldest: state.oldestSequence))
         return try put(manifest)
     }

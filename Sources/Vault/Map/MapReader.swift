@@ -1,6 +1,6 @@
 // Reads a map page by page as it is needed, with a bounded number of pages kept. Shared by all readers of a disk.
 
-import Synchronization
+import BlockIO
 
 /// A range of blocks and what holds it; `source` nil reads as zeros.
 package struct MapExtent: Equatable, Sendable {
@@ -17,21 +17,24 @@ package struct MapExtent: Equatable, Sendable {
     }
 }
 
-package final class MapReader: Sendable {
+package final class MapReader: @unchecked Sendable {
+    // Sendable: everything below `monitor` is only touched while it is locked.
+
     private struct Cached {
         let page: MapPage
         var lastUse: UInt64
     }
 
-    private struct Cache {
-        var pages: [Hash256: Cached] = [:]
-        var clock: UInt64 = 0
-    }
-
     private let vault: Vault
     /// Pages kept; a leaf with 16,384 runs is the largest at under 2 MiB, a usual one has a few KiB.
     private let pagesMax: Int
-    private let cache = Mutex(Cache())
+
+    /// Guards the cache and the pages on their way, so that the first readers of a map do not all ask for its upper pages.
+    private let monitor = Monitor()
+    private let arrived = Signal()
+    private var pages: [Hash256: Cached] = [:]
+    private var clock: UInt64 = 0
+    private var underway: Set<Hash256> = []
 
     package init(vault: Vault, pagesMax: Int = 64) {
         self.vault = vault
@@ -124,27 +127,32 @@ package final class MapReader: Sendable {
             sourceBlock: run.sourceBlock + UInt32(position - Int(run.start)))
     }
 
-    /// Two threads may fetch the same page at once; that costs a request, never a wrong page.
     private func page(_ id: Hash256, level: Int, firstBlock: UInt64) throws(VaultError) -> MapPage {
-        let found: MapPage? = cache.withLock { cache in
-            cache.clock += 1
-            cache.pages[id]?.lastUse = cache.clock
-            return cache.pages[id]?.page
-        }
-        if let found {
-            // A cached page was checked for its own place; a damaged map could name it at another.
-            guard found.covers(level: level, firstBlock: firstBlock) else {
-                throw .damaged(object: ObjectPlace.mapPage(id).key, reason: "it is named at a place it does not cover")
+        monitor.lock()
+        defer { monitor.unlock() }
+        while true {
+            if let found = pages[id]?.page {
+                clock += 1
+                pages[id]?.lastUse = clock
+                // A cached page was checked for its own place; a damaged map could name it at another.
+                guard found.covers(level: level, firstBlock: firstBlock) else {
+                    throw .damaged(object: ObjectPlace.mapPage(id).key, reason: "it is named at a place it does not cover")
+                }
+                return found
             }
-            return found
+            if underway.insert(id).inserted { break }
+            monitor.wait(for: arrived)
         }
-        let page = try vault.mapPage(id, level: level, firstBlock: firstBlock)
-        cache.withLock { cache in
-            if cache.pages.count >= pagesMax, let oldest = cache.pages.min(by: { $0.value.lastUse < $1.value.lastUse })?.key {
-                cache.pages[oldest] = nil
-            }
-            cache.pages[id] = Cached(page: page, lastUse: cache.clock)
-        }
+        monitor.unlock()
+        let fetched: Result<MapPage, VaultError>
+        do throws(VaultError) { fetched = .success(try vault.mapPage(id, level: level, firstBlock: firstBlock)) } catch { fetched = .failure(error) }
+        monitor.lock()
+        underway.remove(id)
+        arrived.wakeAll()
+        let page = try fetched.get()
+        if pages.count >= pagesMax, let oldest = pages.min(by: { $0.value.lastUse < $1.value.lastUse })?.key { pages[oldest] = nil }
+        clock += 1
+        pages[id] = Cached(page: page, lastUse: clock)
         return page
     }
 }

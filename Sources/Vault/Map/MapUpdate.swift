@@ -14,13 +14,13 @@ package struct MapUpdate: Sendable {
 
     /// The map after all records with sequence <= `through`, of segments in the order of their sequences. The disk may
     /// have grown to `sizeBytes` since `base` was made; nil stands for a disk of zeros.
-    package func apply(_ segments: [SegmentIndex], through: UInt64, to base: MapRoot?, sizeBytes: UInt64) throws(VaultError) -> MapRoot {
+    package func apply(_ segments: [SegmentChanges], through: UInt64, to base: MapRoot?, sizeBytes: UInt64) throws(VaultError) -> MapRoot {
         let level = MapGeometry.rootLevel(sizeBytes: sizeBytes)
         let end = MapGeometry.blockCount(sizeBytes: sizeBytes)
         var changes: [MapChange] = []
         for segment in segments {
-            for record in segment.records where record.changesDisk && record.sequence <= through {
-                guard record.startBlock + record.blockCount <= end, record.diskOffset + record.length <= sizeBytes else {
+            for record in segment.changes where record.sequence <= through {
+                guard record.startBlock + record.blockCount <= end, record.end <= sizeBytes else {
                     throw .damaged(object: segment.object.place.key, reason: "record \(record.sequence) reaches beyond the disk of \(sizeBytes) bytes")
                 }
                 changes.append(change(record, of: segment.id))
@@ -43,11 +43,9 @@ package struct MapUpdate: Sendable {
         return MapRoot(level: level, id: id ?? .zero)
     }
 
-    private func change(_ record: SegmentRecord, of segment: SegmentID) -> MapChange {
-        let isWrite = record.kind == .write
-        return MapChange(
-            startBlock: record.startBlock, blockCount: record.blockCount, source: isWrite ? .segment(segment) : nil,
-            sourceBlock: isWrite ? UInt32(record.position / UInt64(FormatLimits.blockBytes)) : 0)
+    private func change(_ record: DiskChange, of segment: SegmentID) -> MapChange {
+        MapChange(
+            startBlock: record.startBlock, blockCount: record.blockCount, source: record.sourceBlock == nil ? nil : .segment(segment), sourceBlock: record.sourceBlock ?? 0)
     }
 
     /// Puts pages above the root of a smaller disk.

@@ -116,7 +116,7 @@ package final class MappedContent: Sendable {
             case .chunk(let chunk): .chunk(chunk)
             case .segment(let segment): .segment(disk: disk, lineage: segment.lineage, first: segment.first, last: segment.last)
             }
-        let object = try vault.sealedObject(place)
+        let object = try vault.sealedObject(place).object
         objects.withLock { objects in
             if objects.count >= Self.objectsMax { objects = [:] }
             objects[source] = object

@@ -44,8 +44,7 @@ struct Chain<Document: ChainDocument>: Sendable {
     }
 
     private func newest(_ remembered: UInt64?) throws(VaultError) -> Published<Document>? {
-        var number = try newestNumber(guess: remembered ?? 0)
-        if remembered == nil { number = try raised(number) }
+        var number = if let remembered { try newestNumber(guess: remembered) } else { try newestNumber() }
         guard number > 0 else {
             guard let remembered else { return nil }
             throw .rolledBack("\(name) is gone from the target, but this host has seen number \(remembered)")
@@ -148,25 +147,42 @@ struct Chain<Document: ChainDocument>: Sendable {
 
     // MARK: Finding the newest number
 
+    /// From a number that was there once.
     private func newestNumber(guess: UInt64) throws(VaultError) -> UInt64 {
         let interval = FormatLimits.anchorInterval
-        var start: UInt64 = 0
-        if guess > 0, try exists(guess) { start = guess }
-        let anchors = try lastPresent(from: start / interval, limit: FormatLimits.integerMax / interval / 2) { number throws(VaultError) in
-            try exists(number * interval)
-        }
+        let start = guess == 0 ? 0 : try exists(guess) ? guess : 0
+        let anchors = try newestAnchor(from: start / interval)
         // Above the newest anchor every number up to the newest is there, so galloping inside the window is safe.
-        let base = max(start, anchors * interval)
-        var newest = try lastPresent(from: base, limit: (anchors + 1) * interval - 1) { number throws(VaultError) in try exists(number) }
+        let end = (anchors + 1) * interval - 1
+        let found = try lastPresent(from: max(start, anchors * interval), limit: end) { number throws(VaultError) in try exists(number) }
+        return found == end ? try following(found) : found
+    }
+
+    /// Who never saw this chain asks LIST: it shows the newest in a page or two, and what lies behind a gap, for without it a lost object looks
+    /// like the end. It may be stale and name what is not there, so the numbers are looked for behind it, and where it names too much, without it.
+    private func newestNumber() throws(VaultError) -> UInt64 {
+        let anchor = try newestAnchor(from: 0) * FormatLimits.anchorInterval
+        let listed = try newestListed(after: anchor)
+        if listed > anchor, try exists(listed) { return try following(listed) }
+        let found = try newestNumber(guess: anchor)
+        return found >= listed ? found : try following(listed)
+    }
+
+    private func newestAnchor(from anchor: UInt64) throws(VaultError) -> UInt64 {
+        let interval = FormatLimits.anchorInterval
+        return try lastPresent(from: anchor, limit: FormatLimits.integerMax / interval / 2) { number throws(VaultError) in try exists(number * interval) }
+    }
+
+    private func following(_ number: UInt64) throws(VaultError) -> UInt64 {
+        var newest = number
         while try exists(newest + 1) { newest += 1 }
         return newest
     }
 
-    /// Who never saw this chain cannot tell a lost object from its end: LIST shows what lies behind the gap. It may be stale,
-    /// so it only raises the number found; a target that refuses it leaves that number.
-    private func raised(_ found: UInt64) throws(VaultError) -> UInt64 {
-        var highest = found
-        var last: String? = found > 0 ? place(found).key : nil
+    /// The highest number listed behind `number`, or that; a target that refuses a LIST tells nothing.
+    private func newestListed(after number: UInt64) throws(VaultError) -> UInt64 {
+        var highest = number
+        var last: String? = number > 0 ? place(number).key : nil
         while true {
             let page: ListPage
             do throws(StoreError) {
@@ -181,10 +197,8 @@ struct Chain<Document: ChainDocument>: Sendable {
                 highest = max(highest, number)
             }
             last = page.objects.last?.key
-            guard page.isTruncated, last != nil else { break }
+            guard page.isTruncated, last != nil else { return highest }
         }
-        while try exists(highest + 1) { highest += 1 }
-        return highest
     }
 
     /// The highest present number, where `from` counts as present and presence has no gaps up to `limit`.

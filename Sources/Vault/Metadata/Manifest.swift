@@ -1,5 +1,7 @@
 // disks/<disk>/<lineage>/manifests/<sequence>: what one step of replication added (docs/formats/vault.md section 9).
 
+package import Foundation
+
 package struct SegmentEntry: Codable, Equatable, Sendable {
     /// Where it is not the manifest's own.
     package let lineage: VaultID?
@@ -11,9 +13,11 @@ package struct SegmentEntry: Codable, Equatable, Sendable {
     package let records: UInt64
     package let payloadOffset: UInt64
     package let payloadBytes: UInt64
+    /// What it changes (`SegmentChanges`), where the manifest carries it.
+    package let index: Data?
 
     package init(
-        lineage: VaultID?, first: UInt64, last: UInt64, bytes: UInt64, hash: Hash256, records: UInt64, payloadOffset: UInt64, payloadBytes: UInt64
+        lineage: VaultID?, first: UInt64, last: UInt64, bytes: UInt64, hash: Hash256, records: UInt64, payloadOffset: UInt64, payloadBytes: UInt64, index: Data?
     ) {
         self.lineage = lineage
         self.first = first
@@ -23,6 +27,7 @@ package struct SegmentEntry: Codable, Equatable, Sendable {
         self.records = records
         self.payloadOffset = payloadOffset
         self.payloadBytes = payloadBytes
+        self.index = index
     }
 
     /// What can be added up and allocated without a second thought.
@@ -32,10 +37,15 @@ package struct SegmentEntry: Codable, Equatable, Sendable {
     }
 
     /// The same entry as a manifest of another lineage names it.
-    package func named(from lineage: VaultID) -> SegmentEntry {
+    package func named(from lineage: VaultID) -> SegmentEntry { with(lineage: self.lineage ?? lineage, index: index) }
+
+    package var withoutIndex: SegmentEntry { carrying(nil) }
+    package func carrying(_ index: Data?) -> SegmentEntry { with(lineage: lineage, index: index) }
+
+    private func with(lineage: VaultID?, index: Data?) -> SegmentEntry {
         SegmentEntry(
-            lineage: self.lineage ?? lineage, first: first, last: last, bytes: bytes, hash: hash, records: records, payloadOffset: payloadOffset,
-            payloadBytes: payloadBytes)
+            lineage: lineage, first: first, last: last, bytes: bytes, hash: hash, records: records, payloadOffset: payloadOffset, payloadBytes: payloadBytes,
+            index: index)
     }
 }
 
@@ -97,9 +107,11 @@ package struct Manifest: Codable, Equatable, Sendable {
     package let number: UInt64
     package let previous: ManifestRef?
     package let sizeBytes: UInt64
-    package let segments: [SegmentEntry]
+    package fileprivate(set) var segments: [SegmentEntry]
     package fileprivate(set) var points: [RecoveryPoint]
     package let merged: [MergedInterval]?
+    /// Of a full one: what carries the `index` of the segments that have none here.
+    package fileprivate(set) var parts: [ManifestRef]?
     package let root: MapRoot?
     package let baseRoot: MapRoot?
     package let fullNumber: UInt64?
@@ -107,7 +119,7 @@ package struct Manifest: Codable, Equatable, Sendable {
 
     package init(
         vault: VaultID, disk: VaultID, lineage: VaultID, kind: Kind, after: UInt64, sequence: UInt64, number: UInt64, previous: ManifestRef?, sizeBytes: UInt64,
-        segments: [SegmentEntry], points: [RecoveryPoint], merged: [MergedInterval]? = nil, root: MapRoot? = nil, baseRoot: MapRoot? = nil,
+        segments: [SegmentEntry], points: [RecoveryPoint], merged: [MergedInterval]? = nil, parts: [ManifestRef]? = nil, root: MapRoot? = nil, baseRoot: MapRoot? = nil,
         fullNumber: UInt64? = nil, fulls: [FullRef]? = nil
     ) {
         self.vault = vault
@@ -123,6 +135,7 @@ package struct Manifest: Codable, Equatable, Sendable {
         self.segments = segments
         self.points = points
         self.merged = merged
+        self.parts = parts
         self.root = root
         self.baseRoot = baseRoot
         self.fullNumber = fullNumber
@@ -146,13 +159,24 @@ package struct Manifest: Codable, Equatable, Sendable {
         }
         if merged.contains(where: { gap in points.contains { $0.sequence > gap.after && $0.sequence < gap.through } }) { return "a point in a merged interval" }
         guard kind == .full else {
-            return root == nil && baseRoot == nil && fullNumber == nil && fulls == nil && after < sequence ? nil : "a \(kind.rawValue) manifest with fields of a full one"
+            return root == nil && baseRoot == nil && parts == nil && fullNumber == nil && fulls == nil && after < sequence ? nil : "a \(kind.rawValue) manifest with fields of a full one"
         }
         guard let root, let fullNumber, fullNumber >= 1, fullNumber <= number else { return "a full manifest without a map" }
         if let flaw = root.flaw(sizeBytes: sizeBytes) { return flaw }
         if !segments.isEmpty && baseRoot == nil { return "segments without the map they are laid over" }
         if let baseRoot, baseRoot.level < 0 || baseRoot.level > FormatLimits.mapLevelMax { return "its base map has level \(baseRoot.level)" }
+        if (parts ?? []).contains(where: { $0.sequence > sequence }) { return "a full manifest with parts behind it" }
         return (fulls ?? []).contains { $0.fullNumber >= fullNumber || $0.sequence > sequence } ? "a full manifest that names a later one" : nil
+    }
+}
+
+extension Manifest {
+    /// What it says without what repeats other objects: of two tries the first may be an older version's.
+    fileprivate var withoutIndex: Manifest {
+        var rest = self
+        rest.segments = segments.map(\.withoutIndex)
+        rest.parts = nil
+        return rest
     }
 }
 
@@ -173,7 +197,7 @@ extension Vault {
             if found.points.elementsEqual(manifest.points, by: { $0.sequence == $1.sequence && $0.kind == $1.kind && $0.tag == $1.tag }) {
                 found.points = manifest.points
             }
-            return found == manifest
+            return found.withoutIndex == manifest.withoutIndex
         }
         return ManifestRef(lineage: nil, sequence: manifest.sequence, hash: Hash256(bytes: Digest.sha256(stored))!)
     }

@@ -66,7 +66,7 @@ package struct Retention: Sendable {
     /// The map of the state at the point: new pages where records changed it since the last map, no data.
     private func make(_ point: RecoveryPoint, _ history: DiskHistory, elapsedMicros: UInt64) throws(VaultError) -> KeptPoint {
         let plan = try history.plan(at: point.sequence)
-        let indexes = try SegmentIndex.readAll(vault, disk: history.state.disk, plan.segments, manifestLineage: history.state.disk)
+        let indexes = try SegmentChanges.readAll(vault, disk: history.state.disk, plan.segments, manifestLineage: history.state.disk)
         let root = try MapUpdate(vault: vault, epoch: epoch).apply(indexes, through: point.sequence, to: plan.root, sizeBytes: plan.sizeBytes)
         return KeptPoint(
             sequence: point.sequence, timeMicros: point.timeMicros, kind: point.kind, tag: point.tag, elapsedMicros: elapsedMicros, sizeBytes: plan.sizeBytes,

@@ -12,8 +12,8 @@ import Vault
 final class Bench {
     /// What may be written to one copy.
     static let scratchBytesMax: UInt64 = 8 << 30
-    /// Indexes of segments kept in memory, 64 bytes a record.
-    private static let indexRecordsMax = 600_000
+    /// What segments changed that is kept in memory, 32 bytes a change.
+    private static let knownChangesMax = 600_000
 
     private let export: PrivateExport
     private let scratchFolder: String
@@ -37,7 +37,7 @@ final class Bench {
     }
 
     func reader(_ vault: Vault, _ history: DiskHistory, at sequence: UInt64) throws -> PointReader {
-        let source = sources[vault.id] ?? PointSources(vault: vault, indexRecordsMax: Self.indexRecordsMax)
+        let source = sources[vault.id] ?? PointSources(vault: vault, knownChangesMax: Self.knownChangesMax)
         sources[vault.id] = source
         return try PointReader(source, disk: history.state.disk, plan: try history.plan(at: sequence))
     }

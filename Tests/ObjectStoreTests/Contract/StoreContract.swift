@@ -15,6 +15,7 @@ struct StoreContract: Sendable, CustomTestStringConvertible {
         StoreContract(name: "replace", check: replace),
         StoreContract(name: "empty object", check: emptyObject),
         StoreContract(name: "ranges", check: ranges),
+        StoreContract(name: "starts", check: starts),
         StoreContract(name: "missing object", check: missingObject),
         StoreContract(name: "put if absent", check: putIfAbsent),
         StoreContract(name: "racing puts if absent", check: racingPuts),
@@ -61,6 +62,15 @@ struct StoreContract: Sendable, CustomTestStringConvertible {
         expectCode(.outOfRange) { _ = try store.get("r", range: 99_999..<100_001) }
         expectCode(.outOfRange) { _ = try store.get("r", range: 100_000..<100_001) }
         expectCode(.outOfRange) { _ = try store.get("r", range: 1 << 50..<1 << 50 + 4096) }
+    }
+
+    @Sendable static func starts(_ store: any ObjectStore) throws {
+        let bytes = patternBytes(100_000, seed: 4)
+        try store.put("s", bytes, ifAbsent: false)
+        for count in [1, 4096, 99_999, 100_000, 100_001, 1 << 20] { #expect(try store.get("s", first: count) == Array(bytes.prefix(count))) }
+        try store.put("empty", [], ifAbsent: false)
+        #expect(try store.get("empty", first: 100) == [])
+        expectCode(.notFound) { _ = try store.get("nothing", first: 100) }
     }
 
     @Sendable static func missingObject(_ store: any ObjectStore) throws {
