@@ -16,17 +16,17 @@ package func requireGrowable(_ path: String, format: ImageFormat, from oldBytes:
     }
     // A record of the last block would be shorter than the block has become.
     guard oldBytes % 4096 == 0 else {
-        throw refuse("a disk of \(oldBytes) bytes, no multiple of 4 KiB, cannot grow", "farshore unprotect, make the image larger, and protect it under a new name")
+        throw refuse("a disk of \(oldBytes) bytes, no multiple of 4 KiB, cannot grow", "farshore unprotect DISK, make the image larger, and protect it under a new name")
     }
     guard container.status.kind == .regular else {
-        throw refuse("a disk on a block device cannot grow", "farshore unprotect, make the device larger, and protect it under a new name")
+        throw refuse("a disk on a block device cannot grow", "farshore unprotect DISK, make the device larger, and protect it under a new name")
     }
     switch format {
     case .raw: return
     case .vhdFixed, .vhdDynamic:
-        guard newBytes <= VHDFooter.sizeBytesMax else { throw refuse("a VHD holds at most 2,040 GiB", "farshore unprotect, then farshore image convert --to raw") }
+        guard newBytes <= VHDFooter.sizeBytesMax else { throw refuse("a VHD holds at most 2,040 GiB", "farshore unprotect DISK, then farshore image convert INPUT OUTPUT --to raw") }
     case .vhdDifferencing, .vhdx, .qcow2:
-        throw refuse("a disk in an image of the format \(format.rawValue) cannot grow", "farshore unprotect, make the image larger with its own tools, and protect it under a new name")
+        throw refuse("a disk in an image of the format \(format.rawValue) cannot grow", "farshore unprotect DISK, make the image larger with its own tools, and protect it under a new name")
     }
     if format == .vhdDynamic { _ = try GrowingDynamicVHD(container, to: newBytes) }
 }
@@ -69,7 +69,7 @@ private func growFixedVHD(
         guard footer.diskType == .fixed, footer.diskSizeBytes == oldBytes, footer.currentSizeBytes == oldBytes else {
             throw .unsupported(
                 path: path, what: "a fixed VHD whose footer says another size than its disk has cannot grow",
-                remedy: "farshore unprotect, then farshore image convert --to vhd-fixed")
+                remedy: "farshore unprotect DISK, then farshore image convert INPUT OUTPUT --to vhd-fixed")
         }
         grown = footer.grown(to: newBytes).encoded()
     }

@@ -7,6 +7,7 @@ import Failover
 import Foundation
 import ObjectStore
 import RecoveryPoints
+import Replication
 import Site
 import Testing
 import Vault
@@ -64,6 +65,9 @@ import VirtualDisk
         let report = try complete(sites)
         #expect(report.state == .failedOver)
         #expect(try sites.image(sites.home) == sites.model)
+        // Its uploader takes nobody for the other side of a split brain.
+        let early = try #require(try sites.upload(sites.home).first)
+        #expect(early.message.contains("came back to this host") && early.remedy.contains("farshore failover commit db, then farshore reprotect db"), "\(early)")
         let sent = sites.store.counts.bytesSent
         try settle(sites)
         // No initial replication: less was sent than half of the disk.
@@ -120,7 +124,7 @@ import VirtualDisk
         #expect(try failovers.heads.standing(of: TwoSites.name).state == .failingOver)
         let failure = #expect(throws: FailoverError.self) {
             try failovers.run(FailoverRequest(
-                unit: TwoSites.name, point: .latest, pointText: "latest", isPlanned: false, vaultURL: sites.store.location, keyFile: nil, passphraseFile: nil,
+                unit: TwoSites.name, point: nil, isPlanned: false, vaultURL: sites.store.location, keyFile: nil, passphraseFile: nil,
                 folder: sites.folder + "/recovery", sourceCommand: nil, startCommand: nil, commandSeconds: 5))
         }
         #expect(failure?.remedy.contains("farshore failback complete") == true)
@@ -310,6 +314,80 @@ import VirtualDisk
         #expect(try sites.newest() == sites.model)
         #expect(try oldestAfterRetention() > old)
         #expect(try sites.newest() == sites.model)
+    }
+
+    /// New images elsewhere that were begun and given up: the disk is where it was, and any place can be chosen again.
+    @Test(arguments: [true, false]) func newImagesThatAreGivenUpLeaveTheOldOnes(isWhole: Bool) throws {
+        let sites = try TwoSites(seed: 13)
+        try sites.home.close()
+        try sites.failOver(planned: true)
+        try sites.write(sites.away)
+        try sites.upload(sites.away)
+        let (before, elsewhere) = (try sites.home.entry, sites.folder + "/elsewhere")
+        let request = Failbacks.StartRequest(unit: TwoSites.name, imageFolder: elsewhere, logFolder: nil, isFull: false, dropsHomeWrites: true)
+        if isWhole { _ = try sites.failbacks(sites.home).start(request, show: { _ in }) } else {
+            #expect(throws: RefreshError.self) { try sites.failbacks(sites.home, isOver: { true }).start(request, show: { _ in }) }
+        }
+        #expect(try sites.home.entry.imagePath.hasPrefix(elsewhere))
+        let other = #expect(throws: FailoverError.self) { try start(sites, imageFolder: sites.folder + "/third") }
+        #expect(other?.remedy.contains("failback cancel") == true)
+        #expect(try sites.failbacks(sites.home).cancel(TwoSites.name).begun.isEmpty)
+        let after = try sites.home.entry
+        #expect(after.imagePath == before.imagePath && after.logFolder == before.logFolder && after.held?.contains("guests write on another host") == true)
+        #expect(try FileManager.default.contentsOfDirectory(atPath: elsewhere).isEmpty)
+        _ = try start(sites, imageFolder: sites.folder + "/third")
+        #expect(try sites.image(sites.home) == sites.model)
+        // At home for good, there is nothing to go back to.
+        try sites.prepare(sites.away)
+        _ = try complete(sites)
+        try settle(sites)
+        #expect(try Catalogue(site: sites.home.site).placeLeft(ofDisk: TwoSites.name) == nil)
+        #expect(try sites.home.entry.imagePath.hasPrefix(sites.folder + "/third"))
+    }
+
+    /// The pins of a failover keep what its disks are filled from, and go when they are.
+    @Test func thePinsOfAFailoverGoWhenItsDisksAreFilled() throws {
+        let sites = try TwoSites(seed: 14)
+        try sites.home.close()
+        _ = try sites.failovers(sites.away).run(FailoverRequest(
+            unit: TwoSites.name, point: nil, isPlanned: false, vaultURL: sites.store.location, keyFile: nil, passphraseFile: nil, folder: sites.folder + "/recovery",
+            sourceCommand: nil, startCommand: nil, commandSeconds: 5))
+        _ = try sites.failovers(sites.away).commit(TwoSites.name, keepsPoints: true)
+        let base = LogFolder(try sites.away.entry.logFolder).baseFile
+        func pins() throws -> Int { try sites.heads(sites.away).standing(of: TwoSites.name).head.pins?.count ?? 0 }
+        try Data().write(to: URL(fileURLWithPath: base))
+        _ = try sites.failbacks(sites.away).reprotect(TwoSites.name)
+        try sites.away.open()
+        try sites.write(sites.away)
+        #expect(try sites.upload(sites.away).isEmpty)
+        #expect(try pins() == 1)
+        try FileManager.default.removeItem(atPath: base)
+        try sites.write(sites.away)
+        #expect(try sites.upload(sites.away).isEmpty)
+        #expect(try pins() == 0)
+    }
+
+    /// Of the commands that change where a unit stands one runs at a time on a host.
+    @Test func noOtherCommandRunsBesideOneOfTheUnit() throws {
+        let sites = try TwoSites(seed: 12)
+        try sites.home.close()
+        try sites.failOver(planned: true)
+        let group = try sites.vault().disk(TwoSites.name).group.description
+        for (side, commands) in [
+            (sites.home, [
+                { _ = try start(sites) }, { _ = try complete(sites) }, { _ = try sites.failbacks(sites.home).cancel(TwoSites.name) },
+                { _ = try sites.failbacks(sites.home).releaseReplica(TwoSites.name, removesImages: false, dropsWrites: true) },
+            ]), (sites.away, [{ _ = try sites.failbacks(sites.away).reprotect(TwoSites.name) }]),
+        ] as [(TwoSites.Side, [() throws -> Void])] {
+            let lock = try SiteLock.tryTake(side.site.failoverLockPath(group: group))
+            #expect(lock != nil)
+            for command in commands {
+                let refusal = #expect(throws: FailoverError.self) { try command() }
+                #expect(refusal?.code == .inUse, "\(String(describing: refusal))")
+            }
+            withExtendedLifetime(lock) {}
+        }
+        _ = try start(sites)
     }
 
     @Test func aFailbackThatIsCancelledGoesOnLater() throws {

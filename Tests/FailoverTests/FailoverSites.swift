@@ -141,10 +141,10 @@ final class FailoverSites: @unchecked Sendable {
     }
 
     @discardableResult
-    func run(_ host: Host, planned: Bool = false, at point: String = "latest", source: String? = nil, start: String? = nil) throws -> FailoverReport {
+    func run(_ host: Host, planned: Bool = false, at point: String? = nil, source: String? = nil, start: String? = nil, folder: String? = nil) throws -> FailoverReport {
         try failovers(host).run(FailoverRequest(
-            unit: Self.unit, point: PointName(point)!, pointText: point, isPlanned: planned, vaultURL: store.location, keyFile: nil, passphraseFile: nil,
-            folder: host.site.path + "/recovery", sourceCommand: source, startCommand: start, commandSeconds: 5))
+            unit: Self.unit, point: point.map { PointName($0)! }, isPlanned: planned, vaultURL: store.location, keyFile: nil, passphraseFile: nil,
+            folder: folder ?? host.site.path + "/recovery", sourceCommand: source, startCommand: start, commandSeconds: 5))
     }
 
     /// `sending` runs while it waits for the vault.

@@ -120,7 +120,7 @@ import VaultFixtures
             let sites = try FailoverSites(disks: ["data"])
             let other = Result { try sites.failovers(sites.third) }
             sites.target.store.interrupt(at: call, .runs { _ = try? other.get().run(FailoverRequest(
-                unit: FailoverSites.unit, point: .latest, pointText: "latest", isPlanned: false, vaultURL: "", keyFile: nil, passphraseFile: nil,
+                unit: FailoverSites.unit, point: nil, isPlanned: false, vaultURL: "", keyFile: nil, passphraseFile: nil,
                 folder: sites.third.site.path + "/recovery", sourceCommand: nil, startCommand: nil, commandSeconds: 1)) })
             let first = Result { try sites.run(sites.target) }
             let wasReached = sites.target.store.calls >= call
@@ -384,7 +384,100 @@ import VaultFixtures
         let job = try #require(try Catalogue(site: sites.target.site).jobs().first)
         #expect(job.state == .failed && job.steps.first { $0.name == "source" }?.detail?.contains("unreachable") == true)
         let report = try sites.run(sites.target, start: "true")
-        #expect(report.errors.isEmpty)
+        #expect(report.errors.isEmpty && report.started == [FailoverSites.unit])
+        // Both are rehearsals that happened, the first a bad one; what is said a third time is none.
+        try sites.run(sites.target, start: "true")
+        let drills = try DrillReport(try sites.open(sites.store), sinceMicros: 0, limit: 10).entries
+        #expect(drills.map(\.event) == [.failover, .failover] && drills.map(\.drill.isGood) == [false, true])
+        #expect(drills.first?.drill.note.contains("exited 4") == true && drills.allSatisfy { $0.drill.disks.count == 2 && $0.drill.unit == FailoverSites.unit })
+    }
+
+    /// A unit that is over already is not started twice, and keeps its point until another is chosen.
+    @Test func aRunThatIsSaidAgainStartsOnlyWhatWasNotStarted() throws {
+        let sites = try FailoverSites(disks: ["data"])
+        let first = try sites.newest().min()!
+        try sites.write(2)
+        try sites.upload()
+        let out = sites.folder + "/started"
+        func starts() throws -> Int { try String(contentsOfFile: out, encoding: .utf8).count }
+        #expect(try sites.run(sites.target).isRepeated == false)
+        // None was given yet.
+        let now = try sites.run(sites.target, start: "printf x >> \(out)")
+        #expect(now.isRepeated && now.started == [FailoverSites.unit])
+        let again = try sites.run(sites.target, at: "latest", start: "printf x >> \(out)")
+        #expect(try again.isRepeated && again.started.isEmpty && starts() == 1)
+        let refusal = #expect(throws: FailoverError.self) { try sites.run(sites.target, at: "#\(first)") }
+        #expect(refusal?.code == .notNow && refusal?.remedy == "farshore failover change-point shop --at #\(first)", "\(String(describing: refusal))")
+        #expect(throws: FailoverError.self) { try sites.run(sites.target, folder: sites.folder + "/elsewhere") }
+        #expect(try Catalogue(site: sites.target.site).events(limit: 50).count { $0.text.contains("was failed over to this host") } == 1)
+        // Other disks are another start; its point is the one to be said again.
+        _ = try sites.failovers(sites.target).changePoint(FailoverSites.unit, to: .sequence(first), startCommand: "printf x >> \(out)", seconds: 5)
+        #expect(throws: FailoverError.self) { try sites.run(sites.target, at: "latest") }
+        #expect(try sites.run(sites.target, at: "#\(first)", start: "printf x >> \(out)").started.isEmpty && starts() == 2)
+    }
+
+    /// The empty disks of a machine go with the others, and what somebody else put there stays.
+    @Test func aFailoverThatIsTakenBackLeavesNoEmptyDisks() throws {
+        let sites = try FailoverSites(disks: ["data"])
+        var settings = MachineSettings(name: FailoverSites.unit)
+        settings.disks = [.init(name: "swap", excludedSizeBytes: 1 << 20)]
+        try sites.open(sites.store).updateCatalog { [settings] in $0.machines = [settings] }
+        let folder = sites.target.site.path + "/recovery"
+        let empty = folder + "/empty/swap.raw"
+        for isForeign in [true, false] {
+            try sites.run(sites.target, start: "test $FARSHORE_DISKS = 2")
+            #expect(FileManager.default.fileExists(atPath: empty))
+            if isForeign { try Data().write(to: URL(fileURLWithPath: folder + "/empty/own")) }
+            _ = try sites.failovers(sites.target).cancel(FailoverSites.unit, isLost: false)
+            #expect(!FileManager.default.fileExists(atPath: empty) && FileManager.default.fileExists(atPath: folder) == isForeign)
+            if isForeign { try FileManager.default.removeItem(atPath: folder + "/empty/own") }
+        }
+    }
+
+    /// A failover that stopped is in the report as well.
+    @Test func aFailoverThatFailedIsInTheDrillReport() throws {
+        let sites = try FailoverSites(disks: ["data"])
+        sites.target.dying.withLock { $0 = "make" }
+        #expect(throws: FencedFailure.self) { try sites.run(sites.target) }
+        sites.target.dying.withLock { $0 = nil }
+        try sites.run(sites.target)
+        let drills = try DrillReport(try sites.open(sites.store), sinceMicros: 0, limit: 10).entries.map(\.drill)
+        #expect(drills.map(\.isGood) == [false, true] && drills.map(\.disks.count) == [0, 1], "\(drills)")
+        #expect(drills[0].note.contains("the process is gone in make") && drills[0].behindMicros == nil && drills[1].behindMicros != nil)
+    }
+
+    /// What goes is counted before it goes; a pinned point is none of it.
+    @Test func aCommitSaysHowManyPointsGo() throws {
+        let sites = try FailoverSites()
+        for value in 2...5 {
+            try sites.write(UInt8(value))
+            try sites.upload()
+        }
+        let vault = try sites.open(sites.store)
+        func points() throws -> [RecoveryPoint] { try SharedPoints(vault, of: try vault.disk("data")).points(of: try vault.disk("data").id).map(\.point) }
+        let all = try points()
+        #expect(all.count >= 5)
+        _ = try vault.pin(try vault.disk("data"), sequence: all[1].sequence, name: "kept", reason: "", spanMicros: nil)
+        try sites.run(sites.target)
+        var told: Failovers.PointsBefore?
+        _ = try sites.failovers(sites.target).commit(FailoverSites.unit, keepsPoints: false) { told = $0 }
+        let left = try points()
+        #expect(left.contains { $0.sequence == all[1].sequence } && told?.count == all.count - left.count, "\(all.count) points, \(left.count) left, \(String(describing: told))")
+        #expect(told?.oldestMicros == all.first?.timeMicros)
+    }
+
+    /// Said again after the first one has ended, a commit lets nothing go that it kept.
+    @Test func aCommitThatIsSaidAgainKeepsThePoints() throws {
+        let sites = try FailoverSites(disks: ["data"])
+        let first = try sites.newest().min()!
+        try sites.write(2)
+        try sites.upload()
+        try sites.run(sites.target)
+        let failovers = try sites.failovers(sites.target)
+        #expect(try failovers.pointsBefore(try sites.standing()).count == 1)
+        _ = try failovers.commit(FailoverSites.unit, keepsPoints: true) { _ in Issue.record("nothing goes") }
+        let again = try failovers.commit(FailoverSites.unit, keepsPoints: false) { _ in Issue.record("nothing goes") }
+        #expect(again.state == .committed && again.head.disks.first?.oldestSequence ?? .max <= first)
     }
 
     @Test func oneDiskOfAMachineIsNotFailedOverAlone() throws {

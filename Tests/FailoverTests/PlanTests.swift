@@ -57,7 +57,7 @@ private let shop = """
 
 @Suite struct PlanRunTests {
     private func begin(_ text: String = shop, _ kind: RecoveryPlan.Kind = .unplanned) throws -> PlanRun {
-        PlanRun(id: "r", plan: try RecoveryPlan(text), document: text, kind: kind, now: 1)
+        PlanRun(id: "r", plan: try RecoveryPlan(text), document: text, kind: kind, by: "ada", now: 1)
     }
 
     private func texts(_ run: PlanRun) -> [String] { run.due.map { run.steps[$0].text } }
@@ -73,10 +73,10 @@ private let shop = """
         #expect(run.state == .waiting && run.due.isEmpty)
         // No process ends what waits for a person.
         run.end(1, succeeded: true, detail: nil, now: 5)
-        run.interrupted()
+        run.interrupted(now: 5)
         #expect(run.state == .waiting)
-        try run.answer(.goOn, note: "done by Ada", now: 6)
-        #expect(run.steps[1].detail == "done by Ada" && texts(run) == ["database: db1", "database: db2"])
+        try run.answer(.goOn, by: "bob", note: "done by Ada", now: 6)
+        #expect(run.steps[1].detail == "done by Ada" && run.steps[1].by == "bob" && texts(run) == ["database: db1", "database: db2"])
         run.begin(2, now: 7)
         run.begin(3, now: 7)
         run.end(2, succeeded: true, detail: nil, now: 8)
@@ -97,9 +97,16 @@ private let shop = """
         run.end(1, succeeded: true, detail: nil, now: 4)
         #expect(run.state == .stopped && run.due.isEmpty)
         var again = run
-        try again.answer(.goOn, note: nil, now: 5)
+        try again.answer(.goOn, by: "bob", note: nil, now: 5)
         #expect(texts(again) == ["database: db1"], "only what failed")
-        try run.answer(.skip, note: "db1 comes later", now: 5)
+        // What failed before, and who had it tried again, stays in the report.
+        again.begin(0, now: 6)
+        again.interrupted(now: 7)
+        again.begin(0, now: 8)
+        again.end(0, succeeded: true, detail: "up", now: 9)
+        #expect(again.steps[0].earlier?.map(\.state) == [.failed, .running] && again.steps[0].earlier?.map(\.by) == ["bob", nil])
+        #expect(again.steps[0].earlier?.first?.detail == "no key" && again.steps[0].earlier?.first?.endedMicros == 3 && again.steps[0].detail == "up")
+        try run.answer(.skip, by: "bob", note: "db1 comes later", now: 5)
         for step in run.due { run.begin(step, now: 6) }
         for (number, step) in [2, 3, 4].enumerated() { run.end(step, succeeded: number != 1, detail: nil, now: 7) }
         #expect(texts(run) == ["front: script ./check-front"], "the group goes on in spite of web2")
@@ -107,9 +114,9 @@ private let shop = """
         run.end(5, succeeded: false, detail: "exited 1", now: 9)
         run.begin(6, now: 10)
         #expect(run.state == .waiting)
-        try run.answer(.skip, note: nil, now: 11)
+        try run.answer(.skip, by: "bob", note: nil, now: 11)
         #expect(run.state == .failed && run.due.isEmpty)
-        #expect(throws: PlanRun.Refusal.notWaiting(.failed)) { try run.answer(.goOn, note: nil, now: 12) }
+        #expect(throws: PlanRun.Refusal.notWaiting(.failed)) { try run.answer(.goOn, by: "bob", note: nil, now: 12) }
     }
 
     /// Every way through: at each point every step under way may succeed, fail, or lose its process, and every question be answered
@@ -127,11 +134,11 @@ private let shop = """
             var next: [PlanRun] = []
             for step in run.due { next.append(with(run) { $0.begin(step, now: 1) }) }
             for step in under where !run.steps[step].isManual { for good in [true, false] { next.append(with(run) { $0.end(step, succeeded: good, detail: nil, now: 1) }) } }
-            if under.contains(where: { !run.steps[$0].isManual }) { next.append(with(run) { $0.interrupted() }) }
+            if under.contains(where: { !run.steps[$0].isManual }) { next.append(with(run) { $0.interrupted(now: 1) }) }
             if run.state == .waiting || run.state == .stopped {
                 for answer in [PlanRun.Answer.goOn, .skip] {
                     var answered = run
-                    try answered.answer(answer, note: nil, now: 1)
+                    try answered.answer(answer, by: "bob", note: nil, now: 1)
                     next.append(answered)
                 }
             }
@@ -174,7 +181,7 @@ private let shop = """
             return "up"
         }, tell: { _ in })
         let id = try runs.newID("p")
-        var run = PlanRun(id: id, plan: try RecoveryPlan(text), document: text, kind: .planned, now: 1)
+        var run = PlanRun(id: id, plan: try RecoveryPlan(text), document: text, kind: .planned, by: "ada", now: 1)
         try runs.save(run)
         // As a process that died while the script ran left it.
         run.begin(0, now: 2)
@@ -184,7 +191,7 @@ private let shop = """
         #expect(try String(contentsOfFile: folder + "/order", encoding: .utf8) == "planned p-1\n")
         run = try runs.run(id)
         #expect(run.steps[2].state == .failed && run.steps[2].detail == "no disk of b is in the vault")
-        try run.answer(.goOn, note: nil, now: 3)
+        try run.answer(.goOn, by: "bob", note: nil, now: 3)
         run = try execution.goOn(run)
         #expect(run.state == .stopped && asked.withLock { $0.last } == "c" && run.steps[5].detail == "exited 3")
         #expect(try runs.newID("p") == "p-2" && runs.all() == [run])

@@ -67,6 +67,32 @@ import VirtualDisk
         if isFilled { #expect(try [UInt8](Data(contentsOf: URL(filePath: made.imagePath))) == model, "the image is the disk, without Farshore") }
     }
 
+    /// No history could go on from it, so a failover refuses it; a test, which is thrown away, runs it.
+    @Test func aPointBelowTheWindowIsRunAsATest() throws {
+        let test = try TestVault()
+        let source = try replicated(test, seed: 3, steps: 2)
+        for _ in 0..<12 {
+            try source.step(records: 4)
+            _ = try source.thin(Thinning(rules: [.init(periodSeconds: 0, spanSeconds: 5), .init(periodSeconds: 3, spanSeconds: 900)]))
+        }
+        let vault = try test.reopened()
+        let history = try #require(try DiskHistory.newest(vault, try vault.disk("disk")))
+        let kept = try #require(try history.keptPoints().first).sequence
+        #expect(kept < history.state.oldestSequence)
+        let site = try RecoveredSite(test)
+        var plan = site.plan
+        plan.role = .test
+        try site.create(["disk"], at: kept, plan)
+        var model = source.content(at: kept)
+        let disk = try site.open("disk")
+        #expect(try disk.bytes(0, model.count) == model)
+        var numbers = SeededNumbers(seed: 4)
+        try scribble(disk, &model, 20, &numbers)
+        try disk.mergeAll()
+        #expect(try disk.bytes(0, model.count) == model)
+        try site.close("disk")
+    }
+
     @Test func theUploaderLeavesItAloneAndThenBranches() throws {
         let test = try TestVault()
         let source = try replicated(test, seed: 3)
@@ -153,14 +179,17 @@ import VirtualDisk
             #expect(try disk.bytes(0, source.content.count) == source.content)
             #expect(!FileManager.default.fileExists(atPath: made.logFolder + "/making"), "served: not to be made anew")
             try site.close("disk")
-            try site.disks().remove(["disk"])
+            try site.disks().remove(["disk"], in: site.plan.folder)
             #expect(!FileManager.default.fileExists(atPath: made.imagePath) && !FileManager.default.fileExists(atPath: made.logFolder))
             #expect(try site.catalogue.disks().isEmpty)
-            try site.disks().remove(["disk"])
+            try site.disks().remove(["disk"], in: site.plan.folder)
             try FileManager.default.createDirectory(atPath: made.logFolder, withIntermediateDirectories: true)
             try Data("farshore recovery disk 1\nimage \(made.imagePath)\n".utf8).write(to: URL(filePath: made.logFolder + "/making"))
             try Data([1, 2, 3]).write(to: URL(filePath: made.imagePath))
         }
+        // Taken back before it was registered.
+        try site.disks().remove(["disk"], in: site.plan.folder)
+        #expect(!FileManager.default.fileExists(atPath: made.imagePath) && !FileManager.default.fileExists(atPath: made.logFolder))
     }
 
     @Test func nobodyReadsAnImageThatIsNotWhole() throws {

@@ -24,9 +24,9 @@ import VaultFixtures
             unmount: { [self] site in mounted.withLock { _ = $0.remove(site.path) } }))
     }
 
-    private func request(_ name: String, check: String? = nil, unit: String = FailoverSites.unit) -> TestRequest {
+    private func request(_ name: String, start: String? = nil, check: String? = nil, unit: String = FailoverSites.unit, at point: PointName? = nil) -> TestRequest {
         TestRequest(
-            unit: unit, name: name, point: .latest, pointText: "latest", vaultURL: "", keyFile: nil, passphraseFile: nil, startCommand: nil, checkCommand: check,
+            unit: unit, name: name, point: point, vaultURL: "", keyFile: nil, passphraseFile: nil, startCommand: start, checkCommand: check,
             commandSeconds: 5)
     }
 
@@ -63,6 +63,7 @@ import VaultFixtures
         #expect(failure?.message.contains("no database") == true)
         let catalogue = try Catalogue(site: sites.target.site)
         let record = try #require(try catalogue.openFailovers(.test).first)
+        #expect(record.verdict == .bad && record.finding?.contains("no database") == true)
         #expect(mounted.withLock { $0.count } == 1)
         #expect(try catalogue.forgottenTests().isEmpty)
         // Old enough at once: an event, once.
@@ -72,5 +73,32 @@ import VaultFixtures
         try tests.cleanUp(record, notes: nil)
         try tests.cleanUp(record, notes: nil)
         #expect(try sites.standing().head.pins == nil)
+    }
+
+    /// Once what failed is mended it goes on by its name: with its states, and without a second start.
+    @Test func aTestThatFailedGoesOnByItsName() throws {
+        let sites = try FailoverSites(disks: ["data"])
+        let tests = try tests(sites)
+        let (started, mended) = (sites.folder + "/started", sites.folder + "/mended")
+        func request(at point: PointName? = nil) -> TestRequest { self.request("one", start: "printf x >> \(started)", check: "test -e \(mended)", at: point) }
+        let failure = #expect(throws: FailoverError.self) { try tests.run(request()) }
+        #expect(failure?.remedy.contains("farshore failover test shop --name one goes on") == true && failure?.remedy.contains("farshore failover cleanup one") == true)
+        let first = try #require(try sites.standing().head.pins?.first?.sequence)
+        try sites.write(2)
+        try sites.upload()
+        #expect(throws: FailoverError.self) { try tests.run(request(at: .sequence(first))) }
+        try Data().write(to: URL(fileURLWithPath: mended))
+        #expect(try tests.run(request()).disks.map(\.point.sequence) == [first])
+        #expect(try String(contentsOfFile: started, encoding: .utf8) == "x")
+        let catalogue = try Catalogue(site: sites.target.site)
+        #expect(try catalogue.openFailovers(.test).map(\.verdict) == [.good])
+        #expect(try sites.standing().head.pins?.map(\.sequence) == [first])
+        // One that is up is not done again.
+        #expect(throws: SiteError.self) { try tests.run(request()) }
+        // A point that is not there leaves nothing behind, but for the report.
+        #expect(throws: VaultError.self) { try tests.run(self.request("two", at: .tag("nothing"))) }
+        #expect(try catalogue.openFailovers(.test).map(\.name) == ["one"])
+        let drills = try DrillReport(try sites.open(sites.store), sinceMicros: 0, limit: 10).entries
+        #expect(drills.allSatisfy { $0.event == .testFailover } && drills.map(\.drill.isGood) == [false, true, false], "\(drills.map(\.drill))")
     }
 }

@@ -181,7 +181,7 @@ final class TwoSites: @unchecked Sendable {
     func failOver(planned: Bool, at point: PointName = .latest) throws {
         if planned { try prepare(home) }
         _ = try failovers(away).run(FailoverRequest(
-            unit: Self.name, point: point, pointText: "\(point)", isPlanned: planned, vaultURL: store.location, keyFile: nil, passphraseFile: nil,
+            unit: Self.name, point: point, isPlanned: planned, vaultURL: store.location, keyFile: nil, passphraseFile: nil,
             folder: folder + "/recovery", sourceCommand: nil, startCommand: nil, commandSeconds: 5))
         _ = try failovers(away).commit(Self.name, keepsPoints: true)
         _ = try failbacks(away).reprotect(Self.name)

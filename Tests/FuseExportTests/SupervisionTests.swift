@@ -156,7 +156,7 @@ struct SupervisionTests {
         let mount = try RawMount()
         let second = try run(RawMount.executable.path, mount.directory, mount.image)
         #expect(second.status == 1)
-        #expect(second.text.contains("another farshore mount is there"), "\(second.text)")
+        #expect(second.text.contains("another mount of farshore is there"), "\(second.text)")
         let full = try run(RawMount.executable.path, mount.folder, mount.image)
         #expect(full.text.contains("Directory not empty"), "\(full.text)")
         let missing = try run(RawMount.executable.path, mount.folder + "/other", mount.folder + "/none.img")

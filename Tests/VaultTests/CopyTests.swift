@@ -37,7 +37,7 @@ private final class Pair {
 
     func copier(from: (any ObjectStore)? = nil, to: (any ObjectStore)? = nil, memory: HeadMemory? = nil) throws -> VaultCopy {
         let memory = memory ?? self.memory
-        return try VaultCopy(of: Self.open(from ?? store), at: to ?? place) { _ in memory }
+        return try VaultCopy(of: Self.open(from ?? store), at: to ?? place, begins: true) { _ in memory }
     }
 
     static func open(_ store: any ObjectStore, memory: HeadMemory = HeadMemory(folder: nil)) throws -> Vault {
@@ -93,7 +93,7 @@ private func isRefused(_ error: any Error, _ words: String) -> Bool { (error as?
         pair.place.resetRequests()
         #expect(try copier.run() == CopyReport())
         print("a round without news: \(pair.store.requests.all) requests to the source, \(pair.place.requests.all) to the copy")
-        #expect(pair.store.requests.lists == 0 && pair.place.requests.lists == 0 && pair.store.requests.all + pair.place.requests.all < 36)
+        #expect(pair.store.requests.lists == 0 && pair.place.requests.lists == 0 && pair.store.requests.all + pair.place.requests.all < 40)
     }
 
     /// Promise Y2: A copy that is killed at any request is gone on from, beside retention and collection of its source, and no
@@ -187,6 +187,53 @@ private func isRefused(_ error: any Error, _ words: String) -> Bool { (error as?
         #expect { _ = try pair.copier() } throws: { if case .fenced? = $0 as? VaultError { true } else { false } }
     }
 
+    private struct Note: Codable { let text: String }
+
+    /// The audit chain comes along as a whole, killed at any request; who has seen the vault's checks the copy's, and it goes on when the copy is adopted.
+    @Test func theAuditChainComesAlong() throws {
+        let pair = try Pair(steps: 2, sizeBytes: 1 << 20)
+        func record(_ numbers: ClosedRange<Int>) throws { for number in numbers { try pair.vault.audit(event: "verification", actor: "a", document: Note(text: "\(number)")) } }
+        try record(1...5)
+        var kills = 0
+        for at in 1...400 {
+            let dying = InterruptedStore(pair.place)
+            dying.interrupt(at: at, at % 2 == 0 ? .dies : .diesAfter)
+            guard (try? pair.copier(to: dying).run()) == nil else { break }
+            kills += 1
+            guard pair.place.keys.contains(where: { $0.hasPrefix("catalog/") }) else { continue }
+            // An earlier state of the chain, without gaps.
+            #expect(try Pair.open(pair.place).checkAudit().damage.isEmpty, "killed at request \(at)")
+        }
+        #expect(kills > 5)
+        let seen = HeadMemory(folder: nil)
+        let records = try Pair.open(pair.store, memory: seen).auditRecords()
+        for seen in [seen, HeadMemory(folder: nil)] {
+            let copy = try Pair.open(pair.place, memory: seen)
+            #expect(try copy.checkAudit() == AuditCheck(records: 5, damage: []) && copy.auditRecords() == records)
+            #expect { try copy.audit(event: "verification", actor: "a", document: Note(text: "")) } throws: { isRefused($0, "only `farshore vault copy` writes") }
+        }
+        try record(6...7)
+        let report = try pair.copier().run()
+        #expect(report.publishedChains == 1 && report.sentObjects == 0)
+        try pair.collect()
+        _ = try pair.copier(memory: HeadMemory(folder: nil)).runAndPrune()
+        let copy = try Pair.open(pair.place)
+        #expect(try copy.checkAudit() == AuditCheck(records: 7, damage: []))
+        // A record that is damaged in the source is named, and the points come all the same.
+        let third = ObjectPlace.audit(8).key
+        try record(8...8)
+        var bytes = try pair.store.get(third)
+        bytes[bytes.count / 2] ^= 1
+        try pair.store.delete([third])
+        try pair.store.put(third, bytes, ifAbsent: false)
+        try pair.go(1)
+        #expect { _ = try pair.copier().run() } throws: { isRefused($0, third) }
+        try pair.expectWhole()
+        try copy.adopt()
+        #expect(try copy.audit(event: "verification", actor: "b", document: Note(text: "")).number == 8)
+        #expect(try copy.checkAudit() == AuditCheck(records: 8, damage: []))
+    }
+
     /// Adopted and gone on with by another host while a copier is in the middle of its round: nothing of that is overwritten or followed by more.
     @Test func aCopyThatIsAdoptedDuringARoundIsNotWrittenTo() throws {
         var rounds = 0
@@ -235,6 +282,10 @@ private func isRefused(_ error: any Error, _ words: String) -> Bool { (error as?
         let pair = try Pair(steps: 3)
         let other = try Pair(seed: 2, steps: 1)
         #expect { _ = try pair.copier(to: other.store) } throws: { isRefused($0, other.vault.id.description) }
+        // An empty place is a copy's only when that is said.
+        let empty = MemoryStore()
+        #expect { _ = try VaultCopy(of: pair.vault, at: empty, begins: false) { _ in HeadMemory(folder: nil) } } throws: { isRefused($0, "there is no copy") }
+        #expect(empty.keys.isEmpty)
         let full = MemoryStore()
         try full.put("photo.jpg", [1], ifAbsent: false)
         #expect { _ = try pair.copier(to: full) } throws: { isRefused($0, "photo.jpg") }
@@ -286,7 +337,7 @@ private func isRefused(_ error: any Error, _ words: String) -> Bool { (error as?
         let next = [UInt8](repeating: 9, count: 32)
         _ = try pair.vault.rotateKeys(to: .keyFile(next), label: "next")
         try pair.go(3)
-        _ = try VaultCopy(of: Vault.open(store: pair.store, key: .keyFile(next), memory: HeadMemory(folder: nil), settings: TestVault.settings), at: pair.place) { _ in pair.memory }.run()
+        _ = try VaultCopy(of: Vault.open(store: pair.store, key: .keyFile(next), memory: HeadMemory(folder: nil), settings: TestVault.settings), at: pair.place, begins: false) { _ in pair.memory }.run()
         try expectAllReadable(Vault.open(store: pair.place, key: .keyFile(next), memory: HeadMemory(folder: nil), settings: TestVault.settings), pair.disk)
     }
 

@@ -151,6 +151,7 @@ with Scenario() as s:
     os.kill(agent.pid, signal.SIGSTOP)
     done = s.farshore("point", "cut", "web1", "--tag", "hung", "--app", status=1)
     check("crash-consistent only" in done.stderr and "did not answer" in done.stderr, done.stderr)
+    check(any("was to be app-consistent" in event["text"] and event["severity"] == "warning" for event in s.farshore_json("events")), "no event tells of it")
     os.kill(agent.pid, signal.SIGCONT)
     time.sleep(1)
     writer.reset()

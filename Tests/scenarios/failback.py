@@ -134,6 +134,8 @@ with Scenario(seed=7) as s:
     guest.check(image, "the home's image")
     status = s.farshore_json("failback", "status", "db")["disks"][0]
     check(status["isBegun"] and status["sequence"] == status["replicaSequence"], f"{status}")
+    health = s.farshore_json("status", "db")["disks"][0]
+    check(health["health"] == "warning" and health["reason"].startswith("a failback brings its image"), f"{health}")
 
     # The replica is shut down; the rest, taken back once while nobody writes, and guests go on at home.
     guest.write(away, 300)

@@ -108,6 +108,12 @@ with Scenario(seed=6) as s:
     check(rehearsed < recovered, "replication stood still beside the test")
     check(any("could not be stopped" in warning for warning in report["warnings"]), "nothing is said of the source that could not be stopped")
 
+    # Said again, it chooses no other point; what guests write is replicated by nobody, and status says so.
+    check("change-point" in s.farshore("failover", "run", "db", *key, "--at", f"#{at}", site=there, status=12).stderr, "another point was not refused")
+    check(s.farshore_json("failover", "run", "db", *key, site=there)["isRepeated"], "a second run is not told from the first")
+    health = s.farshore_json("status", site=there)["disks"][0]
+    check(health["health"] == "warning" and "is not replicated" in health["reason"] and health["remedy"] == "farshore failover commit db, then farshore reprotect db", f"{health}")
+
     # Its uploader says what the vault lacks, and sends nothing.
     refused = s.farshore("upload", "--once", status=7).stderr
     check("was failed over to" in refused and "records" in refused, refused)
@@ -148,6 +154,8 @@ with Scenario(seed=6) as s:
     check([test["name"] for test in s.farshore_json("failover", "tests", site=there)] == ["rehearsal"], "the test is not listed")
     held = s.farshore_json("status", site=os.path.join(there, "tests/rehearsal"))["disks"][0]["filling"]
     check("totalBytes" not in held and held["localBytes"] < MIB, f"a test fetches what nobody reads: {held}")
+    with open(os.path.join(there, "tests/rehearsal/mnt/db/disk.raw"), "rb"):
+        s.farshore("failover", "cleanup", "rehearsal", site=there, status=9)
     s.farshore("failover", "cleanup", "rehearsal", "--notes", "came up", site=there)
     check(s.farshore_json("failover", "tests", site=there) == [] and not os.path.exists(os.path.join(there, "tests/rehearsal")), "the test is still there")
     check(any("came up" in event["text"] for event in s.farshore_json("events", site=there)), "the notes are not remembered")

@@ -92,6 +92,10 @@ with Scenario() as s:
     check(done["run"] == "shop-2" and done["state"] == "waiting" and done["steps"][0]["state"] == "succeeded", f"the manual action: {done}")
     check(steps(done)["db"]["state"] == "waiting", "a machine came up before the person said so")
 
+    # A second one would start the same machines.
+    other = s.farshore("plan", "run", "shop", "--kind", "unplanned", *key, site=there, status=9).stderr
+    check("shop-2" in other and "plan continue shop-2" in other, other)
+
     # Killed in a script, after the second group.
     process = s.start("plan", "continue", "shop-2", *key, "--note", "agreed", site=there, wait_for=lambda: os.path.exists(log) and "slow" in open(log).read())
     os.kill(process.pid, signal.SIGKILL)
@@ -117,6 +121,7 @@ with Scenario() as s:
     open(log + ".go", "w").close()
     done = s.farshore("plan", "continue", "shop-2", *key, "--json", site=there, status=1)
     found = steps(json.loads(done.stdout))
+    check([attempt["state"] for attempt in found[[what for what in found if what.startswith("echo slow")][0]]["earlier"]] == ["interrupted"], "the report forgets what was interrupted")
     check(json.loads(done.stdout)["state"] == "failed" and found["batch"]["state"] == "succeeded" and found["web2"]["state"] == "failed", done.stdout)
     check(found["exit 3"]["state"] == "failed", "the script that may fail")
     with open(log) as file:

@@ -56,13 +56,13 @@ with Scenario() as s:
     change()
 
     online = objects.location(bucket, proxy.port, "online")
-    copy = ["vault", "copy", "file://" + s.path("van"), "--to", online]
+    copy = ["vault", "copy", "file://" + s.path("van"), "--to", online, "--create"]
     far = {"site": s.path("far")}
     # What arrived in part, another key, another vault: each refused by name.
     shutil.copytree(s.path("van"), s.path("half"))
     lost = sorted(os.path.join(folder, name) for folder, _, names in os.walk(s.path("half", "chunks")) for name in names)[3]
     os.remove(lost)
-    half = s.farshore("vault", "copy", "file://" + s.path("half"), "--to", objects.location(bucket, proxy.port, "half"), *key, ok=False, **far)
+    half = s.farshore("vault", "copy", "file://" + s.path("half"), "--to", objects.location(bucket, proxy.port, "half"), "--create", *key, ok=False, **far)
     check(half.returncode == 6 and os.path.basename(lost) in half.stderr, f"half a vault: {half.returncode} {half.stderr}")
     s.farshore("vault", "create", "file://" + s.path("other"), "--key-file", s.path("other.key"))
     s.farshore(*copy, "--key-file", s.path("other.key"), status=5, **far)
@@ -101,7 +101,12 @@ with Scenario() as s:
 
     # A chain: the online vault is copied while it goes on.
     second = "file://" + s.path("second")
-    follower = s.start("vault", "copy", online, "--to", second, "--follow", "1", *key, **far)
+    # A filesystem that is not mounted is filled by nobody: its directory is missing, or empty.
+    s.farshore("vault", "copy", online, "--to", second, *key, status=3, **far)
+    os.mkdir(s.path("second"))
+    away = s.farshore("vault", "copy", online, "--to", second, *key, status=10, **far).stderr
+    check("--create" in away and os.listdir(s.path("second")) == [], away)
+    follower = s.start("vault", "copy", online, "--to", second, "--create", "--follow", "1", *key, **far)
     for _ in range(4):
         change()
         s.farshore("upload", "--once")

@@ -24,7 +24,7 @@ struct GrowingDynamicVHD {
     init(_ container: borrowing ContainerFile, to newBytes: UInt64) throws(ImageError) {
         let path = container.path
         func refuse(_ what: String) -> ImageError {
-            .unsupported(path: path, what: what, remedy: "farshore unprotect, then farshore image convert --to vhd-dynamic")
+            .unsupported(path: path, what: what, remedy: "farshore unprotect DISK, then farshore image convert INPUT OUTPUT --to vhd-dynamic")
         }
         let layout = try readDynamicLayout(container, .dynamic)
         guard layout.batmap == nil else { throw refuse("a dynamic VHD with a batmap (XenServer) cannot grow") }

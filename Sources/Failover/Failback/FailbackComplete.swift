@@ -10,7 +10,8 @@ import Vault
 extension Failbacks {
     /// Repeatable: a run that was killed is continued.
     package func complete(_ unitName: String) throws -> FailbackReport {
-        let standing = try heads.standing(of: unitName)
+        let (standing, lock) = try heads.alone(unitName, on: catalogue.site)
+        defer { withExtendedLifetime(lock) {} }
         try standing.unit.refusePart()
         try standing.check(.failbackComplete)
         return try asJob(unitName, steps: ["claim", "refresh", "log", "publish", "serve"]) { job in
@@ -84,7 +85,7 @@ extension Failbacks {
             guard let before = lifeCycle, before.state == .prepared else { return }
             for point in before.points ?? [] {
                 guard let state = head.state(of: point.disk), state.current?.id == point.lineage, state.newestSequence == point.sequence else {
-                    throw .refused("the vault does not have the disk \(point.disk) up to #\(point.sequence), where it was shut down: farshore failover prepare once more on the active host")
+                    throw .refused("the vault does not have the disk \(point.disk) up to #\(point.sequence), where it was shut down: farshore failover prepare \(unit.name) once more on the active host")
                 }
             }
             lifeCycle = LifeCycle(
@@ -119,5 +120,6 @@ extension Failbacks {
         // The vault has it all up to there: a failback that is taken back and begun again finds what both sides have.
         try folder.storeMark(ReplicatedMark(sequence: target.sequence, lineage: LogID(high: target.lineage.high, low: target.lineage.low)), target: home.disk.vaultID)
         try RefreshMark.remove(folder)
+        try catalogue.settleMove(ofDisk: home.disk.name, goingBack: false)
     }
 }

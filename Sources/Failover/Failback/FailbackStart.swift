@@ -59,13 +59,16 @@ extension Failbacks {
     }
 
     package func start(_ request: StartRequest, show: ([PartedDisk]) -> Void) throws -> FailbackReport {
-        let standing = try heads.standing(of: request.unit)
+        let (standing, lock) = try heads.alone(request.unit, on: catalogue.site)
+        defer { withExtendedLifetime(lock) {} }
         try standing.unit.refusePart()
         try standing.check(.failbackStart)
         return try asJob(request.unit, steps: ["prerequisites", "refresh"]) { job in
             var homes: [HomeDisk] = []
             try job.step("prerequisites") {
                 let own = try ownDisks(standing.unit)
+                // A place that was left before an earlier failback ended is no place to go back to.
+                for disk in own where access(LogFolder(disk.logFolder).failbackFile, F_OK) != 0 { try catalogue.settleMove(ofDisk: disk.name, goingBack: false) }
                 let places = try own.map { try place(of: $0, request) }
                 try holding(own) {
                     // Where a disk is now tells what it has, also of one that is left.
@@ -137,12 +140,13 @@ extension Failbacks {
         moved.logFolder = request.logFolder.map { "\($0)/\(name).log" } ?? (request.imageFolder == nil ? disk.logFolder : moved.imagePath + ".log")
         guard moved != disk else { return disk }
         guard access(disk.logFolder + "/failback", F_OK) != 0 else {
-            throw FailoverError(.inUse, "a failback of \(disk.name) was begun in \(disk.imagePath)", remedy: "farshore failback start \(request.unit) without another folder, or farshore failback cancel first")
+            throw FailoverError(.inUse, "a failback of \(disk.name) was begun in \(disk.imagePath)", remedy: "farshore failback start \(request.unit) without another folder, or farshore failback cancel \(request.unit) first")
         }
         if request.imageFolder == nil {
             throw FailoverError(.prerequisite, "the log alone cannot move: it tells what the image holds", remedy: "--image-folder as well")
         }
-        guard access(moved.imagePath, F_OK) != 0, access(moved.logFolder, F_OK) != 0 else {
+        let isLeftover = try RefreshMark.load(LogFolder(moved.logFolder))?.disk.description == disk.id
+        guard access(moved.imagePath, F_OK) != 0, isLeftover || access(moved.logFolder, F_OK) != 0 else {
             throw FailoverError(.inUse, "\(moved.imagePath) or its log is there already", remedy: "another --image-folder")
         }
         return moved
@@ -200,16 +204,32 @@ extension Failbacks {
     }
 
     /// Lets the vault's states go that were kept for it. Images that were changed stay as they are, and refused: a later start goes on with them.
+    /// New ones that it made elsewhere go, and the disks are again where they were.
     package func cancel(_ unitName: String) throws -> (begun: [ProtectedDisk], untouched: [ProtectedDisk]) {
-        let standing = try heads.standing(of: unitName)
+        let (standing, lock) = try heads.alone(unitName, on: catalogue.site)
+        defer { withExtendedLifetime(lock) {} }
         guard standing.place == .home || standing.place == .former else {
             throw FailoverError(.notNow, "no failback of \(unitName) to this host is under way", remedy: "farshore failover show \(unitName)")
         }
+        for disk in try ownDisks(standing.unit) { try goBack(disk, unitName) }
         let disks = try ownDisks(standing.unit)
         try vault.heads(group: standing.unit.group).edit { unpin(&$0) }
         try catalogue.record(.information, disk: nil, "the failback of \(unitName) to this host was cancelled")
-        try letGo(disks.filter { $0.held == Self.heldReason })
+        try letGo(disks.filter { $0.held?.hasPrefix(Self.heldWords) == true })
         let begun = disks.filter { access(LogFolder($0.logFolder).failbackFile, F_OK) == 0 }
         return (begun, disks.filter { disk in !begun.contains(disk) })
+    }
+
+    /// The new image goes first: until the catalogue names the old one, a repetition finds it by its mark.
+    private func goBack(_ disk: ProtectedDisk, _ unit: String) throws {
+        let folder = LogFolder(disk.logFolder)
+        guard try catalogue.placeLeft(ofDisk: disk.name) != nil, access(folder.failbackFile, F_OK) == 0 else { return }
+        let lock = try OwnerLock.acquire(folder)
+        try DurableFile.remove(disk.imagePath)
+        // Guests write elsewhere still: no mount serves it before somebody says so.
+        try catalogue.hold(disk: disk.name, reason: Self.takenBack(unit))
+        try catalogue.settleMove(ofDisk: disk.name, goingBack: true)
+        try RefreshMark.remove(folder)
+        try folder.discard(lock, duringFailback: true)
     }
 }

@@ -64,7 +64,11 @@ package struct Failbacks: Sendable {
 
     // MARK: Images
 
-    static let heldReason = "a failback to it is under way; farshore failback complete ends that"
+    static let heldReason = heldWords + "; farshore failback complete UNIT ends that"
+    /// Of a home whose guests write elsewhere.
+    static func takenBack(_ unit: String) -> String { "its failback was taken back, guests write on another host; farshore failback start \(unit) brings it up to date" }
+    /// By which a disk that is held is known.
+    static let heldWords = "a failback to it is under way"
 
     /// No mount takes one of the disks up while `body` looks at them; what was begun with none of them is given back when it throws.
     func holding(_ disks: [ProtectedDisk], _ body: () throws -> Void) throws {
@@ -88,14 +92,14 @@ package struct Failbacks: Sendable {
         guard children.isEmpty else {
             throw FailoverError(
                 .inUse, "\(disk.imagePath) is read through by \(children.joined(separator: ", ")): what they show would change with it",
-                remedy: "merge or move them away, or farshore failback start --image-folder with another folder")
+                remedy: "merge or move them away, or farshore failback start UNIT --image-folder with another folder")
         }
         let lock = try ImageLock.take(disk.imagePath, for: .exclusive)
         do {
             _ = try disk.openImage(locked: lock, parentLocks: ParentLocks())
         } catch ImageError.system(let error) where error.errno == EACCES || error.errno == EROFS || error.errno == EPERM {
             throw FailoverError(
-                .prerequisite, "\(disk.imagePath) cannot be written: \(error)", remedy: "make the file and its volume writable, or farshore failback start --image-folder with another folder")
+                .prerequisite, "\(disk.imagePath) cannot be written: \(error)", remedy: "make the file and its volume writable, or farshore failback start UNIT --image-folder with another folder")
         }
         try lock.release()
     }

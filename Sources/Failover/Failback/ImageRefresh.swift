@@ -105,7 +105,7 @@ package final class ImageRefresh {
     private func carryOut(_ target: RefreshMark.State) throws(RefreshError) {
         let newer = try reader(target)
         guard newer.sizeBytes == image.sizeBytes else {
-            throw .refused("\(image.path) has \(image.sizeBytes) bytes, but the disk has \(newer.sizeBytes) at #\(target.sequence)", try: "farshore failback start --image-folder with another folder, which makes a new image")
+            throw .refused("\(image.path) has \(image.sizeBytes) bytes, but the disk has \(newer.sizeBytes) at #\(target.sequence)", try: "farshore failback start UNIT --image-folder with another folder, which makes a new image")
         }
         let next = try differences(to: newer)
         let end = (newer.sizeBytes + Self.blockBytes - 1) / Self.blockBytes

@@ -52,7 +52,7 @@ package struct RefreshMark: Codable, Equatable, Sendable {
         do { bytes = try DurableFile.read(folder.failbackFile, limitBytes: 1 << 16) } catch { throw .system(error) }
         guard let bytes else { return nil }
         guard let mark = try? JSONDecoder().decode(RefreshMark.self, from: Data(bytes)) else {
-            throw .refused("\(folder.failbackFile) is damaged: it does not say what the image holds", try: "farshore failback cancel, then farshore failback start, which compares the whole image")
+            throw .refused("\(folder.failbackFile) is damaged: it does not say what the image holds", try: "farshore failback cancel UNIT, then farshore failback start UNIT, which compares the whole image")
         }
         guard mark.format == 1 else { throw .refused("\(folder.failbackFile) was written by a newer version", try: "that version") }
         return mark

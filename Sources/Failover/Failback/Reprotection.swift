@@ -10,14 +10,15 @@ import Vault
 
 extension Failbacks {
     package func reprotect(_ unitName: String) throws -> LifeCycleStanding {
-        let standing = try heads.standing(of: unitName)
+        let (standing, lock) = try heads.alone(unitName, on: catalogue.site)
+        defer { withExtendedLifetime(lock) {} }
         try standing.unit.refusePart()
         try standing.check(.reprotect)
         let disks = try ownDisks(standing.unit)
-        // A disk that is not filled yet still reads its point from the vault.
+        // A disk that is not filled yet still reads its point from the vault; its uploader lets the pins go when it is.
         let needsPoint = disks.contains { LogFolder($0.logFolder).isBeingFilled }
         try heads.publish(.reprotect, standing.unit, claiming: standing.state == .committed) { (head: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
-            if !needsPoint { Failovers.removeAllPins(from: &head) }
+            if !needsPoint { head.removeFailoverPins() }
             guard let before = lifeCycle, before.state == .committed else { return }
             // The points stay until each disk has branched off: retention leaves them in the window.
             lifeCycle = LifeCycle(state: .replicating, active: heads.host.id, home: before.home, points: before.points, timeMicros: 0)
@@ -44,7 +45,8 @@ extension Failbacks {
     /// Takes the unit's disks out of this site, logs and all. Images that a failover made go too, others only with `removesImages`; one that stays
     /// gets what its log has. Writes that the vault never got are lost with the log, or with the disk that they came from: only with `dropsWrites`.
     package func releaseReplica(_ unitName: String, removesImages: Bool, dropsWrites: Bool) throws -> [Released] {
-        let standing = try heads.standing(of: unitName)
+        let (standing, lock) = try heads.alone(unitName, on: catalogue.site)
+        defer { withExtendedLifetime(lock) {} }
         try standing.unit.refusePart()
         try standing.check(.release)
         var released: [Released] = []

@@ -2,6 +2,8 @@
 // very head that is changed, so of two hosts that run one command at once the second one is refused.
 
 import BlockIO
+import Glibc
+import Site
 package import Vault
 
 /// A host as heads name it.
@@ -21,9 +23,19 @@ package struct LifeCycleStanding: Sendable {
     package let head: Head
     package let catalog: Catalog
     package let place: LifeCyclePlace
+    /// That asks.
+    let host: FailoverHost
 
     package var lifeCycle: LifeCycle? { head.lifeCycle }
     package var state: LifeCycle.State { head.lifeCycle?.state ?? .replicating }
+
+    /// A failover was claimed and is not settled.
+    var isUnderWay: Bool { state == .failingOver || state == .failedOver }
+
+    /// The states that a failover began with, for people.
+    var pointsText: String {
+        (lifeCycle?.points ?? []).map { point in "\(unit.disks.first { $0.id == point.disk }?.name ?? point.disk.description) #\(point.sequence)" }.joined(separator: ", ")
+    }
 
     package func decision(_ command: LifeCycleCommand) -> LifeCycleDecision { LifeCycleDecision(command, in: state, on: place) }
 
@@ -37,6 +49,7 @@ package struct LifeCycleStanding: Sendable {
     /// For people: what the vault calls the host, else its id.
     package func name(of host: VaultID) -> String {
         if host == LifeCycle.unknownHost { return "a host of an older version" }
+        if host == self.host.id { return self.host.name }
         return catalog.hosts?.first { $0.id == host }?.name ?? (head.writer.id == host ? head.writer.host : host.description)
     }
 }
@@ -60,7 +73,25 @@ package struct LifeCycleHeads: Sendable {
         guard let head = try vault.heads(group: unit.group).newest()?.document else {
             throw FailoverError(.notFound, "nothing of \(name) is in the vault yet", remedy: "farshore upload on the host that protects it")
         }
-        return LifeCycleStanding(unit: unit, head: head, catalog: catalog, place: place(of: unit, head))
+        return LifeCycleStanding(unit: unit, head: head, catalog: catalog, place: place(of: unit, head), host: self.host)
+    }
+
+    /// Where the unit stands, and what keeps every other command of this site from changing that until it is let go: none serves a disk
+    /// that another has just taken out of the mount. A preparation may take hours; a run whose plan was killed ends soon, and `waitSeconds` is for it.
+    func alone(_ unitName: String, on site: SiteDirectory, waitSeconds: Double = 0) throws -> (standing: LifeCycleStanding, lock: SiteLock) {
+        let path = site.failoverLockPath(group: try FailoverUnit(unitName, in: try vault.catalog().document).group.description)
+        let deadline = Clock.monotonicNanoseconds() + UInt64(waitSeconds * 1e9)
+        var taken = try SiteLock.tryTake(path)
+        while taken == nil, Clock.monotonicNanoseconds() < deadline {
+            usleep(200_000)
+            taken = try SiteLock.tryTake(path)
+        }
+        guard let lock = taken else {
+            throw FailoverError(
+                .inUse, "another command prepares, fails over, brings back or takes back \(unitName) on this host",
+                remedy: "wait until it ends (farshore job list), or stop it, then the same command again")
+        }
+        return (try standing(of: unitName), lock)
     }
 
     private func place(of unit: FailoverUnit, _ head: Head) -> LifeCyclePlace {

@@ -22,7 +22,7 @@ package struct PlanExecution: Sendable {
     /// The run as far as it came. The caller holds its lock.
     package func goOn(_ run: PlanRun) throws -> PlanRun {
         let shared = SharedRun(run, runs)
-        try shared.change { $0.interrupted() }
+        try shared.change { $0.interrupted(now: Clock.wallNanoseconds() / 1_000) }
         while true {
             let due = shared.run.due
             guard !due.isEmpty else { return shared.run }

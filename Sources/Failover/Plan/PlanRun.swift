@@ -23,6 +23,26 @@ package struct PlanRun: Codable, Equatable, Sendable {
         package internal(set) var detail: String?
         package internal(set) var beganMicros: UInt64?
         package internal(set) var endedMicros: UInt64?
+        /// Who said that it is done, or left it out.
+        package internal(set) var by: String?
+        /// How it went before it was tried again, oldest first.
+        package internal(set) var earlier: [Attempt]?
+
+        package struct Attempt: Codable, Equatable, Sendable {
+            package let state: State
+            package let detail: String?
+            package let beganMicros: UInt64?
+            package let endedMicros: UInt64?
+            /// Who had it tried again; nil: its process was gone.
+            package let by: String?
+        }
+
+        mutating func tryAgain(by: String?, _ note: String?, now: UInt64) {
+            let detail = [detail, note].compactMap { $0 }
+            let attempt = Attempt(state: state, detail: detail.isEmpty ? nil : detail.joined(separator: "; "), beganMicros: beganMicros, endedMicros: endedMicros ?? now, by: by)
+            earlier = (earlier ?? []) + [attempt]
+            (state, self.detail, beganMicros, endedMicros) = (.waiting, nil, nil, nil)
+        }
     }
 
     package enum State: String, Codable, Sendable {
@@ -52,14 +72,17 @@ package struct PlanRun: Codable, Equatable, Sendable {
     package let document: String
     package let kind: RecoveryPlan.Kind
     package let startedMicros: UInt64
+    /// Who began it; nil in runs of older versions.
+    package let startedBy: String?
     package private(set) var steps: [Step]
 
-    package init(id: String, plan: RecoveryPlan, document: String, kind: RecoveryPlan.Kind, now: UInt64) {
+    package init(id: String, plan: RecoveryPlan, document: String, kind: RecoveryPlan.Kind, by: String, now: UInt64) {
         self.id = id
         self.plan = plan.name
         self.document = document
         self.kind = kind
         startedMicros = now
+        startedBy = by
         var (steps, stage): ([Step], Int) = ([], 0)
         func add(_ actions: [RecoveryPlan.Action], _ group: String) {
             for action in actions where action.kinds.contains(kind) {
@@ -129,24 +152,27 @@ package struct PlanRun: Codable, Equatable, Sendable {
     }
 
     /// The process that ran it is gone: what it had under way is begun again. Scripts and failovers are repeatable.
-    package mutating func interrupted() {
-        for step in steps.indices where steps[step].state == .running && !steps[step].isManual { steps[step].state = .waiting }
+    package mutating func interrupted(now: UInt64) {
+        for step in steps.indices where steps[step].state == .running && !steps[step].isManual { steps[step].tryAgain(by: nil, "its process was gone", now: now) }
     }
 
     /// A person's answer to a manual action or a failure.
-    package mutating func answer(_ answer: Answer, note: String?, now: UInt64) throws(Refusal) {
+    package mutating func answer(_ answer: Answer, by: String, note: String?, now: UInt64) throws(Refusal) {
         let state = state
         guard state == .waiting || state == .stopped, let stage = currentStage else { throw .notWaiting(state) }
         for step in steps.indices where steps[step].stage == stage {
             switch (steps[step].state, answer) {
             case (.running, .goOn): steps[step].state = .succeeded
             case (.running, .skip): steps[step].state = .skipped
-            case (.failed, .goOn): steps[step].state = .waiting
+            case (.failed, .goOn):
+                steps[step].tryAgain(by: by, note, now: now)
+                continue
             case (.failed, .skip): steps[step].state = .skipped
             default: continue
             }
             if let note { steps[step].detail = [steps[step].detail, note].compactMap { $0 }.joined(separator: "; ") }
-            if steps[step].state != .waiting { steps[step].endedMicros = now }
+            steps[step].endedMicros = now
+            steps[step].by = by
         }
     }
 }

@@ -34,6 +34,11 @@ package struct PlanRuns: Sendable {
         try names().filter { $0.hasSuffix(".json") }.map { try run(String($0.dropLast(5))) }.sorted { ($0.startedMicros, $0.id) < ($1.startedMicros, $1.id) }
     }
 
+    /// A run of the plan in earnest that is not over: machines that two runs bring up would be started by both.
+    package func unfinished(_ plan: String) throws -> PlanRun? {
+        try all().last { $0.plan == plan && $0.kind != .test && $0.state != .succeeded && $0.state != .failed }
+    }
+
     private func names() throws(SystemError) -> [String] {
         do throws(SystemError) { return try Directory.list(folder) } catch where error.errno == ENOENT { return [] }
     }

@@ -210,9 +210,14 @@ package struct RecoveryDisks {
     // MARK: Removing
 
     /// Removes recovery disks with all that was written to them. The caller has ended what used them; a mount lets them go here. Repeatable.
-    package func remove(_ names: [String]) throws {
+    /// `folder`: where those lie that `create` was killed with before it registered them.
+    package func remove(_ names: [String], in folder: String) throws {
         for name in names {
-            guard let disk = try catalogue.disks().first(where: { $0.name == name }) else { continue }
+            guard let disk = try catalogue.disks().first(where: { $0.name == name }) else {
+                let log = LogFolder(FailoverRecord.imagePath(ofDisk: name, in: folder) + ".log")
+                if access(log.makingFile, F_OK) == 0 { try clearLeftover(log) }
+                continue
+            }
             guard disk.role != .source else {
                 throw SiteError(.refused, "\(name) is no recovery disk", remedy: "farshore unprotect \(name)")
             }

@@ -9,24 +9,23 @@ package import Vault
 
 package struct FailoverRequest: Sendable {
     package let unit: String
-    package let point: PointName
-    package let pointText: String
+    /// Nil: nothing was said, so the newest one, or that of the run that goes on.
+    package let point: PointName?
     package let isPlanned: Bool
     package let vaultURL: String
     package let keyFile: String?
     package let passphraseFile: String?
-    package let folder: String
+    /// Of the recovery disks; nil: nothing was said.
+    package let folder: String?
     package let sourceCommand: String?
     package let startCommand: String?
     package let commandSeconds: Double
 
     package init(
-        unit: String, point: PointName, pointText: String, isPlanned: Bool, vaultURL: String, keyFile: String?, passphraseFile: String?, folder: String,
-        sourceCommand: String?, startCommand: String?, commandSeconds: Double
+        unit: String, point: PointName?, isPlanned: Bool, vaultURL: String, keyFile: String?, passphraseFile: String?, folder: String?, sourceCommand: String?, startCommand: String?, commandSeconds: Double
     ) {
         self.unit = unit
         self.point = point
-        self.pointText = pointText
         self.isPlanned = isPlanned
         self.vaultURL = vaultURL
         self.keyFile = keyFile
@@ -58,6 +57,10 @@ package struct FailoverReport: Sendable {
     package var warnings: [String]
     /// By machine.
     package var errors: [String: String]
+    /// The unit had been failed over before; nothing was chosen or made anew.
+    package var isRepeated = false
+    /// Machines that were started by this very command.
+    package var started: [String] = []
 }
 
 extension Failovers {
@@ -68,36 +71,51 @@ extension Failovers {
         try standing.unit.refusePart()
         try standing.check(command)
         let record = try ownRecord(standing, request)
+        if standing.isUnderWay { try refuseOtherWishes(standing, request, record) }
         let startedMicros = Clock.wallNanoseconds() / 1_000
         return try catalogue.asJob(.failover, request.unit, steps: ["prerequisites", "source", "failover", "start"]) { job in
-            var warnings: [String] = []
-            let isBegun = standing.state == .failingOver || standing.state == .failedOver
-            try job.step("prerequisites") {
-                if isBegun { return "an earlier run is continued" }
-                warnings += try checkPrerequisites(standing, request, record)
-                return warnings.isEmpty ? nil : warnings.joined(separator: "; ")
+            func keep(_ report: FailoverReport, _ failure: (any Error)?) {
+                let note = (request.isPlanned ? "planned" : "unplanned") + (failure.map { ": \($0)" } ?? "")
+                report.recordDrill(
+                    .failover, in: vault, catalogue, by: heads.host, check: nil, isGood: failure == nil, note: note, startedMicros,
+                    isNewest: request.point ?? .latest == .latest && !report.disks.isEmpty)
             }
-            var head = standing.head
-            try job.step("source") {
-                if isBegun { return nil }
-                let stopped = stopSource(request, &warnings)
-                // A source that was told to stop may have had the addresses; nothing is claimed yet.
-                try Self.refuseObstacles(standing.unit, standing.catalog, isTest: false)
-                head = try claim(command, standing.unit, request, record)
-                return stopped
+            let report: FailoverReport
+            do { report = try carryOut(command, standing, request, record, job) } catch {
+                keep(FailoverReport(unit: request.unit, run: record.run, state: standing.state, disks: [], warnings: [], errors: [:]), error)
+                throw error
             }
-            let report = try finish(command, standing.unit, head, record, job, startCommand: request.startCommand, seconds: request.commandSeconds, warnings)
-            // Said again, it is no other failover.
-            if standing.state != .failedOver {
-                report.recordDrill(.failover, in: vault, catalogue, by: heads.host, check: nil, isGood: true, note: request.isPlanned ? "planned" : "unplanned", startedMicros, isNewest: request.point == .latest)
-            }
+            let failure = report.errors.isEmpty ? nil : Self.incomplete(report)
+            // Said again, with nothing left to do, it is no other failover.
+            if !report.isRepeated || failure != nil || !report.started.isEmpty { keep(report, failure) }
+            if let failure { throw failure }
             return report
         }
     }
 
+    private func carryOut(_ command: LifeCycleCommand, _ standing: LifeCycleStanding, _ request: FailoverRequest, _ record: FailoverRecord, _ job: RunningJob) throws -> FailoverReport {
+        var warnings: [String] = []
+        try job.step("prerequisites") {
+            if standing.state == .failedOver { return "it is failed over already" }
+            if standing.isUnderWay { return "an earlier run is continued" }
+            warnings += try checkPrerequisites(standing, request, record)
+            return warnings.isEmpty ? nil : warnings.joined(separator: "; ")
+        }
+        var head = standing.head
+        try job.step("source") {
+            if standing.isUnderWay { return nil }
+            let stopped = stopSource(request, &warnings)
+            // A source that was told to stop may have had the addresses; nothing is claimed yet.
+            try Self.refuseObstacles(standing.unit, standing.catalog, isTest: false)
+            head = try claim(command, standing.unit, request, record)
+            return stopped
+        }
+        return try finish(command, standing.unit, head, record, job, startCommand: request.startCommand, seconds: request.commandSeconds, warnings)
+    }
+
     /// The record of the run that goes on, or of a new one.
     private func ownRecord(_ standing: LifeCycleStanding, _ request: FailoverRequest) throws -> FailoverRecord {
-        let isBegun = standing.state == .failingOver || standing.state == .failedOver
+        let isBegun = standing.isUnderWay
         // Nothing is noted of disks that are no recovery disks: they would be taken for what a failover made.
         if isBegun, try catalogue.disks().contains(where: { own in own.role == .source && standing.unit.disks.contains { $0.id.description == own.id } }) {
             throw FailoverError(
@@ -120,10 +138,25 @@ extension Failovers {
         }
         let record = FailoverRecord(
             run: run, kind: .failover, name: standing.unit.name, unit: standing.unit.name, group: standing.unit.group.description, vaultURL: request.vaultURL,
-            vaultID: vault.id.description, keyFile: request.keyFile, passphraseFile: request.passphraseFile, point: request.pointText,
-            isPlanned: request.isPlanned, folder: request.folder)
+            vaultID: vault.id.description, keyFile: request.keyFile, passphraseFile: request.passphraseFile, point: (request.point ?? .latest).text,
+            isPlanned: request.isPlanned, folder: request.folder ?? "\(catalogue.site.path)/recovery/\(standing.unit.name)")
         try catalogue.begin(record)
         return record
+    }
+
+    /// A run that goes on has its point and its folder; another one is not chosen by saying it again.
+    private func refuseOtherWishes(_ standing: LifeCycleStanding, _ request: FailoverRequest, _ record: FailoverRecord) throws(FailoverError) {
+        let what = "\(standing.unit.name) is \(standing.state == .failedOver ? "failed over already" : "being failed over")"
+        if let point = request.point, point != PointName(record.point) {
+            throw FailoverError(
+                .notNow, "\(what), at \(standing.pointsText) (asked for as \(record.point)); --at chooses no other point now",
+                remedy: "farshore failover change-point \(standing.unit.name) --at \(point.text)")
+        }
+        if let folder = request.folder, folder != record.folder {
+            throw FailoverError(
+                .notNow, "\(what), its recovery disks are in \(record.folder); --folder does not move them",
+                remedy: "farshore failover run \(standing.unit.name) without --folder, or farshore failover cancel \(standing.unit.name) first")
+        }
     }
 
     // MARK: Prerequisites
@@ -132,16 +165,16 @@ extension Failovers {
     private func checkPrerequisites(_ standing: LifeCycleStanding, _ request: FailoverRequest, _ record: FailoverRecord) throws -> [String] {
         let unit = standing.unit
         let shared = SharedPoints(vault, head: standing.head, catalog: standing.catalog)
-        let points = request.isPlanned ? try preparedPoints(standing.head) : try Self.startingPoints(request.point, of: unit, shared)
+        let points = request.isPlanned ? try preparedPoints(standing.head) : try Self.startingPoints(request.point ?? .latest, of: unit, shared)
         try checkReadable(points, unit, shared)
         let taken = try catalogue.disks().filter { own in unit.disks.contains { $0.name == own.name || $0.id.description == own.id } }
         if let first = taken.first {
             throw FailoverError(
                 .prerequisite, "this site has a disk named \(first.name) already", remedy: "fail over on another host, or into another site directory: --site DIR")
         }
-        try Directory.create(request.folder)
-        guard access(request.folder, W_OK) == 0 else {
-            throw FailoverError(.prerequisite, "\(request.folder) cannot be written", remedy: "another folder: --folder DIR")
+        try Directory.create(record.folder)
+        guard access(record.folder, W_OK) == 0 else {
+            throw FailoverError(.prerequisite, "\(record.folder) cannot be written", remedy: "another folder: --folder DIR")
         }
         try RecoveryDisks.refuseTaken(unit.disks.map(\.name), in: record.folder)
         var warnings: [String] = []
@@ -164,15 +197,15 @@ extension Failovers {
     /// Zero loss, or refused: the vault must have exactly what the source had acknowledged when it was shut down.
     private func preparedPoints(_ head: Head) throws(VaultError) -> [LifeCycle.Point] {
         let points = head.lifeCycle?.points ?? []
-        guard head.lifeCycle?.state == .prepared, !points.isEmpty else { throw .refused("the source was not prepared: farshore failover prepare on the active host") }
+        guard head.lifeCycle?.state == .prepared, !points.isEmpty else { throw .refused("the source was not prepared: farshore failover prepare UNIT on the active host") }
         for state in head.disks where state.movedTo == nil {
             guard let point = points.first(where: { $0.disk == state.disk }) else {
-                throw .refused("the disk \(state.disk) was not prepared with the others: farshore failover prepare once more on the active host")
+                throw .refused("the disk \(state.disk) was not prepared with the others: farshore failover prepare UNIT once more on the active host")
             }
             guard state.current?.id == point.lineage, state.newestSequence == point.sequence else {
                 throw .refused(
                     "the vault has the disk \(state.disk) up to #\(state.newestSequence), but the source acknowledged writes up to #\(point.sequence) when it was shut down: "
-                        + "a planned failover loses nothing, so it is refused; farshore failover prepare once more, or without --planned")
+                        + "a planned failover loses nothing, so it is refused; farshore failover prepare UNIT once more, or without --planned")
             }
         }
         return points
@@ -197,7 +230,7 @@ extension Failovers {
         return try heads.publish(command, unit, claiming: true) { (head: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
             guard let before = lifeCycle, before.run != run || before.state == .replicating || before.state == .prepared else { return }
             let shared = SharedPoints(vault, head: head, catalog: catalog)
-            let points = request.isPlanned ? try preparedPoints(head) : try Self.startingPoints(request.point, of: unit, shared)
+            let points = request.isPlanned ? try preparedPoints(head) : try Self.startingPoints(request.point ?? .latest, of: unit, shared)
             try Self.addPins(record.run, points, reason: "failover of \(unit.name)", to: &head, shared)
             lifeCycle = LifeCycle(
                 state: .failingOver, active: before.active, home: before.home, target: heads.host.id, former: before.active, run: run,
@@ -214,6 +247,7 @@ extension Failovers {
     ) throws -> FailoverReport {
         let shared = SharedPoints(vault, head: head, catalog: try vault.catalog().document)
         var report = FailoverReport(unit: unit.name, run: record.run, state: head.lifeCycle?.state ?? .failingOver, disks: [], warnings: warnings, errors: [:])
+        report.isRepeated = head.lifeCycle?.state == .failedOver
         for point in head.lifeCycle?.points ?? [] {
             let chosen = ChosenPoint(disk: try unit.disk(of: point), sequence: point.sequence)
             report.disks.append(FailoverReport.Disk(disk: chosen.disk, point: point, timeMicros: try shared.time(of: chosen)))
@@ -228,10 +262,11 @@ extension Failovers {
             report.state = .failedOver
             return "\(report.disks.count) disks"
         }
-        try job.step("start") { try start(&report, startCommand, seconds, record.folder) }
-        try catalogue.record(
-            report.errors.isEmpty ? .information : .critical, disk: nil, "\(unit.name) was failed over to this host" + (report.errors.isEmpty ? "" : ", but not all of it"))
-        guard report.errors.isEmpty else { throw Self.incomplete(report) }
+        try job.step("start") { try start(&report, startCommand, seconds, record) }
+        if !report.isRepeated || !report.errors.isEmpty {
+            try catalogue.record(
+                report.errors.isEmpty ? .information : .critical, disk: nil, "\(unit.name) was failed over to this host" + (report.errors.isEmpty ? "" : ", but not all of it"))
+        }
         return report
     }
 
@@ -261,7 +296,7 @@ extension Failovers {
         for (index, name) in try actions.make(report.disks.map(\.chosen), record).enumerated() { report.disks[index].name = name }
     }
 
-    private func start(_ report: inout FailoverReport, _ given: String?, _ seconds: Double, _ folder: String) throws -> String? {
+    private func start(_ report: inout FailoverReport, _ given: String?, _ seconds: Double, _ record: FailoverRecord) throws -> String? {
         for index in report.disks.indices {
             guard let name = report.disks[index].name else { continue }
             do { report.disks[index].path = try actions.serve(name) } catch { report.errors[report.disks[index].disk.machineName] = "\(name): \(error)" }
@@ -269,15 +304,19 @@ extension Failovers {
         let unserved = report.disks.contains { $0.path == nil && $0.name != nil }
         if unserved { report.warnings.append("no mount of this site runs: farshore mount DIR serves the recovery disks") }
         let catalog = try vault.catalog().document
-        let machines = Set(report.disks.map(\.disk.machineName)).sorted()
+        let known = try catalogue.startedMachines(ofFailover: record.run)
+        let machines = Set(report.disks.map(\.disk.machineName)).subtracting(known).sorted()
         let commands = machines.compactMap { machine in (given ?? catalog.settings(ofMachine: machine)?.start).map { (machine: machine, command: $0) } }
-        guard !commands.isEmpty else { return unserved ? "not served" : "served" }
+        guard !commands.isEmpty else { return (unserved ? "not served" : "served") + (known.isEmpty ? "" : "; started before: \(known.sorted().joined(separator: ", "))") }
         guard !unserved else { throw FailoverError(.prerequisite, "nothing is started, for no mount of this site runs", remedy: "farshore mount DIR, then the same command again") }
         for (machine, command) in commands where report.errors[machine] == nil {
             do {
-                let environment = try Self.environment(report, machine, catalog, emptyFolder: "\(folder)/empty", isTest: false)
+                let environment = try Self.environment(report, machine, catalog, emptyFolder: Self.emptyFolder(record), isTest: false)
                 let limit = Self.seconds(catalog.settings(ofMachine: machine), isGiven: given != nil, else: seconds)
                 _ = try Self.command(command, "start", environment: environment, seconds: limit)
+                // Killed before this it is started once more: a guest that is not started is worse than a command that is said twice.
+                try catalogue.noteStarted(machine, ofFailover: record.run)
+                report.started.append(machine)
             } catch {
                 report.errors[machine] = "\(error)"
             }
@@ -309,6 +348,8 @@ extension Failovers {
                 try checkReadable(try Self.startingPoints(point, of: unit, shared), unit, shared)
                 // Refused while guests use them, before anything is changed.
                 for disk in try catalogue.disks(ofFailover: record.run) { try actions.release(disk.name) }
+                // Nothing runs on them any more, whatever becomes of this.
+                try catalogue.forgetStarted(ofFailover: record.run)
                 return nil
             }
             var head = standing.head
@@ -323,9 +364,12 @@ extension Failovers {
                     // Not to be committed before its disks are made: the old points would be let go under those that run.
                     lifeCycle?.state = .failingOver
                 }
+                try catalogue.setPoint(point.text, ofFailover: record.run)
                 return nil
             }
-            return try finish(.run, unit, head, record, job, startCommand: startCommand, seconds: seconds, [])
+            let report = try finish(.run, unit, head, record, job, startCommand: startCommand, seconds: seconds, [])
+            guard report.errors.isEmpty else { throw Self.incomplete(report) }
+            return report
         }
     }
 }

@@ -2,7 +2,6 @@
 // earlier run of it came, so that a killed one is continued by running it again, or taken back.
 
 import BlockIO
-import Glibc
 import RecoveryPoints
 package import Site
 import Vault
@@ -43,22 +42,8 @@ package struct Failovers: Sendable {
 
     var vault: Vault { heads.vault }
 
-    /// Where the unit stands, and what keeps every other command of this site from changing that until it is let go: none serves a disk
-    /// that another has just taken out of the mount. A preparation may take hours; a run whose plan was killed ends soon, and `waitSeconds` is for it.
     func alone(_ unitName: String, waitSeconds: Double = 0) throws -> (standing: LifeCycleStanding, lock: SiteLock) {
-        let path = catalogue.site.failoverLockPath(group: try FailoverUnit(unitName, in: try vault.catalog().document).group.description)
-        let deadline = Clock.monotonicNanoseconds() + UInt64(waitSeconds * 1e9)
-        var taken = try SiteLock.tryTake(path)
-        while taken == nil, Clock.monotonicNanoseconds() < deadline {
-            usleep(200_000)
-            taken = try SiteLock.tryTake(path)
-        }
-        guard let lock = taken else {
-            throw FailoverError(
-                .inUse, "another command prepares, fails over or takes back \(unitName) on this host",
-                remedy: "wait until it ends (farshore job list), or stop it, then the same command again")
-        }
-        return (try heads.standing(of: unitName), lock)
+        try heads.alone(unitName, on: catalogue.site, waitSeconds: waitSeconds)
     }
 
     /// By its group: a machine of one disk has two names.
@@ -67,7 +52,7 @@ package struct Failovers: Sendable {
     }
 
     /// The name of the pins that keep what a run needs.
-    static func pinName(_ run: String) -> String { "failover-\(run.prefix(16))" }
+    static func pinName(_ run: String) -> String { "\(Head.Pin.failoverPrefix)\(run.prefix(16))" }
 
     /// Instead of those of that name; with `keepsOld` beside them.
     static func addPins(
@@ -79,19 +64,13 @@ package struct Failovers: Sendable {
             let time = try shared.history(of: point.disk)?.newestPoint { $0.sequence <= point.sequence }?.timeMicros ?? 0
             pins.append(Head.Pin(name: name, disk: point.disk, sequence: point.sequence, timeMicros: time, reason: reason, untilMicros: nil))
         }
-        guard pins.count <= FormatLimits.pinsMax else { throw .refused("there are \(FormatLimits.pinsMax) pins already: farshore point unpin") }
+        guard pins.count <= FormatLimits.pinsMax else { throw .refused("there are \(FormatLimits.pinsMax) pins already: farshore point unpin DISK --name NAME") }
         head.pins = pins
     }
 
     /// The run's pins of `points` stay, its others go.
     static func keepPins(_ run: String, of points: [LifeCycle.Point], in head: inout Head) {
         head.pins = head.pins?.filter { pin in pin.name != pinName(run) || points.contains { $0.disk == pin.disk && $0.sequence == pin.sequence } }
-    }
-
-    /// Of runs that have ended.
-    static func removeAllPins(from head: inout Head) {
-        let left = (head.pins ?? []).filter { !$0.name.hasPrefix(pinName("")) }
-        head.pins = left.isEmpty ? nil : left
     }
 
     static func removePins(_ run: String, from head: inout Head) {
@@ -118,10 +97,13 @@ package struct Failovers: Sendable {
             let disk = unit.disks.first { $0.id == point.disk }?.name ?? point.disk.description
             throw .refused(
                 "point #\(point.sequence) of \(disk) is older than the whole history that is kept (#\(oldest) on), so it could not be replicated again; choose a point from #\(oldest) on, "
-                    + "farshore failover test --at runs this one beside, and farshore restore \(disk) --at #\(point.sequence) makes an image of it that can be protected anew")
+                    + "farshore failover test \(unit.name) --at #\(point.sequence) runs this one beside, and farshore restore \(disk) --at #\(point.sequence) makes an image of it that can be protected anew")
         }
         return points
     }
+
+    /// Where the empty disks of machines are, which stand for what is not replicated.
+    static func emptyFolder(_ record: FailoverRecord) -> String { "\(record.folder)/empty" }
 
     /// Runs a command of the administrator; its failure is thrown.
     static func command(_ text: String, _ what: String, environment: [String: String], seconds: Double) throws -> String {

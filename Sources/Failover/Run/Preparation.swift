@@ -78,7 +78,7 @@ extension Failovers {
         let all = try catalogue.disks()
         return try unit.disks.map { disk in
             guard let own = all.first(where: { $0.id == disk.id.description }) else {
-                throw FailoverError(.prerequisite, "this site does not protect \(disk.name), which is in \(unit.name)", remedy: "farshore unprotect it where it was, or run this on its host")
+                throw FailoverError(.prerequisite, "this site does not protect \(disk.name), which is in \(unit.name)", remedy: "farshore unprotect DISK where it was, or run this on its host")
             }
             guard !own.isPaused else { throw FailoverError(.prerequisite, "the upload of \(own.name) is paused", remedy: "farshore resume \(own.name)") }
             return own
@@ -122,7 +122,7 @@ extension Failovers {
             guard Clock.monotonicNanoseconds() < deadline else {
                 throw FailoverError(
                     .prerequisite, "the vault has \(behind.disk.name) up to #\(behind.state.provenSequence ?? 0) only, not up to #\(last)" + (behind.state.error.map { ": \($0)" } ?? ""),
-                    remedy: "\(behind.state.remedy ?? "farshore status \(behind.disk.name)"), then the same command again; farshore failover cancel takes it back")
+                    remedy: "\(behind.state.remedy ?? "farshore status \(behind.disk.name)"), then the same command again; farshore failover cancel UNIT takes it back")
             }
             usleep(500_000)
         }

@@ -1,21 +1,44 @@
 // `failover commit` and `failover cancel`: how a failover ends. Canceled, everything is as before it, and the old source can go on.
 
+import BlockIO
+import Glibc
 import Site
 import Vault
 
 extension Failovers {
-    /// With `keepsPoints` false the points from before the one that was chosen are let go, as far as no pin keeps them.
-    package func commit(_ unitName: String, keepsPoints: Bool) throws -> LifeCycleStanding {
+    /// Cut points from before the states that guests went on from, which no pin keeps.
+    package struct PointsBefore: Equatable, Sendable {
+        package let count: Int
+        /// Of the first and the last one; 0 where there are none.
+        package let oldestMicros: UInt64
+        package let newestMicros: UInt64
+    }
+
+    /// What a commit lets go of that keeps no points.
+    package func pointsBefore(_ standing: LifeCycleStanding) throws -> PointsBefore {
+        let shared = SharedPoints(vault, head: standing.head, catalog: standing.catalog)
+        let begun = (standing.lifeCycle?.points ?? []).map(\.sequence).min() ?? 0
+        let pinned = Set((standing.head.pins ?? []).map(\.sequence))
+        var times: [UInt64: UInt64] = [:]
+        for member in shared.members {
+            for point in try member.history.points() where point.sequence < begun && !pinned.contains(point.sequence) { times[point.sequence] = point.timeMicros }
+        }
+        return PointsBefore(count: times.count, oldestMicros: times.values.min() ?? 0, newestMicros: times.values.max() ?? 0)
+    }
+
+    /// With `keepsPoints` false the points from before the one that was chosen are let go, as far as no pin keeps them; `tell` hears of them before.
+    package func commit(_ unitName: String, keepsPoints: Bool, tell: (PointsBefore) -> Void = { _ in }) throws -> LifeCycleStanding {
         let (standing, lock) = try alone(unitName)
         defer { withExtendedLifetime(lock) {} }
         try standing.unit.refusePart()
         try standing.check(.commit)
+        // Said again when all is done, it must not let go of what the first one kept.
+        let isRepeated = try standing.state == .committed && openRecord(.failover, of: standing.unit) == nil
+        if !keepsPoints, !isRepeated { tell(try pointsBefore(standing)) }
         try heads.publish(.commit, standing.unit, claiming: true) { (_: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
             guard lifeCycle?.run == standing.lifeCycle?.run else { throw .refused("\(unitName): another failover began meanwhile") }
             lifeCycle?.state = .committed
         }
-        // Said again when all is done, it must not let go of what the first one kept.
-        let isRepeated = try standing.state == .committed && openRecord(.failover, of: standing.unit) == nil
         if !keepsPoints, !isRepeated { try letGoOfPoints(standing) }
         // Its disks are no longer to be taken back; nor, after a failback, is how this host was shut down before it.
         for kind in [FailoverRecord.Kind.failover, .preparation] {
@@ -56,7 +79,7 @@ extension Failovers {
         } else if standing.place == .target {
             // A failback: the disks are this host's own, and stay.
             try holdAll(try catalogue.disks().filter { own in standing.unit.disks.contains { $0.id.description == own.id } },
-                reason: "its failback was taken back, guests write on another host; farshore failback start \(unitName) brings it up to date")
+                reason: Failbacks.takenBack(unitName))
         }
         if standing.state != .replicating {
             try heads.publish(isLost ? .cancelLost : .cancel, standing.unit, claiming: isLost) { (head: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
@@ -70,7 +93,7 @@ extension Failovers {
         if let preparation {
             if settled.place == .active { try undo(preparation) } else { try catalogue.end(failover: preparation.run, note: "guests went over") }
         }
-        try catalogue.record(isLost ? .critical : .information, disk: nil, "the failover of \(unitName) was taken back; farshore resume on its source lets it go on")
+        try catalogue.record(isLost ? .critical : .information, disk: nil, "the failover of \(unitName) was taken back; farshore resume DISK on its source lets it go on")
         return settled
     }
 
@@ -81,6 +104,21 @@ extension Failovers {
             try actions.remove(disk, record)
             try catalogue.forget(disk, ofFailover: record.run)
         }
+        try removeEmptyDisks(of: record)
         try catalogue.end(failover: record.run, note: note)
+    }
+
+    /// Those of machines that were started, which stand for what is not replicated. Only what bears such a name goes, and folders that are empty then.
+    private func removeEmptyDisks(of record: FailoverRecord) throws {
+        let folder = Self.emptyFolder(record)
+        guard access(folder, F_OK) == 0 else { return }
+        let catalog = try vault.catalog().document
+        // Of a unit that the vault has forgotten meanwhile nothing is known.
+        for machine in (try? FailoverUnit(record.unit, in: catalog))?.machines ?? [] {
+            for disk in catalog.settings(ofMachine: machine)?.disks ?? [] where disk.excludedSizeBytes != nil { try DurableFile.remove("\(folder)/\(disk.name).raw") }
+        }
+        for path in [folder, record.folder] where rmdir(path) != 0 {
+            guard [ENOTEMPTY, EEXIST, ENOENT].contains(errno) else { throw SystemError(errno: errno, operation: "remove", path: path) }
+        }
     }
 }

@@ -10,8 +10,8 @@ import Vault
 package struct TestRequest: Sendable {
     package let unit: String
     package let name: String
-    package let point: PointName
-    package let pointText: String
+    /// Nil: nothing was said, so the newest one, or that of the test that goes on.
+    package let point: PointName?
     package let vaultURL: String
     package let keyFile: String?
     package let passphraseFile: String?
@@ -20,13 +20,12 @@ package struct TestRequest: Sendable {
     package let commandSeconds: Double
 
     package init(
-        unit: String, name: String, point: PointName, pointText: String, vaultURL: String, keyFile: String?, passphraseFile: String?, startCommand: String?,
+        unit: String, name: String, point: PointName?, vaultURL: String, keyFile: String?, passphraseFile: String?, startCommand: String?,
         checkCommand: String?, commandSeconds: Double
     ) {
         self.unit = unit
         self.name = name
         self.point = point
-        self.pointText = pointText
         self.vaultURL = vaultURL
         self.keyFile = keyFile
         self.passphraseFile = passphraseFile
@@ -71,77 +70,144 @@ package struct TestFailovers: Sendable {
 
     private static func pinName(_ record: FailoverRecord) -> String { "test-\(record.run.prefix(16))" }
 
-    /// What failed is thrown and the test stays as it is, to be looked into, until it is cleaned up.
+    /// What failed is thrown and the test stays as it is, to be looked into, until it is gone on with by the same name or cleaned up.
     package func run(_ request: TestRequest) throws -> FailoverReport {
         guard Catalog.isValidName(request.name) else {
             throw FailoverError(.prerequisite, "\(request.name.debugDescription) is no name for a test", remedy: "1 to 64 of A-Z a-z 0-9 . _ - not starting with . or -")
         }
         let standing = try heads.standing(of: request.unit)
         try standing.check(.test)
-        try Failovers.refuseObstacles(standing.unit, standing.catalog, isTest: true)
-        let record = FailoverRecord(
-            run: VaultID.random().description, kind: .test, name: request.name, unit: request.unit, group: standing.unit.group.description, vaultURL: request.vaultURL,
-            vaultID: vault.id.description, keyFile: request.keyFile, passphraseFile: request.passphraseFile, point: request.pointText, isPlanned: false,
-            folder: catalogue.site.path + "/tests/" + request.name)
-        try catalogue.begin(record)
+        let lock = try alone(request.name, waitSeconds: request.commandSeconds)
+        defer { withExtendedLifetime(lock) {} }
+        let record = try ownRecord(standing, request)
         let startedMicros = Clock.wallNanoseconds() / 1_000
         return try catalogue.asJob(.testFailover, request.unit, steps: ["pin", "disks", "serve", "start", "check"]) { job in
             var report = FailoverReport(unit: request.unit, run: record.run, state: standing.state, disks: [], warnings: [], errors: [:])
-            try job.step("pin") {
-                try pin(request, standing, record, &report)
-                return nil
+            func keep(isGood: Bool, _ note: String) throws(SiteError) {
+                report.recordDrill(
+                    .testFailover, in: vault, catalogue, by: heads.host, check: request.checkCommand, isGood: isGood, note: note, startedMicros,
+                    isNewest: PointName(record.point) == .latest && !report.disks.isEmpty)
+                try catalogue.setVerdict(isGood ? .good : .bad, finding: isGood ? nil : note, ofTest: record.run)
             }
-            let site = Self.site(of: record)
-            try job.step("disks") {
-                try Directory.create(catalogue.site.path + "/tests", mode: 0o700)
-                try site.create()
-                for (index, name) in try actions.make(report.disks.map(\.chosen), record, site).enumerated() { report.disks[index].name = name }
-                return nil
+            do { try carryOut(request, standing, record, &report, job) } catch {
+                try keep(isGood: false, "\(request.name): \(error)")
+                throw try settled(error, request, record)
             }
-            try job.step("serve") {
-                let directory = try actions.mount(site)
-                for index in report.disks.indices { report.disks[index].path = report.disks[index].name.map { "\(directory)/\($0)/disk.raw" } }
-                return directory
-            }
-            do {
-                try job.step("start") { try runCommand(request.startCommand, "start", report, request) }
-                try job.step("check") { try runCommand(request.checkCommand, "check", report, request) }
-            } catch {
-                report.recordDrill(.testFailover, in: vault, catalogue, by: heads.host, check: request.checkCommand, isGood: false, note: "\(error)", startedMicros, isNewest: request.point == .latest)
-                throw error
-            }
-            report.recordDrill(.testFailover, in: vault, catalogue, by: heads.host, check: request.checkCommand, isGood: true, note: request.name, startedMicros, isNewest: request.point == .latest)
+            try keep(isGood: true, request.name)
             try catalogue.record(.information, disk: nil, "test failover \(request.name) of \(request.unit) is up" + (request.checkCommand == nil ? "" : " and its check passed"))
             return report
         }
     }
 
-    /// While the test lives, retention leaves its states alone.
-    private func pin(
-        _ request: TestRequest, _ standing: LifeCycleStanding, _ record: FailoverRecord, _ report: inout FailoverReport
-    ) throws {
-        var points: [LifeCycle.Point] = []
-        try heads.publish(.test, standing.unit, claiming: false) { (head: inout Head, _: inout LifeCycle?) throws(VaultError) in
-            let shared = SharedPoints(vault, head: head, catalog: standing.catalog)
-            points = try Failovers.points(request.point, of: standing.unit, shared)
-            try Failovers.addPins(record.run, points, reason: "test failover \(request.name)", to: &head, shared, named: Self.pinName(record))
+    /// One command at a time makes, goes on with or ends a test. One whose plan was killed ends soon.
+    private func alone(_ name: String, waitSeconds: Double = 0) throws -> SiteLock {
+        let path = catalogue.site.failoverLockPath(group: "test-" + name)
+        let deadline = Clock.monotonicNanoseconds() + UInt64(waitSeconds * 1e9)
+        var taken = try SiteLock.tryTake(path)
+        while taken == nil, Clock.monotonicNanoseconds() < deadline {
+            usleep(200_000)
+            taken = try SiteLock.tryTake(path)
         }
-        let shared = SharedPoints(vault, head: standing.head, catalog: standing.catalog)
-        for point in points {
-            let chosen = ChosenPoint(disk: try standing.unit.disk(of: point), sequence: point.sequence)
-            report.disks.append(FailoverReport.Disk(disk: chosen.disk, point: point, timeMicros: try shared.time(of: chosen)))
+        guard let lock = taken else {
+            throw FailoverError(.inUse, "another command works on the test \(name)", remedy: "wait until it ends (farshore job list), then farshore failover tests")
+        }
+        return lock
+    }
+
+    /// The record of a test that failed or was killed, to go on with it, or a new one.
+    private func ownRecord(_ standing: LifeCycleStanding, _ request: TestRequest) throws -> FailoverRecord {
+        if let known = try catalogue.openFailovers(.test).first(where: { $0.name == request.name }), known.verdict != .good, known.group == standing.unit.group.description,
+            known.unit == request.unit {
+            guard let point = request.point, PointName(known.point) != point else { return known }
+            throw FailoverError(
+                .notNow, "the test \(request.name) was begun at \(known.point); --at chooses no other point now",
+                remedy: "farshore failover test \(request.unit) --name with another name, or farshore failover cleanup \(request.name) first")
+        }
+        // Of one that goes on, a machine that was started may have the addresses.
+        try Failovers.refuseObstacles(standing.unit, standing.catalog, isTest: true)
+        let record = FailoverRecord(
+            run: VaultID.random().description, kind: .test, name: request.name, unit: request.unit, group: standing.unit.group.description, vaultURL: request.vaultURL,
+            vaultID: vault.id.description, keyFile: request.keyFile, passphraseFile: request.passphraseFile, point: (request.point ?? .latest).text, isPlanned: false,
+            folder: catalogue.site.path + "/tests/" + request.name)
+        try catalogue.begin(record)
+        return record
+    }
+
+    /// What is thrown of `error`. A test that pinned nothing leaves nothing that could be gone on with.
+    private func settled(_ error: any Error, _ request: TestRequest, _ record: FailoverRecord) throws -> any Error {
+        switch error {
+        case VaultError.notFound, VaultError.refused:
+            if try catalogue.disks(ofFailover: record.run).isEmpty { try catalogue.end(failover: record.run, note: "\(error)") }
+            return error
+        case let failure as FailoverError where failure.code == .commandFailed:
+            return FailoverError(
+                .commandFailed, failure.message,
+                remedy: "look at its disks (farshore failover tests names them); farshore failover test \(request.unit) --name \(request.name) goes on from there, farshore failover cleanup \(request.name) ends it")
+        default: return error
         }
     }
 
-    private func runCommand(_ given: String?, _ what: String, _ report: FailoverReport, _ request: TestRequest) throws -> String? {
+    private func carryOut(_ request: TestRequest, _ standing: LifeCycleStanding, _ record: FailoverRecord, _ report: inout FailoverReport, _ job: RunningJob) throws {
+        try job.step("pin") {
+            let points = try pinned(standing, record)
+            let shared = SharedPoints(vault, head: standing.head, catalog: standing.catalog)
+            for point in points {
+                let chosen = ChosenPoint(disk: try standing.unit.disk(of: point), sequence: point.sequence)
+                report.disks.append(FailoverReport.Disk(disk: chosen.disk, point: point, timeMicros: try shared.time(of: chosen)))
+            }
+            return nil
+        }
+        let site = Self.site(of: record)
+        try job.step("disks") {
+            try Directory.create(catalogue.site.path + "/tests", mode: 0o700)
+            try site.create()
+            for (index, name) in try actions.make(report.disks.map(\.chosen), record, site).enumerated() { report.disks[index].name = name }
+            return nil
+        }
+        try job.step("serve") {
+            let directory = try actions.mount(site)
+            for index in report.disks.indices { report.disks[index].path = report.disks[index].name.map { "\(directory)/\($0)/disk.raw" } }
+            return directory
+        }
+        let known = try catalogue.startedMachines(ofFailover: record.run)
+        try job.step("start") {
+            try runCommand(request.startCommand, "start", report, request, leavingOut: known) { machine in try catalogue.noteStarted(machine, ofFailover: record.run) }
+        }
+        try job.step("check") { try runCommand(request.checkCommand, "check", report, request) }
+    }
+
+    /// While the test lives, retention leaves its states alone. One that goes on has those it was begun with.
+    private func pinned(_ standing: LifeCycleStanding, _ record: FailoverRecord) throws -> [LifeCycle.Point] {
+        let known = try catalogue.disks(ofFailover: record.run).compactMap { disk in
+            if let id = VaultID(disk.id), let lineage = VaultID(disk.lineage) { LifeCycle.Point(disk: id, lineage: lineage, sequence: disk.sequence) } else { nil }
+        }
+        guard known.isEmpty, let name = PointName(record.point) else { return known }
+        var points: [LifeCycle.Point] = []
+        try heads.publish(.test, standing.unit, claiming: false) { (head: inout Head, _: inout LifeCycle?) throws(VaultError) in
+            let shared = SharedPoints(vault, head: head, catalog: standing.catalog)
+            points = try Failovers.points(name, of: standing.unit, shared)
+            try Failovers.addPins(record.run, points, reason: "test failover \(record.name)", to: &head, shared, named: Self.pinName(record))
+        }
+        for point in points {
+            let disk = try standing.unit.disk(of: point)
+            try catalogue.note(
+                FailoverRecord.Disk(name: disk.name, id: disk.id.description, lineage: point.lineage.description, sequence: point.sequence), ofFailover: record.run)
+        }
+        return points
+    }
+
+    private func runCommand(
+        _ given: String?, _ what: String, _ report: FailoverReport, _ request: TestRequest, leavingOut known: Set<String> = [], done: (String) throws -> Void = { _ in }
+    ) throws -> String? {
         let catalog = try vault.catalog().document
         var said: [String] = []
-        for machine in Set(report.disks.map(\.disk.machineName)).sorted() {
+        for machine in Set(report.disks.map(\.disk.machineName)).subtracting(known).sorted() {
             let settings = catalog.settings(ofMachine: machine)
             guard let command = given ?? (what == "check" ? settings?.check : settings?.start) else { continue }
             var environment = try Failovers.environment(report, machine, catalog, emptyFolder: "\(catalogue.site.path)/tests/\(request.name)/empty", isTest: true)
             environment["FARSHORE_TEST"] = request.name
             said.append(try Failovers.command(command, what, environment: environment, seconds: Failovers.seconds(settings, isGiven: given != nil, else: request.commandSeconds)))
+            try done(machine)
         }
         guard !said.isEmpty else { return nil }
         return said.joined(separator: "; ")
@@ -149,6 +215,8 @@ package struct TestFailovers: Sendable {
 
     /// Repeatable: what is gone already is no error.
     package func cleanUp(_ record: FailoverRecord, notes: String?) throws {
+        let lock = try alone(record.name)
+        defer { withExtendedLifetime(lock) {} }
         try catalogue.asJob(.testFailover, record.unit, steps: ["unmount", "unpin", "remove"]) { job in
             try job.step("unmount") {
                 try actions.unmount(Self.site(of: record))

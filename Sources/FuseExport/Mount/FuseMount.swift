@@ -43,7 +43,7 @@ package struct FuseMount: ~Copyable, Sendable {
     private static func prepare(_ directory: String) throws(SystemError) -> String {
         if let dead = try absolute(directory, throughDeadMount: true), try MountedExport.at(dead) != nil {
             guard access(dead, F_OK) != 0, errno == ENOTCONN else {
-                throw SystemError(errno: EBUSY, operation: "mount: another farshore mount is there", path: directory)
+                throw SystemError(errno: EBUSY, operation: "mount: another mount of farshore is there", path: directory)
             }
             detach(dead)
         }

@@ -42,6 +42,22 @@ package enum PointName: Equatable, Sendable {
         }
     }
 
+    /// What `init` makes this of.
+    package var text: String {
+        switch self {
+        case .latest: "latest"
+        case .latestProcessed: "latest-processed"
+        case .latestAppConsistent: "latest-app-consistent"
+        case .latestMulti: "latest-multi"
+        case .latestMultiAppConsistent: "latest-multi-app-consistent"
+        case .latestVerified: "latest-verified"
+        case .sequence(let sequence): "#\(sequence)"
+        case .time(let micros):
+            Date(timeIntervalSince1970: Double(micros / 1_000_000)).formatted(.iso8601).dropLast() + "." + String("\(1_000_000 + micros % 1_000_000)".dropFirst()) + "Z"
+        case .tag(let tag): tag
+        }
+    }
+
     /// RFC 3339, with or without a fraction of a second.
     private static func micros(_ text: String) -> UInt64? {
         guard text.count >= 20, text.contains("T") || text.contains("t") || text.contains(" ") else { return nil }

@@ -85,7 +85,7 @@ extension DiskReplication {
             }
             return "point #\(point.sequence) is pinned as \(name); look at the guest; farshore point unpin \(disk.name) --name \(name) when it is of no use"
         } catch {
-            return "the point before #\(clean) could not be pinned: \(error); farshore point pin"
+            return "the point before #\(clean) could not be pinned: \(error); farshore point pin \(disk.name)/POINT --name NAME"
         }
     }
 }

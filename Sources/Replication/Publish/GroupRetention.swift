@@ -2,6 +2,7 @@
 // without them. On a thread of its own, so that no upload waits; what fails is an event and is tried again.
 
 import BlockIO
+import ChangeLog
 import Logging
 import Site
 import Synchronization
@@ -74,7 +75,9 @@ final class GroupRetention: Sendable {
 
     private func round(_ heads: GroupHeads, _ connection: VaultConnection) {
         do {
-            guard let head = heads.head?.document, let thinning = try thinning(heads.group, head) else { return }
+            guard let head = heads.head?.document else { return }
+            if try isFilled(heads, head) { try heads.publish { $0.removeFailoverPins() } }
+            guard let thinning = try thinning(heads.group, head) else { return }
             let isDue = state.withLock {
                 $0.schedules[heads.group, default: RetentionSchedule()].isDue(
                     head: head.number, now: Clock.monotonicNanoseconds(), wallMicros: Clock.wallNanoseconds() / 1_000, clockMicros: head.clock?.timeMicros,
@@ -86,6 +89,14 @@ final class GroupRetention: Sendable {
         } catch {
             note("\(error)", heads.group)
         }
+    }
+
+    /// Reprotected while its images were filled, a group keeps pins of its failover that nobody needs any more.
+    private func isFilled(_ heads: GroupHeads, _ head: Head) throws(SiteError) -> Bool {
+        guard head.pins?.contains(where: { $0.name.hasPrefix(Head.Pin.failoverPrefix) }) == true, head.lifeCycle?.state == .replicating, head.lifeCycle?.active == heads.hostID,
+            let found = try catalogue.consistencyGroups().first(where: { $0.id == heads.group.description })
+        else { return false }
+        return found.disks.allSatisfy { !LogFolder($0.logFolder).isBeingFilled }
     }
 
     /// Of disks that share points each keeps what any of their policies asks for; nil when one keeps everything, or when a disk of the

@@ -92,7 +92,7 @@ final class DelayWatch: Sendable {
             try catalogue.set(
                 StandingWarning(
                     kind: .lag, text: "the vault is proven to be \(Int(seconds)) s behind, more than the \(allowed) of the policy \(disk.policy.name)",
-                    remedy: "look at the target and the way to it, or allow more with farshore policy edit \(disk.policy.name) --rpo"),
+                    remedy: "look at the target and the way to it, or allow more with farshore policy edit \(disk.policy.name) --rpo SPAN"),
                 ofDisk: disk.name)
         case .over:
             if try catalogue.takeAway(.lag, ofDisk: disk.name) { try catalogue.record(.information, disk: disk.name, "the vault is no more than \(allowed) behind again") }

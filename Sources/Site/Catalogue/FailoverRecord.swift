@@ -45,6 +45,12 @@ package struct FailoverRecord: Equatable, Sendable {
     package var endedNanoseconds: UInt64?
     /// How it ended; the notes of whoever cleaned up.
     package var note: String?
+    /// Of a test; nil while it is being made, or was killed in that.
+    package private(set) var verdict: Verdict?
+    /// What was wrong with a bad one.
+    package private(set) var finding: String?
+
+    package enum Verdict: String, Sendable { case good, bad }
 
     package init(
         run: String, kind: Kind, name: String, unit: String, group: String, vaultURL: String, vaultID: String, keyFile: String?, passphraseFile: String?,
@@ -84,6 +90,8 @@ package struct FailoverRecord: Equatable, Sendable {
         createdNanoseconds = UInt64(bitPattern: row["created"])
         endedNanoseconds = (row["ended"] as Int64?).map(UInt64.init(bitPattern:))
         note = row["note"]
+        verdict = try (row["verdict"] as String?).map { try storedName($0) }
+        finding = row["finding"]
     }
 }
 
@@ -120,6 +128,20 @@ extension Catalogue {
             """)
     }
 
+    static func addFailoverProgress(_ database: Database) throws {
+        try database.execute(sql: """
+            CREATE TABLE failover_started (
+                run TEXT NOT NULL REFERENCES failover(run) ON DELETE CASCADE,
+                machine TEXT NOT NULL,
+                PRIMARY KEY (run, machine)
+            ) STRICT, WITHOUT ROWID;
+            ALTER TABLE failover ADD COLUMN verdict TEXT;
+            ALTER TABLE failover ADD COLUMN finding TEXT;
+            ALTER TABLE disk ADD COLUMN left_image TEXT;
+            ALTER TABLE disk ADD COLUMN left_log TEXT;
+            """)
+    }
+
     /// One of a kind and name at a time is open.
     package func begin(_ record: FailoverRecord) throws(SiteError) {
         try write { database in
@@ -148,6 +170,29 @@ extension Catalogue {
     /// Whether a test of the group was ever cleaned up on this site.
     package func wasTested(group: String) throws(SiteError) -> Bool {
         try read { try Bool.fetchOne($0, sql: "SELECT EXISTS (SELECT 1 FROM failover WHERE kind = 'test' AND group_id = ?)", arguments: [group]) ?? false }
+    }
+
+    /// Another point was chosen.
+    package func setPoint(_ point: String, ofFailover run: String) throws(SiteError) {
+        try write { try $0.execute(sql: "UPDATE failover SET point = ? WHERE run = ?", arguments: [point, run]) }
+    }
+
+    /// Machines whose start command has succeeded, so that a repeated run does not start them again.
+    package func startedMachines(ofFailover run: String) throws(SiteError) -> Set<String> {
+        try read { try String.fetchSet($0, sql: "SELECT machine FROM failover_started WHERE run = ?", arguments: [run]) }
+    }
+
+    package func noteStarted(_ machine: String, ofFailover run: String) throws(SiteError) {
+        try write { try $0.execute(sql: "INSERT OR IGNORE INTO failover_started (run, machine) VALUES (?, ?)", arguments: [run, machine]) }
+    }
+
+    /// Their guests were stopped.
+    package func forgetStarted(ofFailover run: String) throws(SiteError) {
+        try write { try $0.execute(sql: "DELETE FROM failover_started WHERE run = ?", arguments: [run]) }
+    }
+
+    package func setVerdict(_ verdict: FailoverRecord.Verdict?, finding: String?, ofTest run: String) throws(SiteError) {
+        try write { try $0.execute(sql: "UPDATE failover SET verdict = ?, finding = ? WHERE run = ?", arguments: [verdict?.rawValue, finding, run]) }
     }
 
     package func end(failover run: String, note: String?) throws(SiteError) {

@@ -25,7 +25,7 @@ extension Catalogue {
         try write { database in
             let made = try change.applied(to: Policy(name: name))
             for name in [name, made.failbackName] where try Self.policy(name, database) != nil {
-                throw SiteError(.policyExists, "there is a policy named \(name) already", remedy: "farshore policy edit \(name)")
+                throw SiteError(.policyExists, "there is a policy named \(name) already", remedy: "farshore policy edit \(name) with what is to change")
             }
             try Self.insert(made, database)
             try Self.insert(try change.applied(to: Policy(name: made.failbackName, parent: name)), database)
@@ -51,7 +51,7 @@ extension Catalogue {
             if let parent = policy.parent {
                 throw SiteError(.refused, "\(name) is the failback policy of \(parent) and goes with it", remedy: "farshore policy delete \(parent)")
             }
-            guard name != Policy.defaultName else { throw SiteError(.refused, "the policy \(name) stays", remedy: "farshore policy edit \(name)") }
+            guard name != Policy.defaultName else { throw SiteError(.refused, "the policy \(name) stays", remedy: "farshore policy edit \(name) with what is to change") }
             if let disk = try String.fetchOne(database, sql: "SELECT name FROM disk WHERE policy = ?", arguments: [name]) {
                 throw SiteError(.policyInUse, "the disk \(disk) has the policy \(name)", remedy: "farshore policy assign \(Policy.defaultName) \(disk)")
             }

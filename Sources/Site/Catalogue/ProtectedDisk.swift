@@ -205,13 +205,32 @@ extension Catalogue {
         try write { database in
             try database.execute(
                 sql: "UPDATE disk SET vault_url = ?, key_file = ?, passphrase_file = ? WHERE vault_id = ?", arguments: [url, keyFile, passphraseFile, id])
+            // Their units are named without a URL, too.
+            try database.execute(
+                sql: "UPDATE failover SET vault_url = ?, key_file = ?, passphrase_file = ? WHERE vault_id = ? AND ended IS NULL", arguments: [url, keyFile, passphraseFile, id])
             try database.execute(sql: "DELETE FROM chunk WHERE vault = ?", arguments: [id])
         }
     }
 
-    /// Image and log lie elsewhere from now on.
+    /// Image and log lie elsewhere from now on. Where they were is remembered until `settleMove`.
     package func move(disk name: String, imagePath: String, logFolder: String) throws(SiteError) {
-        try write { try $0.execute(sql: "UPDATE disk SET image_path = ?, log_folder = ? WHERE name = ?", arguments: [imagePath, logFolder, name]) }
+        try write {
+            try $0.execute(
+                sql: "UPDATE disk SET left_image = image_path, left_log = log_folder, image_path = ?, log_folder = ? WHERE name = ?", arguments: [imagePath, logFolder, name])
+        }
+    }
+
+    /// Where the disk was before it was moved; nil where it was not, or that was settled.
+    package func placeLeft(ofDisk name: String) throws(SiteError) -> (imagePath: String, logFolder: String)? {
+        try read {
+            try Row.fetchOne($0, sql: "SELECT left_image, left_log FROM disk WHERE name = ? AND left_image IS NOT NULL", arguments: [name]).map { ($0["left_image"], $0["left_log"]) }
+        }
+    }
+
+    /// It stays where it is; `goingBack`: where it was.
+    package func settleMove(ofDisk name: String, goingBack: Bool) throws(SiteError) {
+        let place = goingBack ? "image_path = coalesce(left_image, image_path), log_folder = coalesce(left_log, log_folder), " : ""
+        try write { try $0.execute(sql: "UPDATE disk SET \(place)left_image = NULL, left_log = NULL WHERE name = ?", arguments: [name]) }
     }
 
     /// The disk has grown.

@@ -1,6 +1,8 @@
 // audit/<n>: what was done with the copies, by whom and when (docs/formats/vault.md section 10). Each record has the hash of
 // the one before, and nothing removes one, so that nobody can take an event out or change it later without being found.
 
+import ObjectStore
+
 package struct AuditRecord: ChainDocument, Equatable {
     package private(set) var format = FormatLimits.formatVersion
     package let vault: VaultID
@@ -31,11 +33,18 @@ package struct AuditCheck: Equatable, Sendable {
 }
 
 extension Vault {
-    private var auditChain: Chain<AuditRecord> { Chain(vault: self, name: "audit") { .audit($0) } }
+    var auditChain: Chain<AuditRecord> { Chain(vault: self, name: "audit") { .audit($0) } }
+
+    /// Of a chain that this host never saw, whether it has begun is asked for without a LIST: its first record is never removed.
+    func newestAudit() throws(VaultError) -> Published<AuditRecord>? {
+        if try memory.newest(auditChain.memoryName) == nil, try fromStore(nil, { () throws(StoreError) in try store.head(ObjectPlace.audit(1).key) }) == nil { return nil }
+        return try auditChain.newest()
+    }
 
     /// Adds a record and returns it as it stands in the vault. Others may add theirs at the same time.
     @discardableResult
     package func audit(event: String, actor: String, document: some Encodable) throws(VaultError) -> AuditRecord {
+        try refuseCopy()
         guard Catalog.isValidName(event) else { throw .refused("\"\(event)\" is no name for an audit event") }
         let text = String(decoding: try CanonicalJSON.encode(document), as: UTF8.self)
         guard text.utf8.count <= FormatLimits.auditDocumentBytesMax else {

@@ -1,5 +1,6 @@
 // The heads of a group, or the catalogs, as they are copied: the newest one first, then those before it downwards, for each of those between
 // leads to objects that may be gone. Who looks for the newest meanwhile finds the one before all of them or the newest one, and both are whole.
+// Audit records lead to nothing and none is ever removed: all of them, oldest first.
 
 import ObjectStore
 
@@ -75,6 +76,25 @@ struct ChainCopy<Document: ChainDocument> {
         }
         for name in [to.memoryName, doneName] {
             try copy.memory.accept(name, number: newest.document.number, hash: newest.hash, previous: newest.document.previous)
+        }
+    }
+
+    /// Puts all of a chain that nothing removes anything of. Interrupted, the copy's is an earlier state of it, also when it is adopted then.
+    func publishAll(_ newest: Published<Document>, after done: UInt64) throws(VaultError) {
+        guard done < newest.document.number else { return }
+        var before = done > 0 ? try to.read(done).hash : nil
+        for number in done + 1...newest.document.number {
+            let (bytes, document) = try fetch(number)
+            guard document.previous == before else { throw .damaged(object: from.place(number).key, reason: "it does not follow the one before: one of them was exchanged") }
+            if number == done + 1 {
+                guard try position(before: newest) < newest.document.number else { return }
+                try CopyMark.require(at: copy.store)
+            }
+            try copy.memory.begin(doneName, number: number)
+            try put(number, bytes)
+            let hash = Hash256(bytes: Digest.sha256(bytes))!
+            for name in [to.memoryName, doneName] { try copy.memory.accept(name, number: number, hash: hash, previous: before) }
+            before = hash
         }
     }
 

@@ -13,8 +13,9 @@ struct CopyMark: Codable, Equatable {
     let from: String
     var sha256: String?
 
-    /// Finds the mark of the copy that is begun at this place, or puts one there.
-    static func begin(_ source: Vault, at store: any ObjectStore) throws(VaultError) -> CopyMark {
+    /// Finds the mark of the copy that is begun at this place, or, with `begins`, puts one there. Without, a place that is empty is none that was
+    /// forgotten: it may be a filesystem that is not mounted.
+    static func find(_ source: Vault, at store: any ObjectStore, begins: Bool) throws(VaultError) -> CopyMark {
         let marker = try get(ObjectPlace.markerKey, store)
         if let marker, try marker != VaultMarker.placed(source.marker, at: store) {
             let other = try VaultMarker.decode(marker).marker.vault
@@ -27,6 +28,7 @@ struct CopyMark: Codable, Equatable {
             mark = known
         } else {
             guard marker == nil else { throw adopted(store) }
+            guard begins else { throw .notFound("there is no copy of a vault at \(store.location)") }
             let present = try fromStore { () throws(StoreError) in try store.list(prefix: "", startAfter: nil) }
             if let other = present.objects.first { throw .refused("\(store.location) is not empty (\(other.key)); a copy needs an empty directory or prefix") }
             mark = CopyMark(vault: source.id, copy: .random(), from: source.store.location)

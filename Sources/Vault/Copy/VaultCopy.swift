@@ -25,9 +25,9 @@ package final class VaultCopy {
     var report = CopyReport()
     private var disks: [VaultID: CopiedDisk] = [:]
 
-    /// Begins a copy in an empty place, or goes on with one. `memory` is that of the copy with this id: what it remembers is not looked for again.
-    package init(of source: Vault, at store: any ObjectStore, memory: (VaultID) throws(VaultError) -> HeadMemory) throws(VaultError) {
-        let mark = try CopyMark.begin(source, at: store)
+    /// Goes on with a copy, or, with `begins`, begins one in an empty place. `memory` is that of the copy with this id: what it remembers is not looked for again.
+    package init(of source: Vault, at store: any ObjectStore, begins: Bool, memory: (VaultID) throws(VaultError) -> HeadMemory) throws(VaultError) {
+        let mark = try CopyMark.find(source, at: store, begins: begins)
         self.source = source
         copy = try source.kept(at: store, memory: try memory(mark.copy))
         // After the keys: what can be opened is a vault, which has no catalog yet.
@@ -81,8 +81,20 @@ package final class VaultCopy {
             try chain.publish(head, after: done)
             report.publishedChains += 1
         }
-        guard catalogDone < state.catalog.document.number else { return }
-        try catalog.publish(state.catalog, after: catalogDone)
+        if catalogDone < state.catalog.document.number {
+            try catalog.publish(state.catalog, after: catalogDone)
+            report.publishedChains += 1
+        }
+        try followAudit(state)
+    }
+
+    /// Last: what is damaged there keeps no point from the copy.
+    private func followAudit(_ state: SourceState) throws(VaultError) {
+        guard let newest = state.audit else { return }
+        let chain = ChainCopy(from: source.auditChain, to: copy.auditChain)
+        let done = try chain.position(before: newest)
+        guard done < newest.document.number else { return }
+        try chain.publishAll(newest, after: done)
         report.publishedChains += 1
     }
 
@@ -109,6 +121,8 @@ extension CopyReport {
 struct SourceState {
     let catalog: Published<Catalog>
     let heads: [Published<Head>]
+    /// Read before the catalog was found unchanged: what seals it is among the keys.
+    let audit: Published<AuditRecord>?
 
     init(of source: Vault) throws(VaultError) {
         while true {
@@ -117,10 +131,12 @@ struct SourceState {
             for group in Set(catalog.document.disks.map(\.group)).sorted(by: { $0.description < $1.description }) {
                 if let head = try source.heads(group: group).newest() { heads.append(head) }
             }
+            let audit = try source.newestAudit()
             // A disk that moved between the two would be in none of the heads that were read.
             guard try source.catalog().hash == catalog.hash else { continue }
             self.catalog = catalog
             self.heads = heads
+            self.audit = audit
             return
         }
     }

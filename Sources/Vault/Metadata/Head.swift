@@ -138,7 +138,16 @@ package struct Head: ChainDocument, Equatable {
         }
     }
 
+    /// Of failovers that have ended.
+    package mutating func removeFailoverPins() {
+        let left = (pins ?? []).filter { !$0.name.hasPrefix(Pin.failoverPrefix) }
+        pins = left.isEmpty ? nil : left
+    }
+
     package struct Pin: Codable, Equatable, Sendable {
+        /// Of those that keep what a failover's disks are filled from.
+        package static let failoverPrefix = "failover-"
+
         package let name: String
         package let disk: VaultID
         package let sequence: UInt64

@@ -110,7 +110,7 @@ struct SiteChanges {
             throw Failure(.inUse, "\(known.name) is protected already, with the image \(known.imagePath)", try: "another name, or farshore unprotect \(known.name)")
         }
         guard known.vaultURL == command.vault.url else {
-            throw Failure(.inUse, "\(known.name) is replicated to \(known.vaultURL)", try: "farshore retarget, when the vault is at another place now")
+            throw Failure(.inUse, "\(known.name) is replicated to \(known.vaultURL)", try: "farshore retarget URL, when the vault is at another place now")
         }
         if let budget = command.logBudget, budget != known.logBudgetBytes {
             throw Failure(.inUse, "the log of \(known.name) may grow to \(bytesText(known.logBudgetBytes)), which is settled when a disk is protected", try: "log-budget: \(known.logBudgetBytes)")

@@ -223,9 +223,13 @@ struct FailbackComplete: ParsableCommand {
     func run() throws {
         let failback = try OpenedFailback(options)
         let report = try failback.failbacks.complete(options.unit)
+        let opened = failback.opened
+        // It is complete whatever this says.
+        let before = (try? opened.failovers.pointsBefore(opened.heads.standing(of: options.unit)).count) ?? 0
+        let points = before > 0 ? " (lets the \(before) points from before go; with --keep-points they stay)" : ""
         try output.print(FailbackDocument(report)) {
             ($0.text.isEmpty ? "" : $0.text + "\n") + "\(options.unit) is back on this host\($0.isServed ? "" : "; no mount runs: farshore mount DIR serves it")\n"
-                + "Next: farshore failover commit \(options.unit), then farshore reprotect \(options.unit)"
+                + "Next: farshore failover commit \(options.unit)\(points), then farshore reprotect \(options.unit)"
         }
     }
 }
@@ -235,8 +239,8 @@ struct FailbackCancel: ParsableCommand {
         commandName: "cancel",
         abstract: "Give a failback up; guests run on where they are.",
         discussion: """
-            The vault no longer keeps states for it. Images that were changed already stay refused: `failback start` goes on with them, or compares them as a whole, and
-            `failover release` takes them out of this site.
+            The vault no longer keeps states for it. New images made by --image-folder are removed, and the old ones are the disks' again. Images that were
+            changed in their place stay refused: `failback start` goes on with them, or compares them as a whole, and `failover release` takes them out of this site.
 
             Example:
               farshore failback cancel db1
@@ -256,7 +260,7 @@ struct FailbackCancel: ParsableCommand {
         let failback = try OpenedFailback(options)
         let (begun, untouched) = try failback.failbacks.cancel(options.unit)
         try output.print(Document(unit: options.unit, changed: begun.map(\.imagePath), untouched: untouched.map(\.imagePath))) { document in
-            "\(document.unit): no failback is under way" + document.changed.map { "\n\($0) was changed and stays refused: farshore failback start goes on with it" }.joined()
+            "\(document.unit): no failback is under way" + document.changed.map { "\n\($0) was changed and stays refused: farshore failback start \(document.unit) goes on with it" }.joined()
         }
     }
 }

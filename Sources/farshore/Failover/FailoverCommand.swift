@@ -40,6 +40,17 @@ struct StandingDocument: Encodable {
     let since: String?
     let points: [Point]
     let disks: [String]
+    /// Cut points from before the failover, which a commit lets go of that keeps none.
+    var pointsBefore: Int?
+    /// By this commit.
+    var pointsLetGo: Int?
+    /// By which the disks are replicated from this host.
+    var policies: [Assigned]?
+
+    struct Assigned: Encodable {
+        let disk: String
+        let policy: String
+    }
 
     struct Point: Encodable {
         let disk: String
@@ -68,6 +79,7 @@ struct StandingDocument: Encodable {
         if let home, home != active { lines.append("home: \(home)") }
         if let target, target != active { lines.append("failover to: \(target)") }
         if let former { lines.append("before the failover: \(former)") }
+        if let pointsBefore { lines.append("points from before the failover that a commit without --keep-points lets go: \(pointsBefore)") }
         if !points.isEmpty { lines.append("begun with: " + points.map { "\($0.disk) #\($0.sequence)" }.joined(separator: ", ")) }
         return lines.joined(separator: "\n")
     }
@@ -122,7 +134,9 @@ struct FailoverShow: ParsableCommand {
             case .refused(let refusal): Command(command: command.rawValue, next: nil, refusal: refusal.reason, remedy: refusal.remedy(options.unit))
             }
         }
-        let document = Document(standing: StandingDocument(standing), choices: choices, commands: commands)
+        var shown = StandingDocument(standing)
+        if standing.state == .failedOver { shown.pointsBefore = try opened.failovers.pointsBefore(standing).count }
+        let document = Document(standing: shown, choices: choices, commands: commands)
         try output.print(document) { document in
             let points = document.choices.map { choice in
                 [choice.point, choice.obstacle ?? choice.disks.map { "\($0.disk) #\($0.sequence) \($0.time ?? "before the first point")" }.joined(separator: ", ")]

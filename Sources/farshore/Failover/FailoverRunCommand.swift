@@ -13,6 +13,10 @@ struct FailoverDocument: Encodable {
     let state: String
     let disks: [RecoveryDisk]
     let warnings: [String]
+    /// It was failed over before; nothing was chosen or made by this command.
+    let isRepeated: Bool
+    /// Machines that this very command started.
+    let started: [String]
 
     struct RecoveryDisk: Encodable {
         let disk: String
@@ -29,6 +33,8 @@ struct FailoverDocument: Encodable {
         run = report.run
         state = report.state.rawValue
         warnings = report.warnings
+        isRepeated = report.isRepeated
+        started = report.started
         disks = report.disks.map {
             RecoveryDisk(disk: $0.name ?? $0.disk.name, machine: $0.disk.machineName, sequence: $0.point.sequence, time: pointTime(micros: $0.timeMicros), path: $0.path)
         }
@@ -36,18 +42,22 @@ struct FailoverDocument: Encodable {
 
     var text: String {
         let rows = disks.map { [$0.disk, "#\($0.sequence)", $0.time ?? "-", $0.path ?? "not served"] }
-        return "\(unit): \(state)\n" + tableText(rows) + warnings.map { "\nwarning: \($0)" }.joined()
+        let before = isRepeated ? " already; farshore failover change-point \(unit) --at POINT chooses another point" : ""
+        let starting = isRepeated && !started.isEmpty ? "\nstarted now: \(started.joined(separator: ", "))" : ""
+        return "\(unit): \(state)\(before)\n" + tableText(rows) + starting + warnings.map { "\nwarning: \($0)" }.joined()
     }
 }
 
 struct PointOptions: ParsableArguments {
-    @Option(name: .long, help: ArgumentHelp("The point: \(PointName.choices).", valueName: "point"))
-    var at = "latest"
+    @Option(name: .long, help: ArgumentHelp("The point: \(PointName.choices). Default: latest.", valueName: "point"))
+    var at: String?
 
     func validate() throws { _ = try point }
 
-    var point: PointName {
+    /// Nil where none was named.
+    var point: PointName? {
         get throws {
+            guard let at else { return nil }
             guard let name = PointName(at) else { throw ValidationError("\(at.debugDescription) is no point: use \(PointName.choices)") }
             return name
         }
@@ -62,7 +72,8 @@ struct FailoverRunCommand: ParsableCommand {
             Unplanned: the source is fenced, so that nothing it still sends counts, and guests go on here from the point chosen. With --source-command
             it is told to stop first; where that fails the failover goes on. --planned is for a source that `failover prepare` has shut down: every write
             it acknowledged is here, or the command is refused. The recovery disks are served by this site's mount at once and filled from the vault
-            meanwhile. Killed, the command goes on when it is run again; `failover cancel` takes it back.
+            meanwhile. Killed, the command goes on when it is run again; `failover cancel` takes it back. Of a unit that is failed over already it starts the
+            machines that no run has started yet, and nothing else.
 
             --start is run for each machine, told FARSHORE_UNIT, FARSHORE_MACHINE, FARSHORE_DISKS (how many) and FARSHORE_DISK_1 … (their paths, in the order of names).
 
@@ -89,15 +100,14 @@ struct FailoverRunCommand: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
-        guard !planned || point.at == "latest" else { throw ValidationError("a planned failover loses nothing: it has no --at") }
+        guard try !planned || point.point ?? .latest == .latest else { throw ValidationError("a planned failover loses nothing: it has no --at") }
     }
 
     func run() throws {
         let opened = try options.opened()
         let report = try opened.failovers.run(FailoverRequest(
-            unit: options.unit, point: try point.point, pointText: point.at, isPlanned: planned, vaultURL: opened.place.url, keyFile: opened.place.keyFile,
-            passphraseFile: opened.place.passphraseFile, folder: absolutePath(folder ?? options.site.directory.path + "/recovery/" + options.unit),
-            sourceCommand: sourceCommand, startCommand: start, commandSeconds: Double(times.commandSeconds)))
+            unit: options.unit, point: try point.point, isPlanned: planned, vaultURL: opened.place.url, keyFile: opened.place.keyFile,
+            passphraseFile: opened.place.passphraseFile, folder: folder.map(absolutePath), sourceCommand: sourceCommand, startCommand: start, commandSeconds: Double(times.commandSeconds)))
         try output.print(FailoverDocument(report), text: \.text)
     }
 }
@@ -123,7 +133,7 @@ struct FailoverChangePoint: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        let report = try options.opened().failovers.changePoint(options.unit, to: try point.point, startCommand: start, seconds: Double(times.commandSeconds))
+        let report = try options.opened().failovers.changePoint(options.unit, to: try point.point ?? .latest, startCommand: start, seconds: Double(times.commandSeconds))
         try output.print(FailoverDocument(report), text: \.text)
     }
 }

@@ -8,7 +8,8 @@ struct FailoverCommit: ParsableCommand {
         commandName: "commit",
         abstract: "Settle a failover: no other point can be chosen any more, and it cannot be cancelled.",
         discussion: """
-            The points from before the one that was chosen are let go, but for pinned ones; with --keep-points the policy decides on them as before.
+            The points from before the one that was chosen are let go, but for pinned ones; with --keep-points the policy decides on them as before. After a
+            failback that is the whole history until then. `failover show` says beforehand how many they are, and this command before it begins.
             The unit is not replicated until it is reprotected.
 
             Example:
@@ -23,8 +24,15 @@ struct FailoverCommit: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        let standing = try options.opened().failovers.commit(options.unit, keepsPoints: keepPoints)
-        try output.print(StandingDocument(standing), text: \.text)
+        var before = 0
+        let standing = try options.opened().failovers.commit(options.unit, keepsPoints: keepPoints) { points in
+            before = points.count
+            guard before > 0, let oldest = pointTime(micros: points.oldestMicros), let newest = pointTime(micros: points.newestMicros) else { return }
+            printError("\(before) points from before the failover go, of \(oldest) to \(newest)")
+        }
+        var document = StandingDocument(standing)
+        document.pointsLetGo = before
+        try output.print(document, text: \.text)
     }
 }
 

@@ -14,7 +14,7 @@ struct FailoverTest: ParsableCommand {
         discussion: """
             Any host can, also for one machine of a group. The disks are served by a mount of their own below SITE/tests/NAME; the point is pinned until
             `failover cleanup NAME`. --start and --check are told what `failover run` tells its start command, and FARSHORE_TEST; when one of them fails the
-            test stays, to be looked into.
+            test stays, to be looked into, and the same command with --name NAME goes on from there: with the same disks, machines that were started are not started again.
 
             Example:
               farshore failover test db1 --vault s3://backup/vault --key-file vault.key --check 'fsck.ext4 -fn "$FARSHORE_DISK_1"'
@@ -41,7 +41,7 @@ struct FailoverTest: ParsableCommand {
         let free = (1...10_000).lazy.map { "\(options.unit)-\($0)" }.first { !taken.contains($0) } ?? options.unit
         let name = name ?? free
         let report = try opened.tests.run(TestRequest(
-            unit: options.unit, name: name, point: try point.point, pointText: point.at, vaultURL: opened.place.url, keyFile: opened.place.keyFile,
+            unit: options.unit, name: name, point: try point.point, vaultURL: opened.place.url, keyFile: opened.place.keyFile,
             passphraseFile: opened.place.passphraseFile, startCommand: start, checkCommand: check, commandSeconds: Double(times.commandSeconds)))
         try output.print(Document(name: name, test: FailoverDocument(report))) { "test \($0.name) of " + $0.test.text }
     }
@@ -69,6 +69,9 @@ struct FailoverTests: ParsableCommand {
         let directory: String
         let isServed: Bool
         let isForgotten: Bool
+        /// Absent while it is being made, or where it was killed in that.
+        let verdict: String?
+        let finding: String?
     }
 
     func run() throws {
@@ -78,11 +81,15 @@ struct FailoverTests: ParsableCommand {
             let directory = test.folder + "/mnt"
             return TestDocument(
                 name: test.name, unit: test.unit, point: test.point, since: timeText(nanoseconds: test.createdNanoseconds), directory: directory,
-                isServed: try MountedExport.at(directory) != nil, isForgotten: forgotten.contains(test.run))
+                isServed: try MountedExport.at(directory) != nil, isForgotten: forgotten.contains(test.run),
+                verdict: test.verdict?.rawValue, finding: test.finding)
         }
         try output.print(documents) { documents in
-            documents.isEmpty ? "no tests" : tableText([["TEST", "UNIT", "POINT", "SINCE", "DISKS"]] + documents.map {
-                [$0.name, $0.unit, $0.point, $0.since + ($0.isForgotten ? " (forgotten?)" : ""), $0.isServed ? $0.directory : "not served"]
+            documents.isEmpty ? "no tests" : tableText([["TEST", "UNIT", "POINT", "SINCE", "VERDICT", "DISKS", "FOUND"]] + documents.map {
+                [
+                    $0.name, $0.unit, $0.point, $0.since + ($0.isForgotten ? " (forgotten?)" : ""), $0.verdict ?? "not complete", $0.isServed ? $0.directory : "not served",
+                    $0.finding ?? "",
+                ]
             })
         }
     }

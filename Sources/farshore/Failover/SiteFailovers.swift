@@ -76,7 +76,7 @@ struct OpenedUnit {
             make: { [vault = heads.vault, catalogue] points, record in
                 try RecoveryDisks(catalogue: catalogue, vault: vault).create(points, RecoveryDisks.Plan(record, in: record.folder, role: .recovery)).map(\.name)
             },
-            remove: { [vault = heads.vault, catalogue] disk, _ in try RecoveryDisks(catalogue: catalogue, vault: vault).remove([disk.name]) },
+            remove: { [vault = heads.vault, catalogue] disk, record in try RecoveryDisks(catalogue: catalogue, vault: vault).remove([disk.name], in: record.folder) },
             serve: { [folder = site.directory] in try serve($0, folder) }, release: { [folder = site.directory] in try release($0, folder) }))
     }
 
@@ -138,7 +138,10 @@ private func unmount(_ site: SiteDirectory) throws {
 /// Runs this program; what it says goes to our standard error.
 private func farshore(_ arguments: [String]) throws {
     let child = try ChildProcess.spawn("/proc/self/exe", arguments, standardError: STDERR_FILENO)
-    guard case .exited(0) = child.wait() else {
-        throw Failure(.failed, "farshore \(arguments.joined(separator: " ")) failed", try: "the same by hand, after what it said")
+    let ending = child.wait()
+    guard ending == .exited(0) else {
+        // A disk in use is in use, whichever process finds that.
+        let status: ExitStatus = if case .exited(let number) = ending { ExitStatus(rawValue: number) ?? .failed } else { .failed }
+        throw Failure(status, "farshore \(arguments.joined(separator: " ")) failed", try: "the same by hand, after what it said")
     }
 }

@@ -221,6 +221,11 @@ final class MountedDisks: Sendable {
         let point = isApp ? try appPoints.cut(disks, machines: machines, tag: tag ?? "") : (sequence: try VirtualDisk.cutPoint(disks, tag: tag ?? ""), problem: nil)
         let time = Clock.wallNanoseconds()
         for disk in disks { _ = try disk.makeDurable() }
+        if let problem = point.problem {
+            // Nobody may be there who reads the answer: a timer asked, or a script.
+            let text = "point #\(point.sequence) of \(machines.joined(separator: ", ")) was to be app-consistent and is crash-consistent only: \(problem)"
+            do throws(SiteError) { try catalogue.record(.warning, disk: nil, text) } catch { serviceLog("this event could not be recorded: \(text): \(error)") }
+        }
         return .points(
             disks.map { CutPoint(disk: $0.name, sequence: point.sequence, timeNanoseconds: time, tag: tag, isAppConsistent: isApp && point.problem == nil) },
             left: left + (point.problem.map { ["the point is crash-consistent only: \($0)"] } ?? []))

@@ -13,7 +13,7 @@ struct UnmountCommand: ParsableCommand {
         commandName: "unmount",
         abstract: "Unmount a directory served by `mount` or `point mount`; returns when its log is flushed and closed.",
         discussion: """
-            Refused while the mount is in use, naming who uses it. Fails when the log of a disk of this site could not be closed
+            Refused while the mount is in use, naming who uses it. While the mount's process ends it says each 10 s what it waits for. Fails when the log of a disk of this site could not be closed
             cleanly; what was acknowledged is in it, and the next mount recovers it.
 
             Example:
@@ -40,9 +40,9 @@ struct UnmountCommand: ParsableCommand {
         let disks = isOwn ? disks() : []
         switch FuseMount.unmount(path) {
         case .done:
-            waitForEnd { isFarshore(mounted.pid) }
+            waitForEnd(of: mounted.pid, closing: disks) { isFarshore(mounted.pid) }
             // A worker that outlived its supervisor has the locks until it has closed the disks.
-            if isOwn { waitForEnd { (try? SiteLock.isTaken(site.directory.mountLockPath)) == true } }
+            if isOwn { waitForEnd(of: mounted.pid, closing: disks) { (try? SiteLock.isTaken(site.directory.mountLockPath)) == true } }
             try checkClosed(disks, path)
             // A supervisor that was killed left it; its worker has closed the disks all the same.
             if !disks.isEmpty, try site.directory.deadMount() != nil { try DurableFile.remove(site.directory.mountPIDPath) }
@@ -84,8 +84,8 @@ struct UnmountCommand: ParsableCommand {
             try: "farshore events \(first.name) says why; the next mount recovers it")
     }
 
-    /// The disks are flushed and closed after the mount is gone.
-    private func waitForEnd(while isThere: () -> Bool) {
+    /// The disks are flushed and closed after the mount is gone. However long that takes: ended sooner, somebody could open the images beside it.
+    private func waitForEnd(of pid: Int32, closing disks: [ProtectedDisk], while isThere: () -> Bool) {
         let started = Clock.monotonicNanoseconds()
         var notices = 0
         while isThere() {
@@ -93,8 +93,15 @@ struct UnmountCommand: ParsableCommand {
             let seconds = Int((Clock.monotonicNanoseconds() - started) / 1_000_000_000)
             guard seconds >= (notices + 1) * UnmountCommand.noticeSeconds else { continue }
             notices += 1
-            printError("farshore: the mount is still flushing after \(seconds) s")
+            let open = disks.filter { isOpen($0) }.map(\.name)
+            let what = open.isEmpty ? "process \(pid) ends" : "process \(pid) closes the log of \(open.joined(separator: ", "))"
+            printError("farshore: waits until \(what), since \(seconds) s; where its storage does not answer that lasts until it does (farshore doctor)")
         }
+    }
+
+    private func isOpen(_ disk: ProtectedDisk) -> Bool {
+        do { _ = try OwnerLock.acquire(LogFolder(disk.logFolder)) } catch LogError.inUse { return true } catch { return false }
+        return false
     }
 
     /// `PID (NAME) STATE …`; a process that has ended but was not reaped is gone too, and one of another name took over a dead one's id.

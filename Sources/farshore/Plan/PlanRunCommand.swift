@@ -19,6 +19,18 @@ struct PlanReportDocument: Encodable {
         let began: String?
         let ended: String?
         let seconds: Double?
+        /// Who said that it is done, or left it out.
+        let by: String?
+        let earlier: [Attempt]?
+
+        /// Before it was tried again.
+        struct Attempt: Encodable {
+            let state: String
+            let detail: String?
+            let began: String?
+            let ended: String?
+            let by: String?
+        }
 
         init(_ step: PlanRun.Step) {
             group = step.group
@@ -30,6 +42,12 @@ struct PlanReportDocument: Encodable {
                 }
             state = step.state.rawValue
             detail = step.detail
+            by = step.by
+            earlier = step.earlier.map { $0.map { attempt in
+                Attempt(
+                    state: attempt.state == .running ? "interrupted" : attempt.state.rawValue, detail: attempt.detail, began: attempt.beganMicros.map { timeText(nanoseconds: $0 * 1_000) },
+                    ended: attempt.endedMicros.map { timeText(nanoseconds: $0 * 1_000) }, by: attempt.by)
+            } }
             began = step.beganMicros.map { timeText(nanoseconds: $0 * 1_000) }
             ended = step.endedMicros.map { timeText(nanoseconds: $0 * 1_000) }
             if let from = step.beganMicros, let to = step.endedMicros { seconds = Double(to - min(from, to)) / 1e6 } else { seconds = nil }
@@ -42,6 +60,7 @@ struct PlanReportDocument: Encodable {
     let state: String
     let isRunning: Bool
     let started: String
+    let startedBy: String?
     let ended: String?
     let seconds: Double?
     let steps: [Step]
@@ -53,6 +72,7 @@ struct PlanReportDocument: Encodable {
         state = run.state == .running && !isRunning ? "interrupted" : run.state.rawValue
         self.isRunning = isRunning
         started = timeText(nanoseconds: run.startedMicros * 1_000)
+        startedBy = run.startedBy
         let last = run.state == .succeeded || run.state == .failed ? run.steps.compactMap(\.endedMicros).max() : nil
         ended = last.map { timeText(nanoseconds: $0 * 1_000) }
         seconds = last.map { Double($0 - min($0, run.startedMicros)) / 1e6 }
@@ -60,8 +80,14 @@ struct PlanReportDocument: Encodable {
     }
 
     var text: String {
-        let rows = steps.map { [$0.group, $0.kind, $0.what, $0.state, $0.seconds.map { String(format: "%.1f s", $0) } ?? "-", $0.detail ?? ""] }
-        var lines = ["\(run): \(kind) run of \(plan), \(state)" + (seconds.map { String(format: ", %.1f s", $0) } ?? ""), tableText([["GROUP", "KIND", "WHAT", "STATE", "TOOK", "DETAIL"]] + rows)]
+        var rows: [[String]] = []
+        for step in steps {
+            let head = [step.group, step.kind, step.what]
+            for before in step.earlier ?? [] { rows.append(head + ["was \(before.state)", "-", before.detail ?? "", before.by ?? ""]) }
+            let took = step.seconds.map { String(format: "%.1f s", $0) } ?? "-"
+            rows.append(head + [step.state, took, step.detail ?? "", step.by ?? ""])
+        }
+        var lines = ["\(run): \(kind) run of \(plan)\(startedBy.map { " by \($0)" } ?? ""), \(state)" + (seconds.map { String(format: ", %.1f s", $0) } ?? ""), tableText([["GROUP", "KIND", "WHAT", "STATE", "TOOK", "DETAIL", "BY"]] + rows)]
         switch state {
         case "waiting": lines.append("waits for a person: \(steps.first { $0.kind == "manual" && $0.state == "running" }?.what ?? "")\nthen: farshore plan continue \(run)")
         case "stopped": lines.append("stopped by a failure; mend it, then farshore plan continue \(run), or with --skip to go on without it")
@@ -96,11 +122,14 @@ private struct PlanWork {
 
     /// By this program, so that a plan does nothing that a person could not do, or take up again, by hand.
     private func failOver(_ unit: String, _ run: PlanRun) throws -> String {
+        let test = "\(run.id)-\(unit)"
+        // Killed before it could say so; what failed there is gone on with by the same name.
+        if run.kind == .test, try site.catalogue().openFailovers(.test).contains(where: { $0.name == test && $0.verdict == .good }) { return "the test \(test) is up" }
         var words = ["failover", run.kind == .test ? "test" : "run", unit, "--vault", vault.url, "--site", site.directory.path]
         if let file = vault.key.keyFile { words += ["--key-file", absolutePath(file)] }
         if let file = vault.key.passphraseFile { words += ["--passphrase-file", absolutePath(file)] }
         switch run.kind {
-        case .test: words += ["--name", "\(run.id)-\(unit)"]
+        case .test: words += ["--name", test]
         case .planned: words += ["--planned"]
         case .unplanned: break
         }
@@ -132,6 +161,9 @@ struct PlanRunCommand: ParsableCommand {
     @Option(name: .long, help: "test, planned or unplanned.")
     var kind: String
 
+    @Flag(name: .long, help: "Though a run of the plan in earnest has not ended.")
+    var beside = false
+
     @OptionGroup var vault: VaultOptions
     @OptionGroup var site: SiteOptions
     @OptionGroup var output: OutputOptions
@@ -147,10 +179,15 @@ struct PlanRunCommand: ParsableCommand {
         }
         let work = PlanWork(vault: vault, site: site, output: output)
         try site.directory.create()
+        if kind != .test, !beside, let other = try work.runs.unfinished(plan) {
+            throw Failure(
+                .inUse, "the run \(other.id) of the plan has not ended: \(try work.runs.isRunning(other.id) ? "it runs" : PlanReportDocument(other, isRunning: false).state)",
+                try: "farshore plan continue \(other.id) --vault \(vault.url); --beside begins another one all the same")
+        }
         let id = try work.runs.newID(plan)
         let lock = try work.runs.lock(id)
         defer { withExtendedLifetime(lock) {} }
-        let run = PlanRun(id: id, plan: read, document: text, kind: kind, now: Clock.wallNanoseconds() / 1_000)
+        let run = PlanRun(id: id, plan: read, document: text, kind: kind, by: VerifyCommand.actor, now: Clock.wallNanoseconds() / 1_000)
         try work.runs.save(run)
         try work.goOn(run)
     }
@@ -188,7 +225,7 @@ struct PlanContinue: ParsableCommand {
         switch found.state {
         case .succeeded, .failed: throw Failure(.failed, "the run \(id) is over: \(found.state.rawValue)", try: "farshore plan report \(id)")
         case .waiting, .stopped:
-            try found.answer(skip ? .skip : .goOn, note: note, now: Clock.wallNanoseconds() / 1_000)
+            try found.answer(skip ? .skip : .goOn, by: VerifyCommand.actor, note: note, now: Clock.wallNanoseconds() / 1_000)
             try work.runs.save(found)
         case .running:
             guard !skip else { throw Failure(.failed, "the run \(id) was interrupted: there is nothing to skip", try: "farshore plan continue \(id) without --skip") }

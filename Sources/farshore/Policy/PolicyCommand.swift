@@ -96,7 +96,7 @@ struct PolicySettings: ParsableArguments {
     @Option(name: .long, help: ArgumentHelp("When the log is full and the vault cannot be reached: refuse writes, or go on and resync later.", valueName: "refuse|resync"))
     var whenFull: String?
 
-    @Option(name: .long, help: ArgumentHelp("Time between app-consistent points, 10s to 30d; 0 for none. See farshore machine set.", valueName: "span"))
+    @Option(name: .long, help: ArgumentHelp("Time between app-consistent points, 10s to 30d; 0 for none. See `farshore machine set`.", valueName: "span"))
     var appConsistent: String?
 
     @Option(name: .long, help: ArgumentHelp(

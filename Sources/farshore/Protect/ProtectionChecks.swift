@@ -118,7 +118,7 @@ struct ProtectionChecks {
     /// A site has each vault at one place: which chunks a vault holds is remembered by its id.
     func place(of vault: Vault, url: String) throws {
         guard let other = try catalogue.disks().first(where: { $0.vaultID == vault.id.description && $0.vaultURL != url }) else { return }
-        throw Failure(.inUse, "\(other.name) is replicated to that vault at \(other.vaultURL)", try: "--vault with that URL, or farshore retarget when the vault is at \(url) now")
+        throw Failure(.inUse, "\(other.name) is replicated to that vault at \(other.vaultURL)", try: "--vault with that URL, or farshore retarget \(url), when the vault is there now")
     }
 
     func vault(_ vault: Vault, leftover: LogState?) throws -> [String] {

@@ -65,7 +65,7 @@ struct RetargetCommand: ParsableCommand {
         guard found >= proven else {
             throw Failure(
                 .integrityDamage, "the vault at \(url) has \(disk.name) up to sequence \(found), but \(proven) was proven at \(disk.vaultURL)",
-                try: "farshore vault copy from there once more")
+                try: "farshore vault copy \(disk.vaultURL) --to URL once more")
         }
     }
 }

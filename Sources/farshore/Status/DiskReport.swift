@@ -85,9 +85,13 @@ struct DiskReport: Encodable {
         state = disk.state.rawValue
         role = disk.role.rawValue
         filling = try Filling(disk, served?.filling)
-        let behind = try Self.behind(disk, replication, log, isUploading: isUploading) ?? Self.awaited(disk, sharing, catalogue)
+        let unit = sharing.kind == .group ? sharing.name : disk.machine
+        let behind = try Self.unprotected(disk, of: unit, catalogue) ?? Self.behind(disk, replication, log, isUploading: isUploading) ?? Self.awaited(disk, sharing, catalogue)
         job = try catalogue.jobs(limit: 20).first { $0.disk == disk.name && $0.state == .running }.map(JobDocument.init)
-        if let ended = Self.notServed(disk, refused, mountDied: mountDied, isBeingEnded: job?.kind == Job.Kind.unprotect.rawValue) {
+        if disk.state == .protected, access(folder.failbackFile, F_OK) == 0 {
+            // What the uploader said before it no longer holds.
+            (health, reason, remedy) = ("warning", "a failback brings its image to what guests write on another host; nothing else uses it until that is complete", "farshore failback status \(unit)")
+        } else if let ended = Self.notServed(disk, refused, mountDied: mountDied, isBeingEnded: job?.kind == Job.Kind.unprotect.rawValue) {
             (health, reason, remedy) = ("critical", ended.text, ended.remedy)
         } else {
             let standing = isUploading ? try catalogue.warnings(ofDisk: disk.name) : []
@@ -123,6 +127,16 @@ struct DiskReport: Encodable {
         if disk.state == .releasing, !isBeingEnded { return (disk.releasingFailure.message, disk.releasingFailure.remedy) }
         if mountDied, disk.state == .protected { return ("the mount died; nothing serves the disk", "farshore mount DIR") }
         return refused.map { ("the mount does not serve it: \($0.reason)", $0.remedy) }
+    }
+
+    /// Guests write where nothing is replicated.
+    private static func unprotected(_ disk: ProtectedDisk, of unit: String, _ catalogue: Catalogue) throws -> (text: String, remedy: String)? {
+        guard disk.role == .recovery else { return nil }
+        let isOpen = try catalogue.openFailovers(.failover).contains { run in try catalogue.disks(ofFailover: run.run).contains { $0.id == disk.id } }
+        return (
+            "it was failed over to this host and is not replicated: no vault gets what is written here until it is reprotected",
+            (isOpen ? "farshore failover commit \(unit), then " : "") + "farshore reprotect \(unit)"
+        )
     }
 
     /// Why the vault will not get what it lacks, or gets it too late, though no attempt failed.

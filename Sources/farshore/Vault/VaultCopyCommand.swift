@@ -14,14 +14,14 @@ struct VaultCopyCommand: ParsableCommand {
         abstract: "Copy a vault to another target, or bring such a copy up to date.",
         discussion: """
             The copy has all points of the vault, and the same key opens it. A point appears in it when all that it needs was verified there. Interrupted
-            at any moment, the next run goes on; only what is new since the last run on this host is looked for. While it is a copy nothing else writes to it:
-            no uploader and no collection. With --prune what the collection of the vault removed is removed from the copy too (needs the right to delete there).
+            at any moment, the next run goes on; only what is new since the last run on this host is looked for. --create begins it, once: without, a place that
+            holds no copy is refused, for it may be a filesystem that is not mounted. While it is a copy nothing else writes to it: no uploader and no collection. With --prune what the collection of the vault removed is removed from the copy too (needs the right to delete there).
 
             To bring a large disk to a distant target, replicate it to a vault on a portable disk, send the disk, copy its vault to the target, adopt
             the copy and send the protected disk there: farshore vault adopt, farshore retarget.
 
             Example:
-              farshore vault copy file:///backup/vault --to 's3://second/vault?region=eu-west-1' --key-file /etc/farshore/vault.key
+              farshore vault copy file:///backup/vault --to 's3://second/vault?region=eu-west-1' --create --key-file /etc/farshore/vault.key
             """)
 
     struct Document: Encodable {
@@ -44,8 +44,11 @@ struct VaultCopyCommand: ParsableCommand {
     @Argument(help: ArgumentHelp("The vault.", valueName: "url"))
     var url: String
 
-    @Option(name: .long, help: ArgumentHelp("Where the copy is kept: an empty directory or prefix, or an earlier copy of the vault.", valueName: "url"))
+    @Option(name: .long, help: ArgumentHelp("Where the copy is kept.", valueName: "url"))
     var to: String
+
+    @Flag(name: .long, help: "Begin a copy there, in an empty directory, bucket prefix or container; a missing directory is made.")
+    var create = false
 
     @Option(name: .long, help: ArgumentHelp("Go on: look for what is new after so many seconds, until ended by a signal.", valueName: "seconds"))
     var follow: UInt32?
@@ -64,8 +67,23 @@ struct VaultCopyCommand: ParsableCommand {
 
     func run() throws {
         let source = try openVault(url: url, key: key, site: site)
-        let store = try openStore(url: to, createDirectory: true)
-        let copy = try VaultCopy(of: source, at: store) { id throws(VaultError) in try memory(ofCopy: id) }
+        do {
+            try bringUp(source)
+        } catch VaultError.fenced(let text) {
+            throw Failure(.fenced, text, try: "leave what is there as it is, and copy into an empty place: farshore vault copy \(url) --to URL --create")
+        }
+    }
+
+    private func bringUp(_ source: Vault) throws {
+        let beginning = "mount its filesystem; where no copy was ever there: farshore vault copy \(url) --to \(to) --create"
+        let copy: VaultCopy
+        do {
+            copy = try VaultCopy(of: source, at: try openStore(url: to, createDirectory: create), begins: create) { id throws(VaultError) in try memory(ofCopy: id) }
+        } catch let error as StoreError where error.code == .bucketMissing && to.hasPrefix("file:") {
+            throw Failure(.targetUnreachable, error.message, try: beginning)
+        } catch VaultError.notFound(let text) {
+            throw Failure(.notFound, text, try: beginning)
+        }
         guard let follow else { return try show(prune ? copy.runAndPrune() : copy.run()) }
         while true {
             do {
