@@ -20,6 +20,8 @@ package struct LogFolder: Equatable, Sendable {
     package var baseFile: String { path + "/base" }
     package var presenceFile: String { path + "/presence" }
     package var makingFile: String { path + "/making" }
+    /// What the site's catalogue alone knows of the disk, for a site that lost it.
+    package var registrationFile: String { path + "/registration" }
     /// The image alone is not the disk.
     package var isBeingFilled: Bool { access(baseFile, F_OK) == 0 }
     package func markFile(target: String) -> String { path + "/replicated-" + target }

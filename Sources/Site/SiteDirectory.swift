@@ -45,24 +45,33 @@ package struct SiteDirectory: Sendable, Equatable {
     /// Who this site is in heads and under `hosts/` of a vault: 32 lower-case hex digits, random, made at first use and never changed.
     /// A copy of the site is the same host.
     package func hostID() throws -> String {
-        let path = path + "/host-id"
         while true {
-            if let bytes = try DurableFile.read(path, limitBytes: 64) {
-                let text = String(decoding: bytes, as: UTF8.self).filter { !$0.isWhitespace }
-                guard text.count == 32, text.allSatisfy({ $0.isHexDigit && !$0.isUppercase }) else {
-                    throw SiteError(.catalogueDamaged, "\(path) holds no host id", remedy: "restore it from a backup; without it the vault takes this site for another host")
-                }
-                return text
-            }
-            // Made beside and linked: of two processes that begin at once, both use the first one's.
-            let made = path + ".\(getpid()).made"
-            let digits = (0..<32).map { _ in String(UInt8.random(in: 0...15), radix: 16) }.joined()
-            try DurableFile.replace(made, with: Array((digits + "\n").utf8))
-            defer { unlink(made) }
-            guard link(made, path) == 0 || errno == EEXIST else { throw SystemError(errno: errno, operation: "make", path: path) }
-            try Directory.sync(self.path)
+            if let known = try knownHostID() { return known }
+            try makeHostID((0..<32).map { _ in String(UInt8.random(in: 0...15), radix: 16) }.joined())
         }
     }
+
+    /// Nil where it was not made yet, or is lost.
+    package func knownHostID() throws -> String? {
+        guard let bytes = try DurableFile.read(hostIDPath, limitBytes: 64) else { return nil }
+        let text = String(decoding: bytes, as: UTF8.self).filter { !$0.isWhitespace }
+        guard text.count == 32, text.allSatisfy({ $0.isHexDigit && !$0.isUppercase }) else {
+            throw SiteError(.catalogueDamaged, "\(hostIDPath) holds no host id", remedy: "restore it from a backup; without it the vault takes this site for another host")
+        }
+        return text
+    }
+
+    /// Of a site that has none. Made beside and linked: of two processes that begin at once, both use the first one's.
+    package func makeHostID(_ digits: String) throws {
+        let path = hostIDPath
+        let made = path + ".\(getpid()).made"
+        try DurableFile.replace(made, with: Array((digits + "\n").utf8))
+        defer { unlink(made) }
+        guard link(made, path) == 0 || errno == EEXIST else { throw SystemError(errno: errno, operation: "make", path: path) }
+        try Directory.sync(self.path)
+    }
+
+    private var hostIDPath: String { path + "/host-id" }
 
     /// The process of a mount that ended without closing its disks (killed, or the host went down), while no other serves them; nil where
     /// none did. What it had acknowledged is in the logs.

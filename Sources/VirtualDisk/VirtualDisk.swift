@@ -72,6 +72,12 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
         files = image.files
     }
 
+    /// Throws where the image is not as the last clean stop of its log left it; nothing is known of one after a kill.
+    package static func refuseChanged(_ image: any ImageFile, since state: LogState) throws(DiskError) {
+        let files = image.files
+        do { try checkUnchanged(state.cleanStop, image) { try ImageIdentity.durable(of: files) } } catch { throw DiskError(error) }
+    }
+
     static func checkUnchanged(
         _ cleanStop: LogState.CleanStop?, _ image: any ImageFile, _ identity: @Sendable () throws -> ImageIdentity
     ) throws {

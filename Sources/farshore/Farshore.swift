@@ -23,6 +23,7 @@ struct Farshore: ParsableCommand {
             AcceptCommand.self,
             GrowCommand.self,
             RetargetCommand.self,
+            SiteCommand.self,
             UploadCommand.self,
             MachineCommand.self,
             GroupCommand.self,

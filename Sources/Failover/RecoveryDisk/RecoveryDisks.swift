@@ -69,7 +69,7 @@ package struct RecoveryDisks {
         for making in makings { try make(making) }
         let newest = heads.values.compactMap { $0 }.flatMap(\.disks).flatMap(\.lineages).map(\.sequence).max() ?? 0
         try cut(makings, above: newest)
-        let (machineIDs, group) = sharing(of: points.map(\.disk), catalog)
+        let (machineIDs, group) = Self.sharing(of: points.map(\.disk), catalog)
         try catalogue.add(makings.map(\.disk), machineIDs: machineIDs, group: group)
         for making in makings { try DurableFile.remove(making.folder.makingFile) }
         return try makings.map { try catalogue.disk(named: $0.disk.name) }
@@ -197,7 +197,7 @@ package struct RecoveryDisks {
     }
 
     /// The ids that machines and the group have in the vault: its heads go on under them.
-    private func sharing(of disks: [Catalog.Disk], _ catalog: Catalog) -> (machines: [String: String], group: (name: String, id: String)?) {
+    static func sharing(of disks: [Catalog.Disk], _ catalog: Catalog) -> (machines: [String: String], group: (name: String, id: String)?) {
         var machines: [String: String] = [:]
         for disk in disks {
             guard let group = catalog.group(disk.group), catalog.disks(inGroup: group.id).allSatisfy({ candidate in disks.contains { $0.id == candidate.id } }) else { continue }

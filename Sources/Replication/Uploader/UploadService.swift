@@ -19,6 +19,7 @@ package final class UploadService: Sendable {
     private let pressures = Mutex<[String: LogFill]>([:])
     private let retention: GroupRetention
     private let delays: DelayWatch
+    private let registrations = DiskRegistrations()
 
     package init(replicator: Replicator, log: Logger) {
         self.replicator = replicator
@@ -50,6 +51,7 @@ package final class UploadService: Sendable {
             }
             do {
                 let disks = try catalogue.disks()
+                register(disks)
                 for disk in disks where disk.isReplicated && threads[disk.name] == nil {
                     threads[disk.name] = try start(disk.name)
                 }
@@ -62,6 +64,10 @@ package final class UploadService: Sendable {
             deadMount = noted(deadMount)
             stop.sleep(milliseconds: Self.pollMilliseconds)
         }
+    }
+
+    private func register(_ disks: [ProtectedDisk]) {
+        for (disk, error) in registrations.note(disks) { log.warning("\(disk): its log's folder cannot keep what the catalogue says of it: \(error)") }
     }
 
     /// A mount that was killed says nothing itself. Told once; that it is mounted again is no news of the uploader's.
@@ -101,7 +107,9 @@ package final class UploadService: Sendable {
         // Kept to the end, for the disks of a group have one writer epoch.
         var replications: [DiskReplication] = []
         defer { withExtendedLifetime(replications) {} }
-        for disk in try catalogue.disks() where disk.isReplicated && !disk.isPaused {
+        let disks = try catalogue.disks()
+        register(disks)
+        for disk in disks where disk.isReplicated && !disk.isPaused {
             if stop.isStopping { throw Stopped() }
             let uploader = DiskUploader(name: disk.name, replicator: replicator, log: log)
             let replication = DiskReplication(replicator)

@@ -101,7 +101,7 @@ package final class Catalogue: Sendable {
         let text = "\(path): \(failure.message ?? failure.resultCode.description)"
         switch failure.resultCode {
         case .SQLITE_CORRUPT, .SQLITE_NOTADB:
-            return SiteError(.catalogueDamaged, text, remedy: "dmesg says whether the storage fails, then mend that; else move the file away and protect the disks again: logs and vault are not touched by that")
+            return SiteError(.catalogueDamaged, text, remedy: "dmesg says whether the storage fails, then mend that; else move the file away, with those beside it that end in -wal and -shm, and farshore site rebuild --vault URL")
         case .SQLITE_FULL: return SiteError(.noSpace, text, remedy: mendRemedy)
         case .SQLITE_IOERR, .SQLITE_CANTOPEN, .SQLITE_READONLY: return SiteError(.catalogueFailed, text, remedy: mendRemedy)
         case .SQLITE_BUSY:

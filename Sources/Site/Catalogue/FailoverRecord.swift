@@ -143,21 +143,21 @@ extension Catalogue {
     }
 
     /// One of a kind and name at a time is open.
-    package func begin(_ record: FailoverRecord) throws(SiteError) {
-        try write { database in
-            guard try String.fetchOne(database, sql: "SELECT run FROM failover WHERE kind = ? AND name = ? AND ended IS NULL", arguments: [record.kind.rawValue, record.name]) == nil else {
-                throw SiteError(.refused, "there is a \(record.kind.rawValue) named \(record.name) on this site already", remedy: "farshore failover tests, or farshore failover show \(record.unit)")
-            }
-            try database.execute(
-                sql: """
-                    INSERT OR REPLACE INTO failover (run, kind, name, unit, group_id, vault_url, vault_id, key_file, passphrase_file, point, is_planned, folder, created)
-                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-                    """,
-                arguments: [
-                    record.run, record.kind.rawValue, record.name, record.unit, record.group, record.vaultURL, record.vaultID, record.keyFile, record.passphraseFile,
-                    record.point, record.isPlanned, record.folder, Int64(bitPattern: record.createdNanoseconds),
-                ])
+    package func begin(_ record: FailoverRecord) throws(SiteError) { try write { try Self.begin(record, $0) } }
+
+    static func begin(_ record: FailoverRecord, _ database: Database) throws {
+        guard try String.fetchOne(database, sql: "SELECT run FROM failover WHERE kind = ? AND name = ? AND ended IS NULL", arguments: [record.kind.rawValue, record.name]) == nil else {
+            throw SiteError(.refused, "there is a \(record.kind.rawValue) named \(record.name) on this site already", remedy: "farshore failover tests, or farshore failover show \(record.unit)")
         }
+        try database.execute(
+            sql: """
+                INSERT OR REPLACE INTO failover (run, kind, name, unit, group_id, vault_url, vault_id, key_file, passphrase_file, point, is_planned, folder, created)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                """,
+            arguments: [
+                record.run, record.kind.rawValue, record.name, record.unit, record.group, record.vaultURL, record.vaultID, record.keyFile, record.passphraseFile,
+                record.point, record.isPlanned, record.folder, Int64(bitPattern: record.createdNanoseconds),
+            ])
     }
 
     /// Those that have not ended, oldest first.
@@ -219,12 +219,12 @@ extension Catalogue {
         }
     }
 
-    package func note(_ disk: FailoverRecord.Disk, ofFailover run: String) throws(SiteError) {
-        try write {
-            try $0.execute(
-                sql: "INSERT OR REPLACE INTO failover_disk (run, name, id, lineage, sequence) VALUES (?, ?, ?, ?, ?)",
-                arguments: [run, disk.name, disk.id, disk.lineage, Int64(bitPattern: disk.sequence)])
-        }
+    package func note(_ disk: FailoverRecord.Disk, ofFailover run: String) throws(SiteError) { try write { try Self.note(disk, ofFailover: run, $0) } }
+
+    static func note(_ disk: FailoverRecord.Disk, ofFailover run: String, _ database: Database) throws {
+        try database.execute(
+            sql: "INSERT OR REPLACE INTO failover_disk (run, name, id, lineage, sequence) VALUES (?, ?, ?, ?, ?)",
+            arguments: [run, disk.name, disk.id, disk.lineage, Int64(bitPattern: disk.sequence)])
     }
 
     package func forget(_ disk: FailoverRecord.Disk, ofFailover run: String) throws(SiteError) {

@@ -86,7 +86,7 @@ extension Catalogue {
         throw SiteError(.refused, "\(name) is the failback policy of \(parent): reprotect gives it to disks away from home", remedy: "farshore policy list")
     }
 
-    private static func policy(_ name: String, _ database: Database) throws -> Policy? {
+    static func policy(_ name: String, _ database: Database) throws -> Policy? {
         try Row.fetchOne(database, sql: "SELECT * FROM policy WHERE name = ?", arguments: [name]).map { try Policy(row: $0, name: name) }
     }
 
@@ -100,7 +100,7 @@ extension Catalogue {
             arguments: [policy.name, policy.parent, Int64(bitPattern: Clock.wallNanoseconds())] + policy.settings)
     }
 
-    private static func store(_ policy: Policy, _ database: Database) throws {
+    static func store(_ policy: Policy, _ database: Database) throws {
         try database.execute(
             sql: """
                 UPDATE policy SET interval_seconds = ?, point_seconds = ?, retention = ?, rpo_seconds = ?, bandwidth = ?, compression = ?, resync_window = ?, when_full = ?,

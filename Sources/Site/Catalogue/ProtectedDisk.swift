@@ -144,19 +144,21 @@ extension Catalogue {
 
     /// Registers disks that a vault has, all of them or none, in machines and a group that have the ids they have there.
     package func add(_ disks: [ProtectedDisk], machineIDs: [String: String], group: (name: String, id: String)?) throws(SiteError) {
-        try write { database in
-            for machine in Set(disks.map(\.machine)) { try Self.refuseMachine(machine, database) }
-            // The first disk of a machine makes it, and may have its name.
-            for disk in disks.sorted(by: { ($0.name == $0.machine ? 0 : 1, $0.name) < ($1.name == $1.machine ? 0 : 1, $1.name) }) {
-                try Self.insert(disk, group: nil, database)
-            }
-            for (machine, id) in machineIDs { try database.execute(sql: "UPDATE machine SET id = ? WHERE name = ?", arguments: [id, machine]) }
-            if let group { try Self.makeGroup(group.name, id: group.id, machines: Set(disks.map(\.machine)).sorted(), database) }
-            try Self.checkSharing(database)
-        }
+        try write { try Self.insert(disks, machineIDs: machineIDs, group: group, $0) }
     }
 
-    private static func insert(_ disk: ProtectedDisk, group: String?, _ database: Database) throws {
+    static func insert(_ disks: [ProtectedDisk], machineIDs: [String: String], group: (name: String, id: String)?, _ database: Database) throws {
+        for machine in Set(disks.map(\.machine)) { try refuseMachine(machine, database) }
+        // The first disk of a machine makes it, and may have its name.
+        for disk in disks.sorted(by: { ($0.name == $0.machine ? 0 : 1, $0.name) < ($1.name == $1.machine ? 0 : 1, $1.name) }) {
+            try insert(disk, group: nil, database)
+        }
+        for (machine, id) in machineIDs { try database.execute(sql: "UPDATE machine SET id = ? WHERE name = ?", arguments: [id, machine]) }
+        if let group { try makeGroup(group.name, id: group.id, machines: Set(disks.map(\.machine)).sorted(), database) }
+        try checkSharing(database)
+    }
+
+    static func insert(_ disk: ProtectedDisk, group: String?, _ database: Database) throws {
         let taken = try String.fetchOne(
             database, sql: "SELECT name FROM disk WHERE name = ? OR id = ? OR image_path = ? OR log_folder = ?",
             arguments: [disk.name, disk.id, disk.imagePath, disk.logFolder])

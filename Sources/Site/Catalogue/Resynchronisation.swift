@@ -27,16 +27,20 @@ extension Catalogue {
     @discardableResult
     package func markResynchronisation(ofDisk name: String, reason: String, isNow: Bool = false) throws(SiteError) -> Resynchronisation {
         let marked = try write { database in
-            try database.execute(
-                sql: """
-                    INSERT INTO resynchronisation (disk, reason, marked, is_now) SELECT name, ?, ?, ? FROM disk WHERE name = ?
-                    ON CONFLICT (disk) DO UPDATE SET is_now = max(is_now, excluded.is_now)
-                    """,
-                arguments: [reason, Int64(bitPattern: Clock.wallNanoseconds()), isNow, name])
+            try Self.markResynchronisation(name, reason: reason, isNow: isNow, database)
             return try Row.fetchOne(database, sql: "SELECT * FROM resynchronisation WHERE disk = ?", arguments: [name]).map(Resynchronisation.init(row:))
         }
         guard let marked else { throw SiteError(.diskNotFound, "no disk named \(name) is protected on this site", remedy: "farshore status") }
         return marked
+    }
+
+    static func markResynchronisation(_ name: String, reason: String, isNow: Bool, _ database: Database) throws {
+        try database.execute(
+            sql: """
+                INSERT INTO resynchronisation (disk, reason, marked, is_now) SELECT name, ?, ?, ? FROM disk WHERE name = ?
+                ON CONFLICT (disk) DO UPDATE SET is_now = max(is_now, excluded.is_now)
+                """,
+            arguments: [reason, Int64(bitPattern: Clock.wallNanoseconds()), isNow, name])
     }
 
     package func endResynchronisation(ofDisk name: String) throws(SiteError) {

@@ -99,6 +99,13 @@ package struct Policy: Equatable, Sendable {
 
     package static let standard = Policy(name: defaultName)
 
+    /// The same settings under another name.
+    func named(_ name: String, parent: String? = nil) -> Policy {
+        Policy(
+            name: name, parent: parent, intervalSeconds: intervalSeconds, pointSeconds: pointSeconds, retention: retention, rpoSeconds: rpoSeconds, bandwidth: bandwidth,
+            compression: compression, resyncWindow: resyncWindow, whenFull: whenFull, download: download, appSeconds: appSeconds, resyncPercent: resyncPercent, anomaly: anomaly)
+    }
+
     package var failbackName: String { "\(name)-failback" }
     /// Seconds of lag from which on the vault counts as late.
     package var lateSeconds: Int { rpoSeconds ?? 3 * intervalSeconds + 60 }

@@ -41,6 +41,7 @@ final class MountedDisks: Sendable {
     /// Disks with a place in the tree that are not open yet.
     private let pending = Mutex<[String: PendingDisk]>([:])
     private let turns = DiskTurns()
+    private let registrations = DiskRegistrations()
     private let reopenings = DiskAttempts()
 
     init(process: WorkerProcess, catalogue: Catalogue, directory: String, honoursImageOwner: Bool) throws {
@@ -130,6 +131,7 @@ final class MountedDisks: Sendable {
         }
         place.fulfil(opened)
         note(opened.lastStop, of: disk.name)
+        for (name, error) in registrations.note([disk]) { serviceLog("\(name): its log's folder cannot keep what the catalogue says of it: \(error)") }
     }
 
     private func refuseHeld(_ disk: ProtectedDisk) throws(Failure) {

@@ -1,0 +1,112 @@
+// What the catalogue of a site alone knows of a disk, kept in the folder of its log too (docs/formats/change-log.md, `registration`): with it and
+// the vault a site that lost its catalogue is rebuilt. Written by the mount and the uploader, whichever sees a change first.
+
+package import ChangeLog
+import BlockIO
+import Foundation
+package import Site
+import Synchronization
+
+package struct DiskRegistration: Codable, Equatable, Sendable {
+    private static let formatVersion = 1
+    private static let bytesMax = 1 << 20
+
+    /// A policy in the words of the command line.
+    private struct Words: Codable, Equatable {
+        let name: String
+        let parent: String?
+        let intervalSeconds: Int
+        let pointSeconds: Int
+        let retention: String
+        let rpoSeconds: Int?
+        let bandwidth: String
+        let download: String
+        let compression: String
+        let resyncWindow: String
+        let whenFull: String
+        let appSeconds: Int?
+        let resyncPercent: Int
+        let anomaly: String
+    }
+
+    private let format: Int
+    package let vault: String
+    package let disk: String
+    package let name: String
+    package let image: String
+    package let imageFormat: String
+    package let parentFolders: [String]
+    private let role: String
+    package let isPaused: Bool
+    private let policy: Words
+
+    package init(_ disk: ProtectedDisk) {
+        format = Self.formatVersion
+        (vault, self.disk, name, image) = (disk.vaultID, disk.id, disk.name, disk.imagePath)
+        (imageFormat, parentFolders, role, isPaused) = (disk.format, disk.parentFolders, disk.role.rawValue, disk.isPaused)
+        let policy = disk.policy
+        self.policy = Words(
+            name: policy.name, parent: policy.parent, intervalSeconds: policy.intervalSeconds, pointSeconds: policy.pointSeconds, retention: policy.retention.text,
+            rpoSeconds: policy.rpoSeconds, bandwidth: policy.bandwidth.text, download: policy.download.text, compression: policy.compression.text,
+            resyncWindow: policy.resyncWindow.text, whenFull: policy.whenFull.rawValue, appSeconds: policy.appSeconds, resyncPercent: policy.resyncPercent,
+            anomaly: policy.anomaly.rawValue)
+    }
+
+    /// Nil where there is none. Throws where it cannot be read, is of another disk than the log, or holds what no catalogue would.
+    package static func load(_ folder: LogFolder, of disk: LogID) throws(LogError) -> DiskRegistration? {
+        let path = folder.registrationFile
+        let bytes: [UInt8]?
+        do throws(SystemError) { bytes = try DurableFile.read(path, limitBytes: bytesMax) } catch { throw .system(error) }
+        guard let bytes else { return nil }
+        guard let found = try? JSONDecoder().decode(DiskRegistration.self, from: Data(bytes)) else { throw .invalidFile(path: path, reason: "not a registration") }
+        guard found.format == formatVersion else { throw .unsupportedVersion(path: path, found: "\(found.format)") }
+        guard found.disk == disk.description else { throw .invalidFile(path: path, reason: "it is of another disk") }
+        guard ProtectedDisk.Role(rawValue: found.role) != nil, (try? found.protectedPolicy()) != nil else { throw .invalidFile(path: path, reason: "a role or policy in it is none") }
+        return found
+    }
+
+    package var diskRole: ProtectedDisk.Role { ProtectedDisk.Role(rawValue: role) ?? .source }
+
+    package func protectedPolicy() throws(SiteError) -> Policy {
+        guard let whenFull = Policy.WhenFull(rawValue: policy.whenFull), let anomaly = Policy.Anomaly(rawValue: policy.anomaly) else {
+            throw SiteError(.policyWrong, "the policy \(policy.name) says \(policy.whenFull), \(policy.anomaly)", remedy: "farshore policy create")
+        }
+        let found = Policy(
+            name: policy.name, parent: policy.parent, intervalSeconds: policy.intervalSeconds, pointSeconds: policy.pointSeconds,
+            retention: try RetentionRules(policy.retention), rpoSeconds: policy.rpoSeconds, bandwidth: try BandwidthCalendar(policy.bandwidth),
+            compression: try Policy.Compression(policy.compression), resyncWindow: try WeeklyWindow(policy.resyncWindow), whenFull: whenFull,
+            download: try BandwidthCalendar(policy.download), appSeconds: policy.appSeconds, resyncPercent: policy.resyncPercent, anomaly: anomaly)
+        // A person's limits hold for what a file says too.
+        return try PolicyChange(appSeconds: policy.appSeconds).applied(to: found)
+    }
+
+    /// Durable. Only into the log of that very disk: its volume may not be mounted.
+    package func store(_ folder: LogFolder) throws {
+        guard try folder.readState().diskID.description == disk else { throw LogError.invalidFile(path: folder.stateFile, reason: "it is of another disk than \(name)") }
+        if let known = try? Self.load(folder, of: folder.readState().diskID), known == self { return }
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        try DurableFile.replace(folder.registrationFile, with: [UInt8](encoder.encode(self)))
+    }
+}
+
+/// Keeps the registrations of a site's disks as its catalogue is.
+package final class DiskRegistrations: Sendable {
+    /// What was stored, or failed, last; by the disk's id.
+    private let noted = Mutex<[String: DiskRegistration]>([:])
+
+    package init() {}
+
+    /// What could not be stored, by the disk's name; told once for each change of a disk.
+    package func note(_ disks: [ProtectedDisk]) -> [(disk: String, error: any Error)] {
+        noted.withLock { noted in
+            disks.compactMap { disk in
+                let registration = DiskRegistration(disk)
+                guard noted[disk.id] != registration else { return nil }
+                noted[disk.id] = registration
+                do { try registration.store(LogFolder(disk.logFolder)) } catch { return (disk.name, error) }
+                return nil
+            }
+        }
+    }
+}
