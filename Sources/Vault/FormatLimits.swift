@@ -32,6 +32,7 @@ package enum FormatLimits {
     package static let tagBytesMax = 255
     package static let verdictsMax = 1_024
     package static let verdictNoteBytesMax = 1_024
+    package static let hostNameBytesMax = 255
     package static let auditActorBytesMax = 255
     package static let auditDocumentBytesMax = 65_536
     package static let integerMax: UInt64 = (1 << 53) - 1

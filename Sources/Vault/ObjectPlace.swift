@@ -38,6 +38,8 @@ package struct ObjectPlace: Hashable, Sendable {
     package static func catalog(_ number: UInt64) -> ObjectPlace { ObjectPlace(.catalog, "catalog/\(padded(number))") }
     package static func head(group: VaultID, _ number: UInt64) -> ObjectPlace { ObjectPlace(.head, "heads/\(group)/\(padded(number))") }
 
+    package static func host(_ host: VaultID, _ number: UInt64) -> ObjectPlace { ObjectPlace(.host, "hosts/\(host)/\(padded(number))") }
+
     package static func audit(_ number: UInt64) -> ObjectPlace { ObjectPlace(.audit, "audit/\(padded(number))") }
 
     package static func manifest(disk: VaultID, lineage: VaultID, sequence: UInt64) -> ObjectPlace {
@@ -60,6 +62,8 @@ package struct ObjectPlace: Hashable, Sendable {
     static let markerKey = "farshore.json"
     /// The same bytes once more, where chunks are kept apart.
     static let chunksMarkerKey = "chunks/farshore.json"
+    static func registration(_ id: VaultID) -> String { "hosts/keys/\(id)" }
+    static func registrationUse(_ id: VaultID) -> String { "hosts/keys/\(id).used" }
     static func keyObject(_ number: Int) -> String { "keys/\(number)" }
 
     /// Twenty digits, so that keys sort as their numbers do.

@@ -5,10 +5,12 @@ import CLinux
 @preconcurrency import Glibc
 
 struct Farshore: ParsableCommand {
+    static let release = "0.1.0"
+
     static let configuration = CommandConfiguration(
         commandName: "farshore",
         abstract: "Continuous replication of virtual disks to a vault.",
-        version: "0.1.0",
+        version: Self.release,
         subcommands: [
             VaultCommand.self,
             MountCommand.self,
@@ -23,6 +25,7 @@ struct Farshore: ParsableCommand {
             AcceptCommand.self,
             GrowCommand.self,
             RetargetCommand.self,
+            HostCommand.self,
             SiteCommand.self,
             UploadCommand.self,
             MachineCommand.self,

@@ -33,6 +33,8 @@ import VirtualDisk
 
     private func chunks(_ sites: TwoSites) throws -> [String] { try sites.store.list(prefix: "chunks/", startAfter: nil).objects.map(\.key) }
 
+    /// Promise F13: A disk of a site that lost its catalogue is registered again only where its log, its image and the vault fit
+    /// together, and then nothing that the vault has of it is sent again.
     @Test func replicationGoesOnWithDeltasAlone() throws {
         let sites = try TwoSites(seed: 41)
         let catalogue = try Catalogue(site: sites.home.site)
@@ -123,6 +125,25 @@ import VirtualDisk
         let given = try rebuild(sites, sites.home) { $0.images = [TwoSites.name: (entry.imagePath, .raw)] }
         #expect(given.restored.count == 1 && given.warnings.contains { $0.contains("farshore accept") })
         #expect(throws: DiskError.self) { try sites.home.open() }
+    }
+
+    @Test func aLogFromBeforeANewHistoryIsRefused() throws {
+        let sites = try TwoSites(seed: 47)
+        let (entry, old) = (try sites.home.entry, sites.folder + "/aside.log")
+        kill(sites.home)
+        try FileManager.default.copyItem(atPath: entry.logFolder, toPath: old)
+        // A power loss: the log goes on in a new lineage, and the vault follows.
+        let folder = LogFolder(entry.logFolder)
+        sites.home.disk = try VirtualDisk.open(
+            name: entry.name, image: try openImage(entry.imagePath, access: .readWrite, format: .raw), folder: folder, lock: try OwnerLock.acquire(folder),
+            sequencer: try Sequencer(path: sites.home.site.sequencePath), options: ChangeLog.Options(bootID: "another boot"))
+        try sites.write(sites.home)
+        #expect(try sites.upload(sites.home).isEmpty)
+        kill(sites.home)
+        try lose(sites.home)
+        try FileManager.default.removeItem(atPath: entry.logFolder)
+        let outcome = try rebuild(sites, sites.home, in: old)
+        #expect(outcome.restored.isEmpty && outcome.missing.first?.reason.contains("not the vault's") == true)
     }
 
     @Test func aLogOfEarlierReleasesLetsNoPointGo() throws {

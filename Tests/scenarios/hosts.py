@@ -1,5 +1,6 @@
 """The catalogue of a site is lost while its mount is dead: rebuilt from the vault and the logs, replication goes on with deltas, and every
-point from before and after reads bit-exact.
+point from before and after reads bit-exact. Then a second host joins by a registration key, both keep contact, one whose uploader is killed is
+an event on the other, and a mount of recovery disks keeps contact without an uploader.
 """
 import hashlib
 import os
@@ -80,3 +81,61 @@ with Scenario() as s:
             check(digest(s.path("restored.raw")) == value, f"{name} at #{sequence} restores to something else")
     check(s.farshore_json("vault", "check", url, "--key-file", s.key(), "--read-data")["damaged"] == [], "damage")
     print(f"catalogue rebuilt in {took:.2f} s; {sent} bytes sent for what was new; {len(held)} points of 2 disks bit-exact")
+
+    # A second host, by a key that is good once.
+    far = s.path("far")
+    s.farshore("host", "key", url, "--key-file", s.key(), "--out", s.path("registration"))
+    check(os.stat(s.path("registration")).st_mode & 0o777 == 0o600, "others can read the registration key")
+    join = ["host", "join", "--registration-key", s.path("registration")]
+    s.farshore(*join, site=far, status=2)
+    s.farshore(*join, "--key-file", s.path("far.key"), "--name", "far", site=far)
+    s.farshore(*join, "--key-file", s.path("far.key"), "--name", "far", site=far)
+    s.farshore(*join, "--key-file", s.path("third.key"), site=s.path("third"), status=1)
+    check(not os.path.exists(s.path("third.key")), "a refused host has a key")
+    s.farshore("point", "list", "data", "--vault", url, "--key-file", s.path("far.key"), site=far)
+
+    def hosts(site=far):
+        return {host["name"]: host for host in s.farshore_json("host", "list", site=site)[0]["hosts"]}
+
+    def wait_until(what, condition, timeout=30):
+        deadline = time.monotonic() + timeout
+        while not condition():
+            check(time.monotonic() < deadline, f"waited in vain: {what}: {hosts()} {s.farshore('events', site=far).stdout}")
+            time.sleep(0.2)
+
+    quick = ["upload", "--foreground", "--contact-every", "1s", "--silent-after", "3s"]
+    here = s.start(*quick)
+    wait_until("the contact of the first host", lambda: any(host.get("contactSeconds") is not None for host in hosts().values()))
+    name = next(name for name in hosts() if name != "far")
+    away = s.start(*quick, site=far)
+    wait_until("the contact of the second host", lambda: hosts()["far"].get("contactSeconds") is not None)
+    listed = hosts()
+    check(listed[name]["role"] == "source" and [disk["disk"] for disk in listed[name]["disks"]] == ["data", "log"] and listed[name]["lagSeconds"] == 0, f"listed {listed}")
+    check(listed["far"]["role"] == "target" and listed["far"]["isThisHost"] and not listed["far"]["disks"] and listed["far"]["version"], f"listed {listed}")
+    check(hosts(site=s.site)[name]["isThisHost"], "the first host does not know itself")
+
+    def events():
+        return [event["text"] for event in s.farshore_json("events", site=far)]
+
+    # So that the second host has looked.
+    time.sleep(2)
+    here.kill()
+    here.wait()
+    wait_until("the silence of the first host", lambda: any("is silent" in text for text in events()))
+    check(any("is silent" in warning["text"] for warning in s.farshore_json("status", site=far)["warnings"]), "status says nothing of the silent host")
+    here = s.start(*quick)
+    wait_until("its return", lambda: any("in contact again" in text for text in events()))
+    check(sum("is silent" in text for text in events()) == 1 and not s.farshore_json("status", site=far)["warnings"], f"events {events()}")
+
+    # The first host is lost; guests go over, and nobody uploads there yet.
+    for process in (here, away):
+        s.stop(process)
+    s.farshore("unmount", mnt)
+    before = hosts()["far"]["lastContact"]
+    s.farshore("failover", "run", "shop", "--vault", url, "--key-file", s.path("far.key"), "--folder", s.path("far-images"), site=far)
+    s.mount(s.path("far-mnt"), site=far, served="log")
+    wait_until("the contact of the mount", lambda: hosts()["far"]["lastContact"] != before and hosts()["far"]["role"] == "recovery")
+    s.farshore("host", "remove", name, site=far)
+    check(list(hosts()) == ["far"], "a host that was removed is listed")
+    s.farshore("host", "remove", name, site=far, status=10)
+    print("joined by a key, silent, back, and in contact by the mount alone")

@@ -84,6 +84,19 @@ with Scenario() as s:
     check(refused.returncode == REFUSED, f"the uploader reads another host's disk: {refused.returncode} {refused.stderr}")
     check(attempt.returncode == REFUSED, f"a collection as the uploader: {attempt.returncode} {attempt.stdout}{attempt.stderr}")
 
+    # A host more joins with these rights, and keeps contact; who may only read does not.
+    far, joined = s.path("far"), s.path("joined")
+    s.farshore("host", "key", url, "--key-file", s.key(), "--out", s.path("registration"))
+    join = ["host", "join", "--registration-key", s.path("registration"), "--name", "joined"]
+    s.farshore(*join, "--key-file", s.path("far.key"), env=identities["recovery"], site=far, status=REFUSED)
+    s.farshore(*join, "--key-file", s.path("joined.key"), site=joined)
+
+    def contact():
+        listed = s.farshore_json("host", "list", "--vault", url, "--key-file", s.key(), env=identities["recovery"], site=far)[0]["hosts"]
+        return next(host for host in listed if host["name"] == "joined").get("contactSeconds")
+
+    s.stop(s.start("upload", "--foreground", site=joined, wait_for=lambda: contact() is not None))
+
     # Retention collects, in two runs with an upload in between; the uploader could not.
     deleted = 0
     for _ in range(3):

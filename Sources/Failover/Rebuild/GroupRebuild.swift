@@ -12,6 +12,8 @@ import VirtualDisk
 
 struct GroupRebuild {
     struct Found {
+        /// In the vault.
+        let id: VaultID
         let disk: ProtectedDisk
         let log: FoundLog
         let standing: RebuildStanding
@@ -44,9 +46,9 @@ struct GroupRebuild {
         guard log.state.targets.contains(rebuild.vault.id.description) else {
             throw missing("\(log.folder.path) is not of a disk that goes to this vault", "the folder of the log that does")
         }
-        try compareHistory(log, disk)
         let standing = RebuildStanding(head?.lifeCycle, host: rebuild.host, unit: name, role: log.registration?.diskRole ?? (log.folder.isBeingFilled ? .recovery : nil))
         if case .unclear(let reason) = standing { throw missing(reason, "farshore failover show \(name) on another host; its guests' image and log stay as they are") }
+        try compareHistory(log, disk, goesOnHere: !standing.isHeld)
         let (path, format, isGiven) = try imagePlace(log, disk)
         var warnings: [String] = []
         let parents = rebuild.request.parentFolders.isEmpty ? log.registration?.parentFolders ?? [] : rebuild.request.parentFolders
@@ -60,15 +62,19 @@ struct GroupRebuild {
         } catch let error as ImageError {
             throw missing("\(error)", "--image \(disk.name)=FILE, where that is not its image; --parent-dir with the folder of an image that it differs from")
         }
-        if log.registration == nil { warnings.append("\(disk.name): nothing says which policy it had; with \(SiteRebuild.policyOfUnknown) it has the default one's intervals and lets no point go: farshore policy assign") }
-        return Found(disk: protected(disk, log, standing, path, format, parents), log: log, standing: standing, warnings: warnings)
+        if log.registration == nil {
+            warnings.append("\(disk.name): nothing says which policy it had; \(SiteRebuild.policyOfUnknown) has the default one's intervals and lets no point go: farshore policy assign")
+        }
+        return Found(id: disk.id, disk: protected(disk, log, standing, path, format, parents), log: log, standing: standing, warnings: warnings)
     }
 
-    /// That the log is of the history in the vault, and not an older copy. What the vault lacks, it may lack.
-    private func compareHistory(_ log: FoundLog, _ disk: Catalog.Disk) throws(Missing) {
+    /// That the log is of the history in the vault, and not an older copy. What the vault lacks, it may lack; where guests write on another host, it may
+    /// have been left long ago.
+    private func compareHistory(_ log: FoundLog, _ disk: Catalog.Disk, goesOnHere: Bool) throws(Missing) {
         guard let state = head?.state(of: disk.id), let current = state.current, let own = log.state.lineages.last else { return }
         let local = Set(log.state.lineages.map(\.id.vaultID))
-        guard state.lineages.contains(where: { local.contains($0.id) || $0.parent.map(local.contains) == true }) else {
+        let isShared = state.lineages.contains { local.contains($0.id) || $0.parent.map(local.contains) == true }
+        guard goesOnHere ? local.contains(current.id) : isShared else {
             throw Missing(
                 subject: disk.name, reason: "the history in \(log.folder.path) is not the vault's: it is a log of another time or host",
                 remedy: "the folder of the right log; or farshore restore \(disk.name), and protect what that gives")
@@ -108,7 +114,9 @@ struct GroupRebuild {
             return []
         } catch {
             if isGiven { return ["\(disk.name): \(error); the mount refuses it until farshore accept \(disk.name)"] }
-            throw Missing(subject: disk.name, reason: "\(error)", remedy: "--image \(disk.name)=\(path),\(format.rawValue) takes it all the same; the mount then asks for farshore accept")
+            throw Missing(
+                subject: disk.name, reason: "\(error)",
+                remedy: "--image \(disk.name)=\(path),\(format.rawValue) takes it all the same; the mount then asks for farshore accept")
         }
     }
 
@@ -142,7 +150,7 @@ struct GroupRebuild {
 
     /// The vault has all of the log's own lineage up to there.
     private func proven(_ found: Found) -> RebuiltDisk.Proven? {
-        guard let head, let current = head.state(of: VaultID(found.disk.id)!)?.current, current.id == found.log.state.lineage.vaultID else { return nil }
+        guard let head, let current = head.state(of: found.id)?.current, current.id == found.log.state.lineage.vaultID else { return nil }
         return RebuiltDisk.Proven(lineage: current.id.description, sequence: current.sequence, headNumber: head.number, writerEpoch: head.writer.epoch)
     }
 
@@ -158,7 +166,7 @@ struct GroupRebuild {
             point: "latest", isPlanned: made.isEmpty || lifeCycle?.kind == .planned, folder: made.isEmpty ? "" : Directory.parent(of: first.disk.imagePath) ?? "")
         let points = lifeCycle?.points ?? []
         return (record, made.compactMap { one in
-            points.first { $0.disk.description == one.disk.id }.map {
+            points.first { $0.disk == one.id }.map {
                 FailoverRecord.Disk(name: one.disk.name, id: one.disk.id, lineage: $0.lineage.description, sequence: $0.sequence)
             }
         })

@@ -79,7 +79,9 @@ package struct SiteRebuild {
     package func run(_ search: LogSearch) throws -> Outcome {
         let catalog = try vault.catalog().document
         var outcome = Outcome()
-        outcome.missing = search.unreadable.map { Missing(subject: $0.folder, reason: "the log cannot be read: \($0.reason)", remedy: "docs/operating/recovering.md says what a damaged log means") }
+        outcome.missing = search.unreadable.map {
+            Missing(subject: $0.folder, reason: "it cannot be read: \($0.reason)", remedy: "docs/operating/recovering.md says what a damaged log means")
+        }
         let own = try sorted(search.logs, catalog, &outcome)
         try raiseSequences(above: search.logs)
         for group in Set(catalog.disks.map(\.group)).sorted(by: { $0.description < $1.description }) {
@@ -138,7 +140,13 @@ package struct SiteRebuild {
             }
             return
         }
-        let differing = try unit.register(found, besides: there)
+        let differing: [String]
+        do { differing = try unit.register(found, besides: there) } catch let error as SiteError {
+            // The catalogue itself fails, or something in it has a name or file that is needed.
+            guard [.diskExists, .groupExists, .refused].contains(error.code) else { throw error }
+            outcome.missing += found.map { Missing(subject: $0.disk.name, reason: error.message, remedy: error.remedy) }
+            return
+        }
         outcome.warnings += differing.map { "the policy \($0) that \(unit.name) had differs from the one of that name here, which stays: farshore policy show \($0)" }
         outcome.warnings += found.flatMap(\.warnings)
         outcome.restored += found.map { Restored(disk: $0.disk.name, image: $0.disk.imagePath, logFolder: $0.disk.logFolder, isNew: true) }

@@ -51,10 +51,10 @@ package final class UploadService: Sendable {
             }
             do {
                 let disks = try catalogue.disks()
-                register(disks)
                 for disk in disks where disk.isReplicated && threads[disk.name] == nil {
                     threads[disk.name] = try start(disk.name)
                 }
+                register(disks)
                 delays.look(at: disks)
             } catch {
                 // Ended here, it would wait for the disks' threads for ever and start no more; the next turn may work.
@@ -108,7 +108,6 @@ package final class UploadService: Sendable {
         var replications: [DiskReplication] = []
         defer { withExtendedLifetime(replications) {} }
         let disks = try catalogue.disks()
-        register(disks)
         for disk in disks where disk.isReplicated && !disk.isPaused {
             if stop.isStopping { throw Stopped() }
             let uploader = DiskUploader(name: disk.name, replicator: replicator, log: log)
@@ -116,6 +115,7 @@ package final class UploadService: Sendable {
             replications.append(replication)
             if let failure = try uploader.runOnce(disk, replication) { failures.append((disk.name, failure)) }
         }
+        register(disks)
         retention.round()
         return failures
     }

@@ -17,6 +17,7 @@ extension Catalogue {
         migrator.registerMigration("8 failovers") { try createFailovers($0) }
         migrator.registerMigration("9 machine settings") { try createMachineSettings($0) }
         migrator.registerMigration("10 kept epochs, resync mark, anomalies") { try addKeptEpochs($0) }
+        migrator.registerMigration("11 vaults of hosts") { try createHosts($0) }
         migrator.registerMigration("12 what failovers did") { try addFailoverProgress($0) }
         return migrator
     }

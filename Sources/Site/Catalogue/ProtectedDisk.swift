@@ -210,6 +210,7 @@ extension Catalogue {
             // Their units are named without a URL, too.
             try database.execute(
                 sql: "UPDATE failover SET vault_url = ?, key_file = ?, passphrase_file = ? WHERE vault_id = ? AND ended IS NULL", arguments: [url, keyFile, passphraseFile, id])
+            try database.execute(sql: "UPDATE joined_vault SET url = ?, key_file = ?, passphrase_file = ? WHERE id = ?", arguments: [url, keyFile, passphraseFile, id])
             try database.execute(sql: "DELETE FROM chunk WHERE vault = ?", arguments: [id])
         }
     }

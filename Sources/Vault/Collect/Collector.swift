@@ -161,6 +161,50 @@ package struct Collector {
             guard let head = try vault.heads(group: group).newest() else { continue }
             report.deletedChainObjects += try removeOldNumbers("heads/\(group)/", newest: head.document.number)
         }
+        try removeOldContacts(&report)
+    }
+
+    /// Old contacts of hosts, all of hosts that the catalog does not list, and registration keys that are of no use any more.
+    private func removeOldContacts(_ report: inout CollectReport) throws(VaultError) {
+        let listed = Set(try vault.catalog().document.hosts?.map(\.id) ?? [])
+        var newest: [VaultID: UInt64] = [:]
+        var (keys, removed): ([String], [String]) = ([], [])
+        try forEachListed("hosts/") { object throws(VaultError) in
+            let parts = object.key.split(separator: "/", omittingEmptySubsequences: false)
+            guard parts.count == 3 else { return }
+            if parts[1] == "keys" { return keys.append(String(parts[2])) }
+            guard let host = VaultID(String(parts[1])), let number = UInt64(parts[2]), number <= FormatLimits.integerMax else { return }
+            // One that was taken off the list.
+            guard listed.contains(host) else { return removed.append(object.key) }
+            newest[host] = max(newest[host] ?? 0, number)
+        }
+        try delete(removed)
+        report.deletedChainObjects += UInt64(removed.count)
+        // What LIST leaves out only keeps more.
+        for (host, number) in newest { report.deletedChainObjects += try removeOldNumbers("hosts/\(host)/", newest: number) }
+        let used = keys.filter { $0.hasSuffix(".used") }.compactMap { VaultID(String($0.dropLast(5))) }
+        for id in keys.compactMap({ VaultID($0) }) {
+            let isUseless = if used.contains(id) { true } else { try isExpired(registration: id) }
+            if isUseless { try delete([ObjectPlace.registration(id)]) }
+        }
+        // The mark last, and by no LIST: a key without it would be good again.
+        for id in used where try fromStore(nil, { () throws(StoreError) in try vault.store.head(ObjectPlace.registration(id)) }) == nil {
+            try delete([ObjectPlace.registrationUse(id)])
+        }
+    }
+
+    /// One that is damaged opens nothing.
+    private func isExpired(registration id: VaultID) throws(VaultError) -> Bool {
+        let key = ObjectPlace.registration(id)
+        do throws(VaultError) {
+            let bytes = try fromStore(key) { () throws(StoreError) in try vault.store.get(key, range: nil) }
+            return try RegistrationObject.decode(bytes, vault: vault.id, id: id).expiresMicros <= Vault.micros(at: vault.store)
+        } catch {
+            switch error {
+            case .missing, .damaged: return true
+            default: throw error
+            }
+        }
     }
 
     private func removeOldNumbers(_ prefix: String, newest: UInt64) throws(VaultError) -> UInt64 {

@@ -3,6 +3,44 @@
 
 import COpenSSL
 
+private struct WrappedKeys: Codable {
+    struct DataKey: Codable {
+        let generation: UInt32
+        let key: String
+    }
+
+    var format = FormatLimits.formatVersion
+    let data: [DataKey]
+    let id: String
+}
+
+extension VaultKeys {
+    /// Sealed with 32 bytes that are used for nothing else, bound to `place`.
+    func wrapped(by key: [UInt8], place: String) throws(VaultError) -> [UInt8] {
+        let data = dataKeys.sorted { $0.key < $1.key }.map { WrappedKeys.DataKey(generation: $0.key, key: Hex.encode($0.value)) }
+        let plaintext = try CanonicalJSON.encode(WrappedKeys(data: data, id: Hex.encode(idKey)))
+        var sealed = [UInt8](repeating: 0, count: plaintext.count + 16)
+        let cipher = FrameCipher(.aes256GCM, key: key, associated: Array(place.utf8), sealing: true)
+        plaintext.withUnsafeBytes { body in sealed.withUnsafeMutableBytes { cipher.seal(body, frame: 0, into: $0) } }
+        return sealed
+    }
+
+    static func unwrapped(_ sealed: [UInt8], by key: [UInt8], place: String, vault: VaultID, object: String) throws(VaultError) -> VaultKeys {
+        guard sealed.count > 16 else { throw .damaged(object: object, reason: "its wrapped keys are not what they must be") }
+        var plaintext = [UInt8](repeating: 0, count: sealed.count - 16)
+        let cipher = FrameCipher(.aes256GCM, key: key, associated: Array(place.utf8), sealing: false)
+        let opened = sealed.withUnsafeBytes { stored in plaintext.withUnsafeMutableBytes { cipher.open(stored, frame: 0, into: $0) } }
+        guard opened else { throw .damaged(object: object, reason: "the wrapped keys do not open, though the key is right") }
+        let keys = try CanonicalJSON.decode(WrappedKeys.self, plaintext, object: object)
+        var dataKeys: [UInt32: [UInt8]] = [:]
+        for entry in keys.data { dataKeys[entry.generation] = Hex.decode(entry.key) }
+        guard let idKey = Hex.decode(keys.id), idKey.count == 32, dataKeys.count == keys.data.count, dataKeys.values.allSatisfy({ $0.count == 32 }) else {
+            throw .damaged(object: object, reason: "the keys in it are not 32 bytes each")
+        }
+        return VaultKeys(vault: vault, cipher: .aes256GCM, idKey: idKey, dataKeys: dataKeys)
+    }
+}
+
 struct KeyObject: Codable {
     enum Method: String, Codable { case scrypt, hkdfSHA256 = "hkdf-sha256" }
 
@@ -20,17 +58,6 @@ struct KeyObject: Codable {
     let label: String
     var sha256: String?
 
-    private struct WrappedKeys: Codable {
-        struct DataKey: Codable {
-            let generation: UInt32
-            let key: String
-        }
-
-        var format = FormatLimits.formatVersion
-        let data: [DataKey]
-        let id: String
-    }
-
     private static func place(_ vault: VaultID, _ number: Int) -> String { "farshore keys v1 \(vault) \(number) aes-256-gcm" }
 
     /// The object for `source`, ready to be stored as `keys/<number>`.
@@ -44,11 +71,7 @@ struct KeyObject: Codable {
         }
         let scrypt: (n: UInt64, r: UInt64, p: UInt64)? = method == .scrypt ? (131_072, 8, 1) : nil
         guard let derived = derive(source, salt: salt, scrypt: scrypt) else { throw .refused("libcrypto cannot derive a key (scrypt needs 128 MiB of memory)") }
-        let data = keys.dataKeys.sorted { $0.key < $1.key }.map { WrappedKeys.DataKey(generation: $0.key, key: Hex.encode($0.value)) }
-        let plaintext = try CanonicalJSON.encode(WrappedKeys(data: data, id: Hex.encode(keys.idKey)))
-        var sealed = [UInt8](repeating: 0, count: plaintext.count + 16)
-        let cipher = FrameCipher(.aes256GCM, key: Array(derived[..<32]), associated: Array(place(keys.vault, number).utf8), sealing: true)
-        plaintext.withUnsafeBytes { body in sealed.withUnsafeMutableBytes { cipher.seal(body, frame: 0, into: $0) } }
+        let sealed = try keys.wrapped(by: Array(derived[..<32]), place: place(keys.vault, number))
         let object = KeyObject(
             vault: keys.vault, number: number, method: method, salt: Hex.encode(salt), n: scrypt?.n, r: scrypt?.r, p: scrypt?.p,
             check: Hex.encode(derived[32...]), wrapped: Hex.encode(sealed), createdMicros: createdMicros, label: label)
@@ -70,17 +93,7 @@ struct KeyObject: Codable {
             throw .damaged(object: object, reason: "its salt or wrapped keys are not what they must be")
         }
         guard let derived = Self.derive(source, salt: salt, scrypt: try scryptParameters()), Hex.encode(derived[32...]) == check else { return nil }
-        var plaintext = [UInt8](repeating: 0, count: sealed.count - 16)
-        let cipher = FrameCipher(.aes256GCM, key: Array(derived[..<32]), associated: Array(Self.place(vault, number).utf8), sealing: false)
-        let opened = sealed.withUnsafeBytes { stored in plaintext.withUnsafeMutableBytes { cipher.open(stored, frame: 0, into: $0) } }
-        guard opened else { throw .damaged(object: object, reason: "the wrapped keys do not open, though the key is right") }
-        let keys = try CanonicalJSON.decode(WrappedKeys.self, plaintext, object: object)
-        var dataKeys: [UInt32: [UInt8]] = [:]
-        for entry in keys.data { dataKeys[entry.generation] = Hex.decode(entry.key) }
-        guard let idKey = Hex.decode(keys.id), idKey.count == 32, dataKeys.count == keys.data.count, dataKeys.values.allSatisfy({ $0.count == 32 }) else {
-            throw .damaged(object: object, reason: "the keys in it are not 32 bytes each")
-        }
-        return VaultKeys(vault: vault, cipher: .aes256GCM, idKey: idKey, dataKeys: dataKeys)
+        return try VaultKeys.unwrapped(sealed, by: Array(derived[..<32]), place: Self.place(vault, number), vault: vault, object: object)
     }
 
     private func scryptParameters() throws(VaultError) -> (n: UInt64, r: UInt64, p: UInt64)? {

@@ -68,7 +68,7 @@ extension Vault {
     }
 
     /// False when somebody else's object is there.
-    private func putAlone(_ key: String, _ bytes: [UInt8]) throws(VaultError) -> Bool {
+    func putAlone(_ key: String, _ bytes: [UInt8]) throws(VaultError) -> Bool {
         let isConditional = try createsConditionally()
         if !isConditional, try fromStore(nil, { () throws(StoreError) in try store.head(key) }) != nil { return false }
         do throws(StoreError) {

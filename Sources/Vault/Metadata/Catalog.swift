@@ -31,6 +31,8 @@ package struct Catalog: ChainDocument, Equatable {
         package let id: VaultID
         package let name: String
         package let role: String
+
+        init(id: VaultID, name: String, role: String) { (self.id, self.name, self.role) = (id, name, role) }
     }
 
     package struct Group: Codable, Equatable, Sendable {
@@ -92,6 +94,7 @@ package struct Catalog: ChainDocument, Equatable {
         if let group = groups.first(where: { !Self.isValidName($0.name) }) { return "\(group.name.debugDescription) cannot be a group's name" }
         if Set(groups.map(\.name)).count != groups.count || Set(groups.map(\.id)).count != groups.count { return "a group stands in it twice" }
         if let flaw = settingsFlaw { return flaw }
+        if let host = (hosts ?? []).first(where: { $0.name.utf8.count > FormatLimits.hostNameBytesMax }) { return "the name of the host \(host.id) has \(host.name.utf8.count) bytes" }
         let isSized = disks.allSatisfy { $0.sizeBytes > 0 && $0.sizeBytes % 512 == 0 && $0.sizeBytes <= FormatLimits.diskBytesMax }
         return isSized ? nil : "a disk in it has an impossible size"
     }

@@ -6,6 +6,8 @@ import BlockIO
 import DiskImage
 import FuseExport
 import Glibc
+import Logging
+import Replication
 import Site
 import VirtualDisk
 
@@ -72,13 +74,24 @@ struct ServeMountCommand: ParsableCommand {
             Self.note(catalogue, .warning, nil, "the worker of the mount was replaced; no request was lost")
         }
         process.whenOrphaned { Self.note(catalogue, .warning, nil, lostSupervisorText) }
+        let (stop, contacts) = (StopFlag(), HostContacts(catalogue, ContactSettings(), Logger(label: "farshore.contact") { StreamLogHandler.standardError(label: $0) }))
+        // Where guests write on recovery disks and no uploader runs, the mount is what keeps the contact. Not waited for at the end.
+        let contact = try OwnThread(name: "contact") { contacts.run(stop) { Self.keepsContact(catalogue) } }
         let end = process.wait(directory: directory)
+        stop.stop()
+        withExtendedLifetime(contact) {}
         watch.stop()
         control.stop()
         disks.appPoints.stop()
         points.stop()
         try disks.closeAll()
         if case .failed(let error) = end { throw error }
+    }
+
+    /// Asked each second: what cannot be looked up is asked again.
+    private static func keepsContact(_ catalogue: Catalogue) -> Bool {
+        guard let disks = try? catalogue.disks(), disks.contains(where: { $0.role == .recovery }) else { return false }
+        return (try? SiteLock.isTaken(catalogue.site.uploadLockPath)) == false
     }
 
     /// An event that cannot be stored ends no mount.

@@ -1,6 +1,7 @@
 // `farshore status`: health, proven lag, backlog, log and last point of each disk.
 
 import ArgumentParser
+import BlockIO
 import Site
 
 struct StatusCommand: ParsableCommand {
@@ -48,6 +49,13 @@ struct StatusCommand: ParsableCommand {
             Warning(text: "the test failover \($0.name) of \($0.unit) was never cleaned up", remedy: "farshore failover cleanup \($0.name)")
         }
         let isUploading = try SiteLock.isTaken(site.directory.uploadLockPath)
+        // Whoever stopped looking cannot tell any more.
+        for host in isUploading ? try catalogue.silentHosts() : [] {
+            let now = Clock.wallNanoseconds()
+            warnings.append(Warning(
+                text: "the host \(host.name) is silent for \(durationText(seconds: Double(now - min(now, host.sinceNanoseconds)) / 1e9))",
+                remedy: "look at that host and its uploader; farshore host list; farshore host remove \(host.name) when it is gone for good"))
+        }
         let reports = try disks.sorted { $0.disk.name < $1.disk.name }.map { group, disk in
             try DiskReport(
                 disk, in: group, catalogue: catalogue, served: served?.first { $0.disk == disk.name }, refused: refused.first { $0.disk == disk.name },

@@ -34,6 +34,12 @@ struct UploadCommand: ParsableCommand {
     @Flag(name: .long, help: "Stop the uploader that is running; returns when it has ended.")
     var stop = false
 
+    @Option(name: .long, help: ArgumentHelp("How often this host tells the other hosts of its vaults that it is there (1s to 1h).", valueName: "span"), transform: contactSpan)
+    var contactEvery = ContactSettings.everySecondsDefault
+
+    @Option(name: .long, help: ArgumentHelp("Without contact for so long another host is silent, which is an event; 0: never.", valueName: "span"), transform: contactSpan)
+    var silentAfter = ContactSettings.silentSecondsDefault
+
     @OptionGroup var site: SiteOptions
     @OptionGroup var output: OutputOptions
 
@@ -57,6 +63,7 @@ struct UploadCommand: ParsableCommand {
 
     func validate() throws {
         guard !(service.foreground && once) else { throw ValidationError("--once is in the foreground by itself") }
+        guard (1...3_600).contains(contactEvery) else { throw ValidationError("--contact-every is 1s to 1h") }
         guard !stop || !(service.foreground || once) else { throw ValidationError("--stop goes with neither --once nor --foreground") }
     }
 
@@ -79,7 +86,7 @@ struct UploadCommand: ParsableCommand {
         try withExtendedLifetime(lock) {
             try DurableFile.replace(site.directory.uploadPIDPath, with: Array("\(getpid())\n".utf8))
             defer { unlink(site.directory.uploadPIDPath) }
-            if once { try runOnce(uploader, catalogue, bars) } else { try serve(uploader) }
+            if once { try runOnce(uploader, catalogue, bars) } else { try serve(uploader, contacts(catalogue), stop) }
         }
     }
 
@@ -99,7 +106,13 @@ struct UploadCommand: ParsableCommand {
         return UploadService(replicator: replicator, log: Logger(label: "farshore.upload") { StreamLogHandler.standardError(label: $0) })
     }
 
-    private func serve(_ uploader: UploadService) throws {
+    private func contacts(_ catalogue: Catalogue) -> HostContacts {
+        var settings = ContactSettings()
+        (settings.everySeconds, settings.silentSeconds) = (contactEvery, silentAfter)
+        return HostContacts(catalogue, settings, Logger(label: "farshore.contact") { StreamLogHandler.standardError(label: $0) })
+    }
+
+    private func serve(_ uploader: UploadService, _ contacts: HostContacts, _ stop: StopFlag) throws {
         if BackgroundService.isDetached {
             let file = try BackgroundService.openLog(site.directory.runFolder + "/upload.log")
             BackgroundService.announceReady(log: file.raw)
@@ -107,6 +120,9 @@ struct UploadCommand: ParsableCommand {
             BackgroundService.announceReady(log: STDERR_FILENO)
         }
         serviceLog("uploader of \(site.directory.path) is ready")
+        // Not waited for at the end: a target that hangs then holds nothing up.
+        let contact = try OwnThread(name: "contact") { contacts.run(stop) }
+        defer { withExtendedLifetime(contact) {} }
         try uploader.run()
         BackgroundService.notifySystemd("STOPPING=1")
         serviceLog("uploader ended")
@@ -152,14 +168,33 @@ struct UploadCommand: ParsableCommand {
     }
 }
 
+/// `5m`, in seconds.
+@Sendable func contactSpan(_ text: String) throws -> Int {
+    if text == "0" { return 0 }
+    guard let seconds = Quantity.seconds(text[...]), seconds <= 86_400 else { throw ValidationError("\(text.debugDescription) is no span of at most a day: use 30s, 5m, 1h") }
+    return Int(seconds)
+}
+
+extension HostContacts {
+    /// Of this site, with the name the system has.
+    convenience init(_ catalogue: Catalogue, _ settings: ContactSettings, _ log: Logger) {
+        self.init(catalogue: catalogue, name: ProcessInfo.processInfo.hostName, version: Farshore.release, settings: settings, log: log) { [site = catalogue.site] in
+            try openVault(at: $0, site: site)
+        }
+    }
+}
+
 extension SiteOptions {
     func openVault(of disk: ProtectedDisk) throws -> Vault { try farshore.openVault(of: disk, site: directory) }
 }
 
 /// The vault of a protected disk, with the key files it was protected with.
 func openVault(of disk: ProtectedDisk, site: SiteDirectory) throws -> Vault {
-    let files = KeyFiles(keyFile: disk.keyFile, passphraseFile: disk.passphraseFile)
+    try openVault(url: disk.vaultURL, files: KeyFiles(keyFile: disk.keyFile, passphraseFile: disk.passphraseFile), site: site)
+}
+
+func openVault(url: String, files: KeyFiles, site: SiteDirectory) throws -> Vault {
     // Here a site is at hand: without its memory a target that was rolled back would not be noticed.
     try site.create()
-    return try Vault.open(store: openStore(url: disk.vaultURL), key: try files.read(), memory: HeadMemory(folder: site.headsFolder), keyFiles: files)
+    return try Vault.open(store: openStore(url: url), key: try files.read(), memory: HeadMemory(folder: site.headsFolder), keyFiles: files)
 }
