@@ -3,7 +3,8 @@
 //  - position order is sequence order: the sequence is taken under the monitor together with slot and pages;
 //  - segments are sealed in index order, each after its data is durable;
 //  - a record is complete only after its map entry is inserted, so a sealed segment has no late inserts;
-//  - a segment is recycled only when it is in the image, at every target, and no reader has it pinned.
+//  - a segment is recycled only when it is in the image, at every target, and no reader has it pinned;
+//  - a merged segment is whole and durable before what it replaces is wiped (Merging.swift).
 // Called by VirtualDisk (many threads at once), and by whoever holds the owner's lock.
 
 package import BlockIO
@@ -42,6 +43,8 @@ package final class ChangeLog: @unchecked Sendable {
     let options: Options
     private var ownerLock: OwnerLock?
     let segmentCountMax: Int
+    /// One of these is left to merging (Merging.swift).
+    let keepsForMerging: Bool
     /// Bounds the directory of segments (16 bytes each), whatever budget is asked for: 32 TiB of default segments.
     private static let segmentCountLimit: UInt64 = 1 << 20
 
@@ -118,6 +121,9 @@ package final class ChangeLog: @unchecked Sendable {
     var idleSequence: UInt64 = 0
     var idleSince: UInt64 = 0
     var isStopping = false
+    var merging = Merging()
+    /// The highest sequence up to which merged segments have left records out.
+    var mergedReach: UInt64 = 0
 
     /// Held while the state is replaced on disk; whoever asks what it is does not wait for that.
     let stateLock = Mutex<Void>(())
@@ -142,6 +148,7 @@ package final class ChangeLog: @unchecked Sendable {
         self.options = options
         let affordable = min(state.budgetBytes / UInt64(geometry.segmentBytes), Self.segmentCountLimit)
         segmentCountMax = max(Int(affordable), segments.count, 3)
+        keepsForMerging = !state.targets.isEmpty
         destagedSegment = state.destagedSegment
         destageObstacle = "destage is not running"
         directory = SegmentDirectory(capacity: segmentCountMax)
@@ -206,6 +213,7 @@ package final class ChangeLog: @unchecked Sendable {
         monitor.unlock()
         housekeeper?.join()
         housekeeper = nil
+        endMerging()
         ownerLock = nil
     }
 

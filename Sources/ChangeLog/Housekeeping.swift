@@ -13,6 +13,7 @@ extension ChangeLog {
         monitor.lock()
         while !isStopping {
             restockSpares()
+            tendMerging()
             if let segment = segmentToSeal { seal(segment) }
             else if prepareSpare() || prepareForFlushes() {}
             else { idle() }
@@ -103,18 +104,18 @@ extension ChangeLog {
 
     // MARK: - space
 
-    var fileCount: Int { live.count + spares.count + retired.count }
+    var fileCount: Int { live.count + spares.count + retired.count + merging.fileCount }
 
     var isOldestRecyclable: Bool {
         guard let oldest = live.first, oldest.phase == .sealed else { return false }
-        return oldest.currentIndex <= destagedSegment && oldest.lastSequence <= replicatedThrough
+        return oldest.currentIndex <= destagedSegment && oldest.lastSequence <= replicatedThrough && !oldest.isBeingMerged
     }
 
     /// Whether a thread that needs a segment may wait for one. Waiting for destage, and for a target that is catching up, is
     /// back-pressure; waiting for a target that may be down for days is not: the guest gets ENOSPC.
     var isRoomComing: Bool {
-        if isPreparing { return true }
-        if spaceError == nil, !retired.isEmpty || (fileCount < segmentCountMax && !isReserveLent) { return true }
+        if isPreparing || isMergeComing { return true }
+        if spaceError == nil, !retired.isEmpty || (fileCount < segmentCountForRecords && !isReserveLent) { return true }
         if isOldestRecyclable { return true }
         // Also when no new file can be had for want of disk space: destage frees an old one.
         guard let oldest = live.first, oldest.phase != .active else { return false }
@@ -122,7 +123,7 @@ extension ChangeLog {
         return oldest.lastSequence <= replicatedThrough || isTargetCatchingUp
     }
 
-    private var isTargetCatchingUp: Bool {
+    var isTargetCatchingUp: Bool {
         replicatedAtNanoseconds > 0 && Clock.monotonicNanoseconds() < replicatedAtNanoseconds + options.catchingUpSeconds * 1_000_000_000
     }
 

@@ -24,15 +24,25 @@ package struct LogReader: Sendable {
 
     /// Calls `body` with every record whose sequence is above `after` and at most `through`, in order, and its checked
     /// payload, which is valid during the call only. Returns the sequence of the last record seen in the range, or `after`.
+    /// `merged` is told of each interval of which only the end can be had, before the first record of it: who has seen one of them and not
+    /// the end has no state of the disk. One that begins below `through` is read to its end.
     package func records(
-        after: UInt64, through: UInt64, _ body: (RecordHeader, UnsafeRawBufferPointer) throws -> Void
+        after: UInt64, through: UInt64, merged: (MergedInterval) throws -> Void = { _ in }, _ body: (RecordHeader, UnsafeRawBufferPointer) throws -> Void
     ) throws -> UInt64 {
-        try walk(after: after, through: through, withPayload: { $0.payloadBytes > 0 }, body)
+        try walk(after: after, through: through, withPayload: { $0.payloadBytes > 0 }, merged, body)
     }
 
-    /// As `records`, without reading payload: for lag and backlog. Durable or not.
+    /// As `records`, without reading payload: for lag and backlog. Durable or not. The first record of a merged segment, but for a
+    /// point, has the time of the oldest one that was left out.
     package func headers(after: UInt64, _ body: (RecordHeader) throws -> Void) throws {
-        _ = try walk(after: after, through: .max, withPayload: { _ in false }) { record, _ in try body(record) }
+        _ = try walk(after: after, through: .max, withPayload: { _ in false }, { _ in }) { record, _ in try body(record) }
+    }
+
+    /// The intervals after a sequence of which the log has the end only, rising and apart.
+    package func merged(after: UInt64 = 0) throws -> [MergedInterval] {
+        try LogReader.segments(folder, state, geometry).compactMap(\.header.mergedInterval).reduce(into: []) { intervals, interval in
+            intervals.join(MergedInterval(after: max(interval.after, after), through: interval.through))
+        }
     }
 
     /// The recovery points that the log still holds, oldest first: durable or not. What the owner recycles meanwhile is
@@ -50,9 +60,10 @@ package struct LogReader: Sendable {
 
     private func pointsNow() throws -> [LocalPoint] {
         var points: [LocalPoint] = []
+        var merged: [MergedInterval] = []
         let oldest = try LogReader.segments(folder, state, geometry).first?.header.afterSequence ?? 0
-        _ = try walk(after: oldest, through: .max, withPayload: { $0.kind == .point && $0.payloadBytes > 0 }) { record, tag in
-            guard record.kind == .point else { return }
+        _ = try walk(after: oldest, through: .max, withPayload: { $0.kind == .point && $0.payloadBytes > 0 }, { merged.join($0) }) { record, tag in
+            guard record.kind == .point, !merged.hides(record.sequence) else { return }
             points.append(LocalPoint(
                 sequence: record.sequence, wallNanoseconds: record.wallNanoseconds, tag: String(decoding: tag, as: UTF8.self), isAppConsistent: record.isAppConsistent))
         }
@@ -60,16 +71,26 @@ package struct LogReader: Sendable {
     }
 
     private func walk(
-        after: UInt64, through: UInt64, withPayload: (RecordHeader) -> Bool, _ body: (RecordHeader, UnsafeRawBufferPointer) throws -> Void
+        after: UInt64, through: UInt64, withPayload: (RecordHeader) -> Bool, _ merged: (MergedInterval) throws -> Void,
+        _ body: (RecordHeader, UnsafeRawBufferPointer) throws -> Void
     ) throws -> UInt64 {
         var cursor = Cursor(after: after, through: through)
         let buffer = AlignedBuffer(count: recordPayloadBytesMax)
         var triesLeft = Self.recycledMeanwhileMax
+        var doubted: [UInt64]?
         while true {
-            // Listed anew for each segment: the owner activates and recycles segments meanwhile.
+            // Listed anew for each segment: the owner activates, recycles and merges segments meanwhile.
             let listed = try LogReader.segments(folder, state, geometry)
             guard let next = listed.first(where: { cursor.wants($0) }) else { return cursor.last }
-            try cursor.check(next, folder)
+            do { try cursor.check(next, folder) } catch {
+                // Files are looked at one after the other: a merged segment may have come when its file was passed, and what it replaces
+                // have gone before it was reached. A list that stays as it is tells the truth.
+                let nonces = listed.map(\.header.nonce)
+                guard nonces != doubted, triesLeft > 0 else { throw error }
+                (doubted, triesLeft) = (nonces, triesLeft - 1)
+                continue
+            }
+            if let interval = cursor.enter(next.header.mergedInterval) { try merged(interval) }
             do {
                 try read(next, &cursor, buffer.bytes, withPayload, body)
             } catch LogError.recycled where triesLeft > 0 {
@@ -90,8 +111,9 @@ package struct LogReader: Sendable {
         let table = try listed.table(file, folder, geometry)
         let end = listed.seal.map { Int($0.recordCount) } ?? table.endSlot
         guard end <= geometry.slotCount else { throw listed.damaged(0, after: cursor.last, "its seal counts more records than fit") }
+        var oldestNanoseconds = cursor.takesEverything && listed.header.merge != nil ? listed.header.wallNanoseconds : .max
         for slot in 0..<end {
-            guard let record = table.record(slot) else {
+            guard var record = table.record(slot) else {
                 if cursor.takesEverything, listed.seal == nil { continue }
                 // A place that is reserved and not yet filled lies above all that is durable; anything else is damage.
                 let isGap = listed.seal != nil || (slot..<end).contains { table.record($0).map { $0.sequence <= cursor.through } ?? false }
@@ -107,6 +129,8 @@ package struct LogReader: Sendable {
             guard record.sequence > cursor.last else {
                 throw listed.damaged(slot, after: cursor.last, "the record has the sequence \(record.sequence), which is not above the one before")
             }
+            if record.kind != .point { record.wallNanoseconds = min(record.wallNanoseconds, oldestNanoseconds) }
+            oldestNanoseconds = .max
             var payload = UnsafeRawBufferPointer(start: nil, count: 0)
             if withPayload(record) {
                 let bytes = UnsafeMutableRawBufferPointer(rebasing: buffer[..<record.payloadBytes])
@@ -151,7 +175,13 @@ package struct LogReader: Sendable {
             let sector = UnsafeRawBufferPointer(rebasing: page.bytes[SegmentSeal.offset...])
             found.append(ListedSegment(path: path, header: header, seal: SegmentSeal.decode(sector, for: header)))
         }
-        return found.sorted { $0.header.index < $1.header.index }
+        // What a merged segment replaces is there for a moment beside it, and says no more.
+        let merges = found.filter { $0.header.merge != nil && $0.seal != nil }
+        return found.filter { one in
+            one.header.merge == nil || one.seal != nil
+        }.filter { one in
+            !merges.contains { $0.header.nonce != one.header.nonce && $0.header.firstIndex <= one.header.firstIndex && one.header.index <= $0.header.index }
+        }.sorted { $0.header.index < $1.header.index }
     }
 }
 
@@ -200,16 +230,17 @@ struct ListedSegment {
 private struct Cursor {
     /// No record up to here is wanted (any more).
     private(set) var after: UInt64
-    let through: UInt64
+    private(set) var through: UInt64
     var last: UInt64
     var isDone = false
     /// Everything that is there, also above what is durable: places may be empty.
-    var takesEverything: Bool { through == .max }
+    let takesEverything: Bool
     private var ended: (index: UInt64, slots: Int)?
 
     init(after: UInt64, through: UInt64) {
         self.after = after
         self.through = through
+        takesEverything = through == .max
         last = after
     }
 
@@ -219,17 +250,26 @@ private struct Cursor {
         return true
     }
 
-    func check(_ segment: ListedSegment, _ folder: LogFolder) throws {
+    mutating func check(_ segment: ListedSegment, _ folder: LogFolder) throws {
+        // It stands for segments that were read already, too.
+        if let ended, segment.header.firstIndex <= ended.index { beginAgain() }
         guard let ended else {
-            if segment.header.afterSequence > after, segment.header.index > 1 || after > 0 {
+            if segment.header.afterSequence > after, segment.header.firstIndex > 1 || after > 0 {
                 throw LogError.recycled(folder: folder.path, after: after, oldest: segment.header.afterSequence)
             }
             return
         }
         if takesEverything { return }
-        if segment.header.index != ended.index + 1 || Int(segment.header.previousSlotCount) != ended.slots {
+        if segment.header.firstIndex != ended.index + 1 || Int(segment.header.previousSlotCount) != ended.slots {
             throw segment.damaged(0, after: last, "it does not follow segment \(ended.index), of which \(ended.slots) records are there")
         }
+    }
+
+    /// The part of it that is still to come. It is durable to its end.
+    mutating func enter(_ interval: MergedInterval?) -> MergedInterval? {
+        guard let interval, interval.after < through, interval.through > last else { return nil }
+        through = max(through, interval.through)
+        return MergedInterval(after: max(interval.after, last), through: interval.through)
     }
 
     /// What was not seen yet must still be there.
@@ -238,5 +278,7 @@ private struct Cursor {
         ended = nil
     }
 
-    mutating func segmentEnded(_ segment: ListedSegment, slots: Int) { ended = (segment.header.index, slots) }
+    mutating func segmentEnded(_ segment: ListedSegment, slots: Int) {
+        ended = (segment.header.index, segment.header.merge.map { Int($0.slotCount) } ?? slots)
+    }
 }

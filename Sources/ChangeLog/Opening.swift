@@ -72,10 +72,12 @@ extension ChangeLog {
         // A killed owner may have wiped one and not synced it: its old header must not come back after it is used again.
         // The housekeeper wipes and syncs each before it becomes a spare.
         retired = recovery.spares
-        for segment in live { directory.enter(segment, index: segment.currentIndex) }
+        // The others are in no map, and with merged segments among them their indexes may be farther apart than the directory is long.
+        for segment in live where segment.currentIndex > destagedSegment { directory.enter(segment, index: segment.currentIndex) }
+        mergedReach = live.compactMap { $0.header?.merge?.through }.max() ?? 0
         active = live.last.flatMap { $0.phase == .active ? $0 : nil }
         nextIndex = (live.last?.currentIndex ?? destagedSegment) + 1
-        previousSlotCount = UInt32(live.last?.nextSlot ?? 0)
+        previousSlotCount = live.last?.slotCountToFollow ?? 0
         lastReserved = recovery.lastSequence
         unsealedAtOpening = recovery.unsealed
         lastAtOpening = recovery.lastSequence

@@ -55,7 +55,7 @@ extension Recovery {
     }
 
     private func follows(_ lower: FoundSegment, _ upper: FoundSegment) -> Bool {
-        upper.index == lower.index + 1 && Int(upper.header.previousSlotCount) == lower.segment.nextSlot
+        upper.header.firstIndex == lower.index + 1 && upper.header.previousSlotCount == lower.segment.slotCountToFollow
             && upper.header.afterSequence == lower.segment.lastSequence
     }
 

@@ -92,7 +92,7 @@ struct Recovery: ~Copyable {
 
     /// The segments that the image does not hold must all be there.
     private func checkStart(_ found: [FoundSegment]) throws(LogError) {
-        guard let first = found.first, first.index > state.destagedSegment + 1 else { return }
+        guard let first = found.first, first.header.firstIndex > state.destagedSegment + 1 else { return }
         throw .damaged(
             path: first.segment.file.path, segment: first.index, offset: 0, afterSequence: state.destagedSequence,
             reason: "segments \(state.destagedSegment + 1) to \(first.index - 1) are missing")
@@ -100,9 +100,9 @@ struct Recovery: ~Copyable {
 
     private func checkOrder(_ lower: FoundSegment, _ upper: FoundSegment) throws(LogError) {
         var reason: String?
-        if upper.index != lower.index + 1 { reason = "the segment after \(lower.index) is missing" }
+        if upper.header.firstIndex != lower.index + 1 { reason = "the segment after \(lower.index) is missing" }
         if upper.seal != nil, lower.seal == nil { reason = "segment \(lower.index) before it is not sealed" }
-        if let seal = lower.seal, seal.recordCount != upper.header.previousSlotCount || seal.lastSequence != upper.header.afterSequence {
+        if let seal = lower.seal, lower.header.merge?.slotCount ?? seal.recordCount != upper.header.previousSlotCount || seal.lastSequence != upper.header.afterSequence {
             reason = "it does not follow segment \(lower.index)"
         }
         guard let reason else { return }
@@ -122,6 +122,7 @@ struct Recovery: ~Copyable {
         flushedSequence = max(flushedSequence, seal.lastSequence)
         // What the image holds already is read again only by the uploader.
         guard found.index > state.destagedSegment else { return }
+        guard found.header.merge == nil else { throw damage(found, 0, after: found.header.afterSequence, "it is merged, but the image does not hold it") }
         if byFooter, try replayFooter(found, seal) { return }
         let table = try readTable(found)
         var last = found.header.afterSequence

@@ -34,6 +34,8 @@ package final class Segment: @unchecked Sendable {
     var isDirty = false
     /// False for a new file until its folder was synced: whoever first makes its records durable does that too.
     var isNameDurable = true
+    /// What it holds is being copied into a merged segment: not to be recycled.
+    var isBeingMerged = false
 
     /// The kernel tells of a failed write-back once: a flush beside it, or a later one, would succeed and lie.
     private let syncFailure = Mutex<SystemError?>(nil)
@@ -55,6 +57,9 @@ package final class Segment: @unchecked Sendable {
     }
 
     var currentIndex: UInt64 { index.load(ordering: .relaxed) }
+
+    /// What the header of the next segment has to name.
+    var slotCountToFollow: UInt32 { header?.merge?.slotCount ?? UInt32(nextSlot) }
 
     /// From now on no reader gets a pin; those that have one are still to be waited for.
     func leaveIndex() { index.store(0, ordering: .sequentiallyConsistent) }

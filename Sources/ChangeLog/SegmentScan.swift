@@ -9,6 +9,8 @@ struct FoundSegment {
     let seal: SegmentSeal?
 
     var index: UInt64 { header.index }
+
+    func replaces(_ other: FoundSegment) -> Bool { other.header.firstIndex >= header.firstIndex && other.index <= index }
 }
 
 struct SegmentScan {
@@ -23,7 +25,25 @@ struct SegmentScan {
             try add(number, folder.path + "/" + name, state, geometry)
         }
         live.sort { $0.index < $1.index }
+        try dropReplaced()
         try dropAbandonedUses(geometry)
+    }
+
+    /// Beside a merged segment lie what it replaces, or some of that, when its maker was killed or a power loss took a wipe back. It is
+    /// whole and durable before the first of them is wiped; while all of them are there it may not be durable, and is the one that goes.
+    private mutating func dropReplaced() throws(LogError) {
+        for merged in live.filter({ $0.header.merge != nil }).sorted(by: { $0.index - $0.header.firstIndex < $1.index - $1.header.firstIndex }) {
+            guard live.contains(where: { $0.segment === merged.segment }) else { continue }
+            let others = live.filter { $0.segment !== merged.segment && merged.replaces($0) }
+            if others.isEmpty { continue }
+            var next = merged.header.firstIndex
+            for other in others where other.header.firstIndex == next && other.seal != nil { next = other.index + 1 }
+            let gone = next == merged.index + 1 ? [merged] : others
+            for one in gone {
+                try wipe(one)
+                live.removeAll { $0.segment === one.segment }
+            }
+        }
     }
 
     /// A write of a header can fail and be there all the same. Such a use was given up before its first record, and its
@@ -61,7 +81,7 @@ struct SegmentScan {
     /// Segments are wiped in index order, after the image holds them: one that is followed by a gap, with the image holding
     /// all up to the gap's end, was wiped, and a power loss brought its header back because the wipe's sync had failed.
     mutating func wipeLeftovers(through destagedSegment: UInt64, replicated: UInt64) throws(LogError) {
-        let next = { (place: Int, live: [FoundSegment]) in place + 1 < live.count ? live[place + 1].index : destagedSegment + 1 }
+        let next = { (place: Int, live: [FoundSegment]) in place + 1 < live.count ? live[place + 1].header.firstIndex : destagedSegment + 1 }
         guard let last = live.indices.last(where: { next($0, live) > live[$0].index + 1 && next($0, live) <= destagedSegment + 1 }) else { return }
         // One that a target still waits for was never wiped: something else is missing, and is named.
         guard live[...last].allSatisfy({ ($0.seal?.lastSequence ?? .max) <= replicated }) else { return }
@@ -96,6 +116,9 @@ struct SegmentScan {
             let seal = SegmentSeal.decode(sector, for: header)
             if let seal, Int(seal.recordCount) > geometry.slotCount {
                 throw .damaged(path: path, segment: header.index, offset: UInt64(SegmentSeal.offset), afterSequence: 0, reason: "its seal counts more records than fit")
+            }
+            guard seal != nil || header.merge == nil else {
+                throw .damaged(path: path, segment: header.index, offset: UInt64(SegmentSeal.offset), afterSequence: header.afterSequence, reason: "a merged segment without a seal")
             }
             live.append(FoundSegment(segment: segment, header: header, seal: seal))
         }

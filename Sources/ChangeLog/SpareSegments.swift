@@ -99,9 +99,9 @@ extension ChangeLog {
     }
 
     /// Others first, when it is tried again.
-    private func keepRetired(_ segment: Segment) { retired.insert(segment, at: 0) }
+    func keepRetired(_ segment: Segment) { retired.insert(segment, at: 0) }
 
-    private func wipe(_ segment: Segment) throws(SystemError) -> Segment? {
+    func wipe(_ segment: Segment) throws(SystemError) -> Segment? {
         try segment.wipe()
         guard try syncSpare(segment) else { return nil }
         segment.isWritten = segment.hasNoHole
@@ -121,7 +121,7 @@ extension ChangeLog {
 
     /// Space reserved, so that appends cannot fail for want of it. No sync: the first one of the segment's data also makes its
     /// name durable (`Segment.isNameDurable`).
-    private func makeSegmentFile(_ number: Int) throws(SystemError) -> Segment {
+    func makeSegmentFile(_ number: Int) throws(SystemError) -> Segment {
         let path = folder.segmentFile(number)
         let file = try Descriptor.open(path, O_RDWR | O_CREAT | O_EXCL)
         do throws(SystemError) {
@@ -181,7 +181,9 @@ extension ChangeLog {
     }
 
     var isSpareWanted: Bool {
+        // With the merged segments go those behind them that hold lost points.
+        if isOldestRecyclable, live.first?.header?.afterSequence ?? .max < mergedReach { return true }
         if !retired.isEmpty || isOldestRecyclable { return spares.count < Self.sparesWanted }
-        return spares.count < (segmentToSeal == nil ? Self.idleSparesWanted : Self.busySparesWanted) && fileCount < segmentCountMax
+        return spares.count < (segmentToSeal == nil ? Self.idleSparesWanted : Self.busySparesWanted) && fileCount < segmentCountForRecords
     }
 }

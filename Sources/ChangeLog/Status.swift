@@ -39,6 +39,12 @@ package struct LogStatus: Equatable, Sendable {
     package var refusedAppends: UInt64
     /// Writes wait for room that is coming.
     package var isAwaitingRoom: Bool
+    /// What a target lacks and gets the end of only, rising and apart.
+    package var merged: [MergedInterval]
+    /// Recovery points lost that way since the log was opened.
+    package var mergedPoints: UInt64
+    /// Why the last merge failed.
+    package var mergeFailure: String?
 }
 
 extension ChangeLog {
@@ -48,13 +54,13 @@ extension ChangeLog {
         defer { monitor.unlock() }
         let undestaged = live.filter { $0.currentIndex > destagedSegment }.reduce(0) { $0 + $1.usedBytes }
         return LogStatus(
-            fileBytes: UInt64(live.count + spares.count + retired.count) * UInt64(geometry.segmentBytes), budgetBytes: budgetBytes,
+            fileBytes: UInt64(fileCount) * UInt64(geometry.segmentBytes), budgetBytes: budgetBytes,
             liveSegments: live.count, undestagedBytes: undestaged,
             unreplicatedBytes: UInt64(live.count { $0.lastSequence > replicatedThrough }) * UInt64(geometry.segmentBytes), lastSequence: lastReserved, durableSequence: durableThrough,
             destagedSequence: state.destagedSequence, replicatedSequence: state.targets.isEmpty ? nil : replicatedThrough, failure: failure,
             appendFailure: appendFailure,
             starvation: isStarved && !isRoomComing ? starvation : nil, refusedAppends: refusedAppends,
-            isAwaitingRoom: roomWaiterCount > 0 && isRoomComing)
+            isAwaitingRoom: roomWaiterCount > 0 && isRoomComing, merged: unsentMerges, mergedPoints: merging.lostPoints, mergeFailure: merging.failure)
     }
 
     /// The files of segments with records, oldest first: removed in this order they leave a log that can be opened.
@@ -79,6 +85,8 @@ extension ChangeLog {
         monitor.unlock()
         defer { segment?.pins.subtract(1, ordering: .releasing) }
         guard sequence > oldest else { return true }
+        // A record that a newer one overwrites may have been left out: it was there, as one of a segment that was recycled.
+        if segment?.header?.merge != nil { return true }
         guard sequence <= end, let segment, let header = segment.header else { return false }
         let table = try SegmentTable(segment.file, header, geometry)
         return (0..<geometry.slotCount).contains { slot in

@@ -4,7 +4,9 @@ package enum ReplicationLimits {
     /// Segment payload after which what was sent so far is published, so that a long backlog becomes durable step by step.
     static let publicationPayloadBytesMax: UInt64 = 64 << 20
     /// Records of one publication, for the same reason.
-    static let publicationRecordsMax: UInt64 = 65_536
+    static let publicationRecordsMax = 65_536
+    /// How often what a log has merged is sent anew under other names, where objects from before are in the way.
+    static let mergedTriesMax = 8
     /// Segments sealed and sent at the same time; each holds twice its payload in memory.
     static let segmentThreads = 2
     /// Chunks of an initial replication read, sealed and sent at the same time.

@@ -124,7 +124,7 @@ private struct SegmentFields {
 
     private func makeHeaderRight() {
         bytes.putLE(UInt64(0x4745_5352_4148_5346), at: 0)
-        bytes.putLE(UInt32(1), at: 8)
+        bytes.putLE(UInt32(bytes[8] == 2 ? 2 : 1), at: 8)
         bytes.putLE(UInt32(LogPlace.segmentBytes), at: 12)
         bytes.putLE(LogPlace.diskID.high, at: 16)
         bytes.putLE(LogPlace.diskID.low, at: 24)

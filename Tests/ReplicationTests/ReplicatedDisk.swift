@@ -35,6 +35,8 @@ final class ReplicatedDisk: @unchecked Sendable {
     let id: LogID
     let key = KeySource.keyFile([UInt8](repeating: 7, count: 32))
     private(set) var sizeBytes: Int
+    private let logBudgetBytes: UInt64
+    private let catchingUpSeconds: UInt64
     private var opened: VirtualDisk?
     var disk: VirtualDisk { opened! }
     private(set) var bootID = "boot-1"
@@ -43,8 +45,12 @@ final class ReplicatedDisk: @unchecked Sendable {
     private(set) var points: [UInt64: [UInt8]] = [:]
 
     /// The vault lies in `target`, or else in a directory.
-    init(content: [UInt8], in target: (any ObjectStore)? = nil, settings: VaultSettings = VaultSettings()) throws {
+    init(
+        content: [UInt8], in target: (any ObjectStore)? = nil, settings: VaultSettings = VaultSettings(), logBudgetBytes: UInt64 = 256 << 20, catchingUpSeconds: UInt64 = 30
+    ) throws {
         self.settings = settings
+        self.logBudgetBytes = logBudgetBytes
+        self.catchingUpSeconds = catchingUpSeconds
         // With a target in memory the rest is in memory too, where that is to be had.
         folder = try target == nil ? FileManager.default.temporaryDirectory.path + "/farshore-replication-" + UUID().uuidString : temporaryDirectory()
         try Directory.create(folder)
@@ -59,14 +65,14 @@ final class ReplicatedDisk: @unchecked Sendable {
         let start = try Sequencer(path: site.sequencePath).next()
         try ChangeLog.create(
             LogFolder(folder + "/log"), diskID: id, diskBytes: UInt64(content.count), targets: [vault.id.description], segmentBytes: 1 << 20,
-            budgetBytes: 256 << 20, startSequence: start)
+            budgetBytes: logBudgetBytes, startSequence: start)
         _ = try vault.register(disk: VaultID(id.description)!, name: Self.name, sizeBytes: UInt64(content.count))
         try Catalogue(site: site).add(ProtectedDisk(
             name: Self.name, id: id.description, imagePath: folder + "/image", format: "raw", sizeBytes: UInt64(content.count),
-            logFolder: folder + "/log", logBudgetBytes: 256 << 20, vaultURL: vault.store.location,
+            logFolder: folder + "/log", logBudgetBytes: logBudgetBytes, vaultURL: vault.store.location,
             vaultID: vault.id.description, keyFile: nil, passphraseFile: nil))
         _ = try Catalogue(site: site).changePolicy(named: Policy.defaultName, PolicyChange(intervalSeconds: 1))
-        opened = try Self.open(folder, site, bootID)
+        opened = try Self.open(folder, site, bootID, catchingUpSeconds)
     }
 
     /// The same disk on another host: copies of image, log and site, and the same vault.
@@ -76,6 +82,7 @@ final class ReplicatedDisk: @unchecked Sendable {
         for name in ["image", "log", "site"] { try FileManager.default.copyItem(atPath: other.folder + "/" + name, toPath: folder + "/" + name) }
         (id, model, points, sizeBytes, bootID) = (other.id, other.model, other.points, other.sizeBytes, other.bootID)
         (store, settings) = (other.store, other.settings)
+        (logBudgetBytes, catchingUpSeconds) = (other.logBudgetBytes, other.catchingUpSeconds)
         site = SiteDirectory(path: folder + "/site")
         let catalogue = try Catalogue(site: site)
         let state = try catalogue.replication(ofDisk: Self.name)
@@ -83,7 +90,7 @@ final class ReplicatedDisk: @unchecked Sendable {
         try catalogue.remove(disk: Self.name)
         try catalogue.add(entry)
         try catalogue.setReplication(state, ofDisk: Self.name)
-        opened = try Self.open(folder, site, bootID)
+        opened = try Self.open(folder, site, bootID, catchingUpSeconds)
     }
 
     deinit {
@@ -91,13 +98,13 @@ final class ReplicatedDisk: @unchecked Sendable {
         try? FileManager.default.removeItem(atPath: folder)
     }
 
-    private static func open(_ folder: String, _ site: SiteDirectory, _ bootID: String) throws -> VirtualDisk {
+    private static func open(_ folder: String, _ site: SiteDirectory, _ bootID: String, _ catchingUpSeconds: UInt64) throws -> VirtualDisk {
         let log = LogFolder(folder + "/log")
         let lock = try OwnerLock.acquire(log)
         try VirtualDisk.completeGrowth(of: folder + "/image", format: .raw, folder: log, lock: lock)
         return try VirtualDisk.open(
             name: name, image: try openImage(folder + "/image", access: .readWrite, format: .raw), folder: log, lock: lock,
-            sequencer: try Sequencer(path: site.sequencePath), options: ChangeLog.Options(bootID: bootID))
+            sequencer: try Sequencer(path: site.sequencePath), options: ChangeLog.Options(bootID: bootID, catchingUpSeconds: catchingUpSeconds))
     }
 
     /// Drops the disk without a clean stop, and opens it again, in another boot if asked.
@@ -106,7 +113,7 @@ final class ReplicatedDisk: @unchecked Sendable {
         if inAnotherBoot { bootID += "x" }
         // The old owner's lock goes with the old disk.
         opened = nil
-        opened = try Self.open(folder, site, bootID)
+        opened = try Self.open(folder, site, bootID, catchingUpSeconds)
     }
 
     /// Grows the disk as `farshore grow` does with one that is mounted: the worker's successor ends it.
@@ -137,7 +144,7 @@ final class ReplicatedDisk: @unchecked Sendable {
     func entry(vault: Vault) -> ProtectedDisk {
         ProtectedDisk(
             name: Self.name, id: id.description, imagePath: folder + "/image", format: "raw", sizeBytes: UInt64(sizeBytes), logFolder: folder + "/log",
-            logBudgetBytes: 256 << 20, vaultURL: vault.store.location, vaultID: vault.id.description, keyFile: nil, passphraseFile: nil)
+            logBudgetBytes: logBudgetBytes, vaultURL: vault.store.location, vaultID: vault.id.description, keyFile: nil, passphraseFile: nil)
     }
 
     /// One run of the uploader, as `upload --once` does it.

@@ -27,7 +27,7 @@ final class ReplicatedGroup: @unchecked Sendable {
     private(set) var points: [UInt64: [String: [UInt8]]] = [:]
 
     /// Each disk a machine of its own, none in a group.
-    init(_ names: [String]) throws {
+    init(_ names: [String], logBudgetBytes: UInt64 = 256 << 20, catchingUpSeconds: UInt64 = 30) throws {
         self.names = names
         folder = FileManager.default.temporaryDirectory.path + "/farshore-group-" + UUID().uuidString
         try Directory.create(folder)
@@ -36,24 +36,24 @@ final class ReplicatedGroup: @unchecked Sendable {
         sequencer = try Sequencer(path: site.sequencePath)
         store = WatchedStore(try DirectoryStore(root: folder + "/vault", create: true))
         let vault = try Vault.create(store: store, protection: key, memory: HeadMemory(folder: nil)).vault
-        for name in names { try protect(name, vault) }
+        for name in names { try protect(name, vault, logBudgetBytes, catchingUpSeconds) }
     }
 
-    private func protect(_ name: String, _ vault: Vault) throws {
+    private func protect(_ name: String, _ vault: Vault, _ logBudgetBytes: UInt64, _ catchingUpSeconds: UInt64) throws {
         let (id, log, image) = (LogID.random(), LogFolder(folder + "/" + name + ".log"), folder + "/" + name)
         let content = [UInt8](repeating: UInt8(models.count + 1), count: Self.diskBytes)
         try Data(content).write(to: URL(fileURLWithPath: image))
         try ChangeLog.create(
-            log, diskID: id, diskBytes: UInt64(content.count), targets: [vault.id.description], segmentBytes: 1 << 20, budgetBytes: 256 << 20,
+            log, diskID: id, diskBytes: UInt64(content.count), targets: [vault.id.description], segmentBytes: 1 << 20, budgetBytes: logBudgetBytes,
             startSequence: try sequencer.next())
         _ = try vault.register(disk: VaultID(id.description)!, name: name, sizeBytes: UInt64(content.count))
         try Catalogue(site: site).add(ProtectedDisk(
             name: name, id: id.description, imagePath: image, format: "raw", sizeBytes: UInt64(content.count), logFolder: log.path,
-            logBudgetBytes: 256 << 20, vaultURL: vault.store.location, vaultID: vault.id.description, keyFile: nil, passphraseFile: nil))
+            logBudgetBytes: logBudgetBytes, vaultURL: vault.store.location, vaultID: vault.id.description, keyFile: nil, passphraseFile: nil))
         models[name] = content
         disks[name] = try VirtualDisk.open(
             name: name, image: try openImage(image, access: .readWrite, format: .raw), folder: log, lock: try OwnerLock.acquire(log),
-            sequencer: sequencer, options: ChangeLog.Options(bootID: "boot"))
+            sequencer: sequencer, options: ChangeLog.Options(bootID: "boot", catchingUpSeconds: catchingUpSeconds))
     }
 
     deinit {

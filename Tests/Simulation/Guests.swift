@@ -203,15 +203,20 @@ extension World {
         for model in disks { model.busy += 1 }
         defer { if !life.isKilled { for model in disks { model.busy -= 1 } } }
         switch Dice.below(100) {
-        case ..<40: if model.target != nil { expect { try model.replicate() } }
+        case ..<40: if model.target != nil, !profile.isTargetAway || Dice.chance(1, in: 12) { expect { counts.merges += try model.replicate() } }
         case ..<60: expect { try cutPoint(life) }
         case ..<72: expect { try freezeOrThaw(model, disk, life) }
         case ..<80: do { try disk.mergeAll() } catch {}
-        case ..<85: _ = disk.status
+        case ..<85: expect { try checkBudget(disk) }
         case ..<90: simulated_set_wall_clock(Int64(Dice.below(4_000_000)) * 1_000_000_000_000)
         case ..<95: storage.pagesMax = .max
         default: simulated_sleep(UInt64(Dice.below(10_000_000_000)))
         }
+    }
+
+    private func checkBudget(_ disk: VirtualDisk) throws {
+        let log = disk.status.log
+        if log.fileBytes > log.budgetBytes { throw Violation("\(disk.name): the log has \(log.fileBytes) bytes, more than its budget of \(log.budgetBytes)") }
     }
 
     private func cutPoint(_ life: Life) throws {

@@ -54,7 +54,7 @@ struct Simulation {
         }
         print("""
             seeds \(seeds.lowerBound)-\(seeds.upperBound): \(failed) failed; \(total.requests) writes, \(total.reads) reads, \(total.points) points, \
-            \(total.kills) kills, \(total.powerLosses) power losses, \(total.cleanStops) stops, \(total.faults) faults, \(time(nil) - start) s
+            \(total.kills) kills, \(total.powerLosses) power losses, \(total.cleanStops) stops, \(total.faults) faults, \(total.merges) merged intervals, \(time(nil) - start) s
             """)
         exit(failed == 0 ? 0 : 1)
     }
@@ -84,5 +84,6 @@ extension World.Counts {
         powerLosses += other.powerLosses
         cleanStops += other.cleanStops
         faults += other.faults
+        merges += other.merges
     }
 }

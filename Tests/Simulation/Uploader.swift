@@ -6,27 +6,40 @@ import SimulatedSystem
 import VirtualDisk
 
 extension DiskModel {
-    /// Brings the base up to what is durable now, through the records of the log alone.
-    func replicate() throws {
-        guard let disk, !isUncertain else { return }
+    /// Brings the base up to what is durable now, through the records of the log alone. Returns how many intervals the log had merged.
+    func replicate() throws -> Int {
+        guard let disk, !isUncertain else { return 0 }
         let before = changes.filter { $0.state == .acknowledged }
-        let durable: UInt64
-        do { durable = try disk.makeDurable() } catch { return }
+        var durable: UInt64
+        do { durable = try disk.makeDurable() } catch { return 0 }
         for change in before { change.isDurable = true }
-        guard durable > baseSequence else { return }
+        guard durable > baseSequence else { return 0 }
         var copy = base, expected = base
         var seenPoints: [UInt64] = []
         var partsSeen: [UInt64: Int] = [:]
+        var merged: [MergedInterval] = []
         do {
-            _ = try LogReader(folder).records(after: baseSequence, through: durable) { header, payload in
+            durable = try LogReader(folder).records(after: baseSequence, through: durable, merged: { merged.join($0) }) { header, payload in
+                if let reach = merged.last?.through, header.sequence <= reach {
+                    // Which of the changes these are is not asked; at the end they give the disk.
+                    header.apply(payload, to: &copy)
+                    if header.sequence == reach { expected = copy }
+                    if header.kind == .point, header.sequence == reach { seenPoints.append(header.sequence) }
+                    return
+                }
                 if header.kind == .point { return seenPoints.append(header.sequence) }
                 guard let change = try self.change(of: header, partsSeen) else {
                     if header.kind == .void { return }
+                    // A part of a request whose first records were left out.
+                    if !merged.isEmpty {
+                        header.apply(payload, to: &copy)
+                        return header.apply(payload, to: &expected)
+                    }
                     throw Violation("disk \(number): the log holds record \(header.sequence), which nobody wrote")
                 }
                 if header.kind == .void { change.isVoid = true; return }
                 let range = Int(header.diskOffset)..<Int(header.diskOffset + header.length)
-                copy.replaceSubrange(range, with: header.kind == .write ? Array(payload) : [UInt8](repeating: 0, count: range.count))
+                header.apply(payload, to: &copy)
                 let place = partsSeen[change.number, default: 0]
                 partsSeen[change.number] = place + 1
                 change.parts[place].apply(to: &expected)
@@ -36,20 +49,24 @@ extension DiskModel {
                 }
             }
         } catch let violation as Violation { throw violation } catch {
-            if storage.faultsStruck > 0 || storage.isCallerDead { return }
+            if storage.faultsStruck > 0 || storage.isCallerDead { return 0 }
             throw Violation("disk \(number): the log cannot be read up to \(durable): \(error)")
         }
-        for change in ordered(through: durable) where change.state == .acknowledged && !change.isSettled && !change.isCutShort {
+        if !merged.isEmpty, !isDisk(copy, through: durable) {
+            throw Violation("disk \(number): the log, merged \(merged), does not give the disk at \(durable), \(whereDifferent(copy, through: durable))")
+        }
+        for change in ordered(through: durable) where change.state == .acknowledged && !change.isSettled && !change.isCutShort && !merged.covers(change) {
             throw Violation("disk \(number): the acknowledged record \(change.sequence) is not in the log that is durable up to \(durable)")
         }
-        for point in points where point.sequence > baseSequence && point.sequence <= durable && !seenPoints.contains(point.sequence) {
+        for point in points where point.sequence > baseSequence && point.sequence <= durable && !seenPoints.contains(point.sequence) && !merged.hides(point.sequence) {
             throw Violation("disk \(number): point \(point.sequence) is not in the log")
         }
         base = copy
         baseSequence = durable
         changes.removeAll { $0.sequence > 0 && $0.sequence <= durable }
         // After the model: a kill may come when the mark is there and before this returns.
-        do { try folder.storeMark(ReplicatedMark(sequence: durable, lineage: disk.log.lineage), target: target ?? "vault") } catch { return }
+        do { try folder.storeMark(ReplicatedMark(sequence: durable, lineage: disk.log.lineage), target: target ?? "vault") } catch { return merged.count }
+        return merged.count
     }
 
     /// Several records of one request follow each other, above what was there before.
@@ -65,4 +82,15 @@ extension DiskModel {
             return place < change.parts.count && header.diskOffset == UInt64(change.parts[place].offset / blockBytes * blockBytes)
         }
     }
+}
+
+extension RecordHeader {
+    fileprivate func apply(_ payload: UnsafeRawBufferPointer, to disk: inout [UInt8]) {
+        guard changesDisk else { return }
+        disk.replaceSubrange(Int(diskOffset)..<Int(diskOffset + length), with: kind == .write ? Array(payload) : [UInt8](repeating: 0, count: Int(length)))
+    }
+}
+
+extension [MergedInterval] {
+    fileprivate func covers(_ change: Change) -> Bool { contains { change.sequence > $0.after && (change.isComposite ? change.above : change.sequence) <= $0.through } }
 }

@@ -15,16 +15,19 @@ struct Profile {
     let requestsPerGuest: Int
     let hasFaults: Bool
     let hasTarget: Bool
+    /// It gets something now and then only, so that the log is merged.
+    let isTargetAway: Bool
     let budgetSegments: UInt64
 
     init() {
         diskCount = 1 + (Dice.chance(1, in: 2) ? 0 : Dice.below(3))
         guestCount = 1 + Dice.below(5)
         lives = 2 + Dice.below(4)
-        requestsPerGuest = 5 + Dice.below(60) / diskCount
         hasFaults = Dice.chance(2, in: 5)
         hasTarget = Dice.chance(3, in: 4)
-        budgetSegments = UInt64(4 + Dice.below(10))
+        isTargetAway = hasTarget && Dice.chance(1, in: 3)
+        requestsPerGuest = (isTargetAway ? 60 : 5) + Dice.below(60) / diskCount
+        budgetSegments = UInt64(isTargetAway ? 12 + Dice.below(4) : 4 + Dice.below(10))
     }
 }
 
@@ -57,7 +60,7 @@ final class World {
     var counts = Counts()
 
     struct Counts {
-        var requests = 0, reads = 0, kills = 0, powerLosses = 0, cleanStops = 0, faults = 0, points = 0
+        var requests = 0, reads = 0, kills = 0, powerLosses = 0, cleanStops = 0, faults = 0, points = 0, merges = 0
     }
 
     /// Runs `body`; what the engine answers with an error is no violation where faults were planned.
@@ -214,7 +217,7 @@ final class World {
         let image = try openImage(model.imagePath, access: .readWrite, format: model.isDynamic ? .vhdDynamic : .raw)
         let lock = try OwnerLock.acquire(model.folder)
         model.disk = try VirtualDisk.open(
-            name: "disk\(model.number)", image: image, folder: model.folder, lock: lock, sequencer: sequencer, options: .init(bootID: "boot-\(boot)"))
+            name: "disk\(model.number)", image: image, folder: model.folder, lock: lock, sequencer: sequencer, options: .init(bootID: "boot-\(boot)", catchingUpSeconds: profile.isTargetAway ? 1 : 30))
     }
 
     // MARK: before the first life
@@ -230,6 +233,8 @@ final class World {
         try ChangeLog.create(
             folder, diskID: .random(), diskBytes: UInt64(bytes), targets: targets, segmentBytes: segmentBytes,
             budgetBytes: profile.budgetSegments * UInt64(segmentBytes))
+        // A target that never got anything would get the image.
+        if profile.isTargetAway { try folder.storeMark(ReplicatedMark(sequence: 1, lineage: try folder.readState().lineage), target: "vault") }
         return DiskModel(number: number, folder: folder, imagePath: path, isDynamic: isDynamic, target: targets.first, base: base)
     }
 }

@@ -1,8 +1,8 @@
 """Initial replication of a 4 GiB image with 1 GiB of data into Ceph RGW, killed three times: no chunk whose PUT was
 answered is sent again; then deltas, and everything back from the bucket alone. A dropped write is caught."""
 # Promise F5: An interrupted initial replication sends no chunk again whose PUT was answered.
-# Promise F3: A local segment is let go only after the vault's copy of it was verified, or its disk was marked for resynchronisation and the
-# image holds it.
+# Promise F3: A local segment is let go only after the vault's copy of it was verified, or a merged one holds what is newest of it, or its disk
+# was marked for resynchronisation and the image holds it.
 # Promise P2: A point is listed in a vault only when everything it needs was verified there.
 import collections
 import hashlib

@@ -2,8 +2,8 @@
 and does not fail; and one of three storage nodes of OpenStack Swift, after which lists are stale and a third of all answers old. Guests
 write on meanwhile; afterwards the vault has every point and each reads to the byte.
 
-Promise F3: A local segment is let go only after the vault's copy of it was verified, or its disk was marked for resynchronisation and the
-image holds it.
+Promise F3: A local segment is let go only after the vault's copy of it was verified, or a merged one holds what is newest of it, or its disk
+was marked for resynchronisation and the image holds it.
 """
 import hashlib
 import os

@@ -337,11 +337,13 @@ class Disk:
     def boundary(self, manifests, newest, last, micros, end):
         """The newest flush boundary after `newest`, at most `last`, whose last write is not younger than the time."""
         seen, told = [], newest
+        merged = [(gap["after"], gap["through"]) for manifest in manifests for gap in manifest.get("merged", [])]
         for manifest, entry in [(manifest, entry) for manifest in manifests for entry in manifest["segments"] if entry["last"] > newest]:
             for sequence, wall, flushed in self.records(manifest, entry):
                 if flushed > told:
                     told, before, seen = flushed, [time for number, time in seen if number <= flushed], [record for record in seen if record[0] > flushed]
-                    if told <= last and before and before[-1] // 1000 <= micros:
+                    hidden = any(after < told < through for after, through in merged)
+                    if told <= last and not hidden and before and before[-1] // 1000 <= micros:
                         newest = told
                     if told >= last:
                         return newest

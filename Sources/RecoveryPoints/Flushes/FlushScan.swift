@@ -17,8 +17,16 @@ package struct FlushScan: Sendable {
     /// Boundaries that a record told of and whose own newest record is still to come; falling.
     private var awaited: ArraySlice<UInt64> = []
     private var lowest = UInt64.max
+    private var hidden: [Range<UInt64>] = []
 
     package init() {}
+
+    /// Of this interval only the end can be had: no boundary between is told of. Call before the records below the end are taken.
+    package mutating func hide(after: UInt64, through: UInt64) {
+        if after < through { hidden.append(after + 1..<through) }
+    }
+
+    package func isHidden(_ sequence: UInt64) -> Bool { hidden.contains { $0.contains(sequence) } }
 
     /// A boundary known from elsewhere; lower than all before.
     package mutating func add(_ sequence: UInt64) {
@@ -32,7 +40,7 @@ package struct FlushScan: Sendable {
     package mutating func take(sequence: UInt64, flushed: UInt64, wallNanoseconds: UInt64) -> FlushBoundary? {
         var found: FlushBoundary?
         while let next = awaited.first, next >= sequence {
-            if found == nil { found = FlushBoundary(sequence: next, wallNanoseconds: wallNanoseconds) }
+            if found == nil, !isHidden(next) { found = FlushBoundary(sequence: next, wallNanoseconds: wallNanoseconds) }
             awaited.removeFirst()
         }
         // Within one history the field never falls; one that claims to vouch for its own record is none.

@@ -44,6 +44,7 @@ struct FlushWalk {
         var isOver = false
         let history = history
         try history.visitManifests(of: lineage) { manifest throws(VaultError) in
+            for interval in manifest.merged ?? [] { scan.hide(after: interval.after, through: interval.through) }
             for entry in manifest.segments.reversed() where !isOver && entry.last > after {
                 let part = Part(entry: entry.named(from: manifest.lineage), records: manifest.after + 1..<manifest.sequence + 1)
                 if entry.first > through {
@@ -96,7 +97,7 @@ struct FlushWalk {
     }
 
     private mutating func noteNext(_ record: SegmentRecord) {
-        let named = [record.flushedThrough, record.kind == .point ? record.sequence : 0].filter { $0 > through }
+        let named = [record.flushedThrough, record.kind == .point ? record.sequence : 0].filter { $0 > through && !scan.isHidden($0) }
         if let lowest = named.min() { next = min(next ?? .max, lowest) }
     }
 }

@@ -19,29 +19,39 @@ struct DeltaUpload {
 
     private struct BatchIsFull: Error {}
 
-    /// Sends the records after `after`, up to `through` or to the end of a publication; nil when there are none.
-    func send(after: UInt64, through: UInt64) throws -> Publisher.Addition? {
+    /// Sends the records after `after`, up to `through` or to the end of a publication, which never lies inside of what the log has merged;
+    /// nil when there are none. Before the log merged it an attempt may have put some of it under the same names, and objects are never changed:
+    /// another `try` begins and ends its objects elsewhere.
+    func send(after: UInt64, through: UInt64, try attempt: Int = 0) throws -> Publisher.Addition? {
         var addition = Publisher.Addition(sequence: after)
         let outgoing = OutgoingSegments(threads: ReplicationLimits.segmentThreads, pace: pace, sent: sent)
         defer { outgoing.abandon() }
         var writer = newWriter()
+        var beyond = 0
         var batch = Batch(payloadBytesMax: pace.publicationPayloadBytesMax)
         do {
-            let last = try reader.records(after: after, through: through) { record, payload in
-                guard batch.takes(record) else { throw BatchIsFull() }
-                if !writer.fits(payloadBytes: payload.count) {
+            let last = try reader.records(after: after, through: through, merged: { interval in
+                // On its own it is sent in one piece, and what came before is not sent again with it.
+                if !batch.isEmpty, addition.isState { throw BatchIsFull() }
+                addition.merged.join(interval)
+            }) { record, payload in
+                if !batch.takes(record), addition.isState {
+                    guard beyond < attempt else { throw BatchIsFull() }
+                    beyond += 1
+                }
+                if !writer.isEmpty, !writer.fits(payloadBytes: payload.count) || batch.records == attempt {
                     if stop.isOver { throw Stopped() }
                     try outgoing.send(writer)
                     writer = newWriter()
                 }
                 addition.sequence = record.sequence
-                guard let kind = SegmentRecordKind(record.kind) else { return }
+                guard let kind = SegmentRecordKind(record.kind), kind != .point || addition.isState else { return }
                 seen(record, payload)
                 try writer.append(SegmentRecord(record, kind), payload: payload)
                 batch.add(record)
                 if kind == .point { addition.points.append(RecoveryPoint(record, tag: payload)) }
             }
-            guard last == through else {
+            guard last >= through else {
                 throw AttemptFailure(
                     .mayPass, "\(reader.folder.path): the records end at sequence \(last), but were declared durable up to \(through)",
                     remedy: "docs/operating/recovering.md says what a damaged log means", cause: LogError.recycled(folder: reader.folder.path, after: last, oldest: through))
@@ -62,7 +72,9 @@ struct DeltaUpload {
     private struct Batch {
         let payloadBytesMax: UInt64
         private var payloadBytes: UInt64 = 0
-        private var records: UInt64 = 0
+        private(set) var records = 0
+
+        var isEmpty: Bool { records == 0 }
 
         init(payloadBytesMax: UInt64) { self.payloadBytesMax = payloadBytesMax }
 
@@ -77,6 +89,11 @@ struct DeltaUpload {
             payloadBytes += UInt64(record.payloadBytes)
         }
     }
+}
+
+extension Publisher.Addition {
+    /// The disk was like this once: it does not end inside of what was merged.
+    fileprivate var isState: Bool { sequence >= merged.last?.through ?? 0 }
 }
 
 /// Segments being sealed and put on threads of their own, at most `threads` at a time; results in the order of sending.

@@ -9,6 +9,8 @@ package final class Publisher {
     package struct Addition: Equatable, Sendable {
         package var segments: [SegmentEntry] = []
         package var points: [RecoveryPoint] = []
+        /// What the log has the end of only.
+        package var merged: [MergedInterval] = []
         /// All records up to here are in `segments`.
         package var sequence: UInt64
 
@@ -80,7 +82,9 @@ package final class Publisher {
         try heads.making { epoch throws(VaultError) in
             guard var state else { throw .refused("the disk \(disk) has no initial state in the vault") }
             state.noteSizes(of: log, through: addition.sequence)
-            try publish(try history.extend(state, through: addition.sequence, segments: addition.segments, points: addition.points, epoch: epoch))
+            try publish(try history.extend(
+                state, through: addition.sequence, segments: addition.segments, points: addition.points,
+                merged: addition.merged.map { Manifest.MergedInterval(after: $0.after, through: $0.through) }, epoch: epoch))
         }
     }
 

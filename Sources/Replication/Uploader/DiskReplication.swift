@@ -249,21 +249,37 @@ final class DiskReplication {
                 cause: VaultError.rolledBack(disk.name))
         }
         var after = current.sequence
+        var tries = 0
         while after < through {
             if replicator.stop.isOver { throw Stopped() }
             let reader = try LogReader(folder)
             let delta = DeltaUpload(
                 vault: publisher.vault, disk: publisher.disk, lineage: current.id, reader: reader, pace: pace,
                 stop: replicator.stop, seen: { self.note($0, $1) }, sent: { self.noteSent($0, current.id, disk, folder) })
-            guard let addition = try sending(disk, publisher, folder, { try delta.send(after: after, through: through) }) else { return }
-            if let rate = pace.bytesPerSecond { lane?.note(bytesPerSecond: rate) }
-            try publisher.publish(addition, sizes: reader.state)
+            let addition: Publisher.Addition
+            do {
+                guard let sent = try sending(disk, publisher, folder, { try delta.send(after: after, through: through, try: tries) }) else { return }
+                if let rate = pace.bytesPerSecond { lane?.note(bytesPerSecond: rate) }
+                try publisher.publish(sent, sizes: reader.state)
+                addition = sent
+            } catch VaultError.conflict(let place) where place.hasPrefix("disks/") && tries < ReplicationLimits.mergedTriesMax {
+                guard try !reader.merged().isEmpty else { throw VaultError.conflict(chain: place) }
+                tries += 1
+                continue
+            }
+            try noteMerged(addition.merged, disk)
             try noteProven(disk, publisher, folder)
             try look(at: unwatched, after: after, disk, publisher)
             unwatched = ContentMap.Change()
             after = addition.sequence
         }
         content?.storeIfOld(replicator.clock.now())
+    }
+
+    private func noteMerged(_ merged: [MergedInterval], _ disk: ProtectedDisk) throws {
+        guard !merged.isEmpty else { return }
+        let text = merged.map(\.description).joined(separator: ", ")
+        try replicator.catalogue.record(.information, disk: disk.name, "the vault has the end of what the log had merged: \(text); no point lies between them")
     }
 
     // MARK: Anomalies

@@ -35,26 +35,28 @@ package final class HistoryWriter {
             disk: disk, sizeBytes: sizeBytes, oldestSequence: sequence, lineages: [LineageState(id: lineage, sequence: sequence, full: ref)])
     }
 
-    /// Adds `segments` and `points`, all after the state's sequence and up to `sequence`. With `checkpoint` a full manifest is written in any case.
+    /// Adds `segments` and `points`, all after the state's sequence and up to `sequence`; of a `merged` interval the segments give the end only. With `checkpoint` a full manifest is written in any case.
     /// The size is `state`'s: see `DiskState.noteSize`.
     package func extend(
-        _ state: DiskState, through sequence: UInt64, segments: [SegmentEntry], points: [RecoveryPoint], checkpoint: Bool = false, epoch: UInt32
+        _ state: DiskState, through sequence: UInt64, segments: [SegmentEntry], points: [RecoveryPoint], merged: [Manifest.MergedInterval] = [],
+        checkpoint: Bool = false, epoch: UInt32
     ) throws(VaultError) -> DiskState {
         guard var lineage = state.current else { throw .refused("the disk \(disk) has no lineage yet") }
         guard sequence > lineage.sequence else { throw .refused("the vault already has the disk \(disk) up to \(lineage.sequence)") }
         let step = try self.step(lineage)
+        let added = Added(sequence: sequence, segments: segments, points: points, merged: merged)
         var next = state
         if checkpoint || isFullDue(step, adding: segments) {
-            lineage.full = try full(step, lineage, state, sequence, segments, points, epoch)
+            lineage.full = try full(step, lineage, state, added, epoch)
             lineage.tail = []
         } else {
             let trailing = step.tail.reversed().prefix { $0.kind == .delta }
             if trailing.count + 1 >= limits.deltasPerRollup {
                 let covered = Array(trailing.reversed())
-                let ref = try part(.rollup, step, lineage, state.sizeBytes, sequence, covered, segments, points)
+                let ref = try part(.rollup, step, lineage, state.sizeBytes, covered, added)
                 lineage.tail = lineage.tail.dropLast(covered.count) + [ref]
             } else {
-                lineage.tail.append(try part(.delta, step, lineage, state.sizeBytes, sequence, [], segments, points))
+                lineage.tail.append(try part(.delta, step, lineage, state.sizeBytes, [], added))
             }
         }
         lineage.sequence = sequence
@@ -76,7 +78,7 @@ package final class HistoryWriter {
         let manifest = Manifest(
             vault: vault.id, disk: disk, lineage: lineage, kind: .full, after: plan.baseSequence, sequence: branch, number: newest.newest.number + 1,
             previous: ManifestRef(lineage: last.lineage ?? parent.id, sequence: last.sequence, hash: last.hash), sizeBytes: plan.sizeBytes,
-            segments: plan.segments, points: plan.points, root: root, baseRoot: plan.root, fullNumber: (base.fullNumber ?? 0) + 1,
+            segments: plan.segments, points: plan.points, merged: plan.merged.orNil, root: root, baseRoot: plan.root, fullNumber: (base.fullNumber ?? 0) + 1,
             fulls: try fulls(after: base, baseRef, oldest: state.oldestSequence))
         let ref = try put(manifest)
         // Whose state it is; the current one may have branched off below.
@@ -108,7 +110,7 @@ package final class HistoryWriter {
         let manifest = Manifest(
             vault: vault.id, disk: disk, lineage: lineage.id, kind: .full, after: step.full.sequence, sequence: point.sequence, number: step.newest.number + 1,
             previous: lineage.tail.last ?? lineage.full, sizeBytes: state.sizeBytes, segments: step.segments, points: step.tail.flatMap(\.points) + [point],
-            merged: [Manifest.MergedInterval(after: lineage.sequence, through: point.sequence)], root: root, baseRoot: step.full.root,
+            merged: step.merged + [Manifest.MergedInterval(after: lineage.sequence, through: point.sequence)], root: root, baseRoot: step.full.root,
             fullNumber: (step.full.fullNumber ?? 0) + 1, fulls: try fulls(after: step.full, lineage.full, oldest: state.oldestSequence))
         lineage.full = try put(manifest)
         lineage.tail = []
@@ -123,7 +125,8 @@ package final class HistoryWriter {
     package func isWhole(_ state: DiskState, at sequence: UInt64) throws(VaultError) -> Bool {
         guard let lineage = state.current, lineage.tail.isEmpty, lineage.sequence == sequence else { return false }
         let full = try manifest(lineage.full, lineage.id)
-        return full.merged?.last?.through == sequence || full.after == sequence
+        // One that a log merged has records at its end.
+        return full.merged?.last.map { $0.through == sequence && full.segments.last?.last ?? 0 <= $0.after } ?? false || full.after == sequence
     }
 
     // MARK: Steps
@@ -134,6 +137,14 @@ package final class HistoryWriter {
 
         var newest: Manifest { tail.last ?? full }
         var segments: [SegmentEntry] { tail.flatMap(\.segments) }
+        var merged: [Manifest.MergedInterval] { tail.flatMap { $0.merged ?? [] } }
+    }
+
+    private struct Added {
+        let sequence: UInt64
+        let segments: [SegmentEntry]
+        let points: [RecoveryPoint]
+        let merged: [Manifest.MergedInterval]
     }
 
     private func step(_ lineage: LineageState) throws(VaultError) -> Step {
@@ -150,26 +161,26 @@ package final class HistoryWriter {
     }
 
     private func part(
-        _ kind: Manifest.Kind, _ step: Step, _ lineage: LineageState, _ sizeBytes: UInt64, _ sequence: UInt64, _ covered: [Manifest],
-        _ segments: [SegmentEntry], _ points: [RecoveryPoint]
+        _ kind: Manifest.Kind, _ step: Step, _ lineage: LineageState, _ sizeBytes: UInt64, _ covered: [Manifest], _ added: Added
     ) throws(VaultError) -> ManifestRef {
         try put(Manifest(
-            vault: vault.id, disk: disk, lineage: lineage.id, kind: kind, after: covered.first?.after ?? lineage.sequence, sequence: sequence,
+            vault: vault.id, disk: disk, lineage: lineage.id, kind: kind, after: covered.first?.after ?? lineage.sequence, sequence: added.sequence,
             number: step.newest.number + 1, previous: lineage.tail.last ?? lineage.full, sizeBytes: sizeBytes,
-            segments: covered.flatMap(\.segments) + segments, points: covered.flatMap(\.points) + points))
+            segments: covered.flatMap(\.segments) + added.segments, points: covered.flatMap(\.points) + added.points,
+            merged: (covered.flatMap { $0.merged ?? [] } + added.merged).orNil))
     }
 
     private func full(
-        _ step: Step, _ lineage: LineageState, _ state: DiskState, _ sequence: UInt64, _ added: [SegmentEntry], _ points: [RecoveryPoint], _ epoch: UInt32
+        _ step: Step, _ lineage: LineageState, _ state: DiskState, _ added: Added, _ epoch: UInt32
     ) throws(VaultError) -> ManifestRef {
         let sizeBytes = state.sizeBytes
-        let segments = step.segments + added
+        let segments = step.segments + added.segments
         let indexes = try SegmentChanges.readAll(vault, disk: disk, segments, manifestLineage: lineage.id)
-        let root = try MapUpdate(vault: vault, epoch: epoch).apply(indexes, through: sequence, to: step.full.root, sizeBytes: sizeBytes)
+        let root = try MapUpdate(vault: vault, epoch: epoch).apply(indexes, through: added.sequence, to: step.full.root, sizeBytes: sizeBytes)
         let manifest = Manifest(
-            vault: vault.id, disk: disk, lineage: lineage.id, kind: .full, after: step.full.sequence, sequence: sequence, number: step.newest.number + 1,
-            previous: lineage.tail.last ?? lineage.full, sizeBytes: sizeBytes, segments: step.segments.map(\.withoutIndex) + added,
-            points: step.tail.flatMap(\.points) + points, parts: lineage.tail, root: root,
+            vault: vault.id, disk: disk, lineage: lineage.id, kind: .full, after: step.full.sequence, sequence: added.sequence, number: step.newest.number + 1,
+            previous: lineage.tail.last ?? lineage.full, sizeBytes: sizeBytes, segments: step.segments.map(\.withoutIndex) + added.segments,
+            points: step.tail.flatMap(\.points) + added.points, merged: (step.merged + added.merged).orNil, parts: lineage.tail, root: root,
             baseRoot: step.full.root, fullNumber: (step.full.fullNumber ?? 0) + 1, fulls: try fulls(after: step.full, lineage.full, oldest: state.oldestSequence))
         return try put(manifest)
     }
@@ -207,4 +218,9 @@ package final class HistoryWriter {
         let needed = Set([lineage.full.hash] + lineage.tail.map(\.hash))
         known = known.filter { needed.contains($0.key) }
     }
+}
+
+extension [Manifest.MergedInterval] {
+    /// As a manifest has it: absent where there is none.
+    fileprivate var orNil: Self? { isEmpty ? nil : self }
 }

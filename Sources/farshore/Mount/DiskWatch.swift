@@ -14,9 +14,16 @@ final class DiskWatch: @unchecked Sendable {
     private struct Seen {
         var trouble: DiskTrouble?
         var refusedAppends: UInt64 = 0
+        var mergedThrough: UInt64 = 0
+        var mergedPoints: UInt64 = 0
+        var mergeFailure: String?
+        /// When the two before were told of, by the monotonic clock.
+        var mergeToldNanoseconds: UInt64 = 0
     }
 
     private static let lookMilliseconds = 1_000
+    /// A log that is merged again and again is told of that often.
+    private static let mergeSeconds: UInt64 = 600
     /// Looks between two attempts to open what was refused.
     private static let retryLooks = 5
 
@@ -66,7 +73,10 @@ final class DiskWatch: @unchecked Sendable {
     /// What was seen is only remembered once the event is in the catalogue; while that fails, each look tries again.
     private func look(at status: DiskStatus) {
         let before = seen[status.name] ?? Seen()
-        var now = Seen(trouble: status.trouble, refusedAppends: status.log.refusedAppends)
+        let log = status.log
+        var now = Seen(
+            trouble: status.trouble, refusedAppends: log.refusedAppends, mergedThrough: log.merged.last?.through ?? 0, mergedPoints: log.mergedPoints,
+            mergeFailure: log.mergeFailure)
         let refused = now.refusedAppends - min(before.refusedAppends, now.refusedAppends)
         do throws(SiteError) {
             if now.trouble != before.trouble {
@@ -78,11 +88,30 @@ final class DiskWatch: @unchecked Sendable {
             } else if refused > 0, now.trouble == nil {
                 try catalogue.record(.warning, disk: status.name, "\(refused) writes got ENOSPC for a moment: the log had no room; writes work again")
             }
+            try tell(ofMerges: log, before, &now, status.name)
         } catch {
             serviceLog("\(status.name): an event could not be recorded: \(error)")
             now = before
         }
         seen[status.name] = now
+    }
+
+    private func tell(ofMerges log: LogStatus, _ before: Seen, _ now: inout Seen, _ disk: String) throws(SiteError) {
+        if let failure = now.mergeFailure, failure != before.mergeFailure {
+            try catalogue.record(.warning, disk: disk, "what the vault lacks cannot be merged, so the log gets full sooner: \(failure)")
+        }
+        let lost = now.mergedPoints - min(before.mergedPoints, now.mergedPoints)
+        let time = Clock.monotonicNanoseconds()
+        let isDue = before.mergedThrough == 0 || time >= before.mergeToldNanoseconds + Self.mergeSeconds * 1_000_000_000
+        let isOver = now.mergedThrough == 0
+        guard isOver ? lost > 0 : isDue && now.mergedThrough > before.mergedThrough else {
+            (now.mergedThrough, now.mergedPoints, now.mergeToldNanoseconds) = (isOver ? 0 : before.mergedThrough, before.mergedPoints, before.mergeToldNanoseconds)
+            return
+        }
+        now.mergeToldNanoseconds = time
+        let intervals = log.merged.isEmpty ? "" : " of \(log.merged.map(\.description).joined(separator: ", ")) only the end can be had"
+        let points = lost > 0 ? "\(intervals.isEmpty ? "" : ",") \(lost) points that were not sent yet are lost" : ""
+        try catalogue.record(.warning, disk: disk, "to keep the log within its budget, what the vault lacks was merged:\(intervals)\(points)")
     }
 
     /// Nobody sends what the log of a recovery disk holds before the disk is replicated again. Its writes are not refused for that: the log

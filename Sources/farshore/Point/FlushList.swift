@@ -138,6 +138,7 @@ extension PointList {
         let replicated = try folder.readMark(target: found.vaultID)?.sequence(in: reader.state.lineages) ?? 0
         let beginning = try reader.beginning()
         var scan = FlushScan()
+        for interval in try reader.merged() { scan.hide(after: interval.after, through: interval.through) }
         var page = FlushPage(query)
         var newest: FlushBoundary?
         try reader.headersNewestFirst { record in

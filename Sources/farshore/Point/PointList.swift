@@ -171,11 +171,13 @@ struct PointList: ParsableCommand {
         var holders: [LocalPoint: [ProtectedDisk]] = [:]
         var own: [LocalPoint] = []
         var replicated: [String: UInt64] = [:]
+        var merged: [MergedInterval] = []
         for member in group.disks {
             do {
                 let folder = LogFolder(member.logFolder)
                 let reader = try LogReader(folder)
                 let points = try reader.points()
+                merged += try reader.merged()
                 if member.name == disk { own = points }
                 for point in points { holders[point, default: []].append(member) }
                 replicated[member.name] = try folder.readMark(target: member.vaultID)?.sequence(in: reader.state.lineages) ?? 0
@@ -184,7 +186,8 @@ struct PointList: ParsableCommand {
                 printError("farshore: \(member.name), which shares points with \(disk), is left out: \(error)")
             }
         }
-        return own.map { point in
+        // What one of them has lost is a point of none.
+        return own.filter { !merged.hides($0.sequence) }.map { point in
             let shared = holders[point] ?? []
             return Document(
                 point, disk: disk, shared: shared, group: group.kind == .disk ? nil : group.name,

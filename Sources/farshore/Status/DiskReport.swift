@@ -16,6 +16,12 @@ struct DiskReport: Encodable {
         let isReplicated: Bool
     }
 
+    /// Of the sequences after `after` up to `through` only the last one can be had.
+    struct Merged: Encodable {
+        let after: UInt64
+        let through: UInt64
+    }
+
     let disk: String
     /// In the vault: its objects lie under it.
     let id: String
@@ -41,6 +47,7 @@ struct DiskReport: Encodable {
     let logBytes: UInt64
     let logBudgetBytes: UInt64
     let undestagedBytes: UInt64?
+    let merged: [Merged]?
     let frozenSequence: UInt64?
     let lastPoint: Point?
     let nextAttempt: String?
@@ -113,6 +120,7 @@ struct DiskReport: Encodable {
         logBytes = served?.logBytes ?? log.bytes
         logBudgetBytes = served?.logBudgetBytes ?? disk.logBudgetBytes
         undestagedBytes = served?.undestagedBytes
+        merged = log.merged.isEmpty ? nil : log.merged.map { Merged(after: $0.after, through: $0.through) }
         frozenSequence = log.frozenSequence
         lastPoint = log.lastPoint.map { point in
             Point(
@@ -172,6 +180,10 @@ struct DiskReport: Encodable {
         if let served { found.append((served.health.rank, served.reason, served.remedy)) }
         found.append((replication.health.rank, replication.error.map { "replication failed: \($0)" }, replication.remedy))
         if let mark { found.append((2, "resynchronisation required: \(mark.reason)", mark.isNow ? "farshore job list shows how far it is" : "farshore resync \(disk.name) --now")) }
+        if !log.merged.isEmpty {
+            found.append((1, "to keep the log within its budget what the vault lacks was merged: of \(log.merged.map(\.description).joined(separator: ", ")) only the end can be had",
+                "farshore upload; farshore events \(disk.name) says why the vault does not get it"))
+        }
         if let problem = log.problem { found.append((3, problem, "mend the volume of \(disk.logFolder)")) }
         if let held = disk.held { found.append((1, "the mount does not serve it: \(held)", nil)) }
         found += delays.map { (1, $0.text, $0.remedy) }
@@ -191,6 +203,7 @@ struct DiskReport: Encodable {
         if let lagSeconds { add("lag", lagBytes == 0 && lagSeconds == 0 ? "none" : ([durationText(seconds: lagSeconds)] + [lagBytes.map(bytesText)].compactMap(\.self)).joined(separator: ", ")) }
         let waiting = undestagedBytes.map { ", \(bytesText($0)) not merged yet" } ?? ""
         add("log", "\(bytesText(logBytes)) of \(bytesText(logBudgetBytes))\(waiting)" + (frozenSequence.map { ", image held at #\($0)" } ?? ""))
+        if let merged { add("merged", merged.map { "#\($0.after) to #\($0.through)" }.joined(separator: ", ") + ": only the end can be had") }
         if let lastPoint { add("last point", "#\(lastPoint.sequence)  \(lastPoint.time)\(lastPoint.tag.map { "  \($0)" } ?? "")  \(lastPoint.isReplicated ? "replicated" : "local")") }
         if let nextAttempt { add("next try", nextAttempt) }
         if let resynchronisation { add("resync", resynchronisation.isNow ? "at once" : "in its hours, \(resynchronisation.window)") }
@@ -212,6 +225,8 @@ private struct LogView {
     private(set) var lag: ReplicationLag?
     private(set) var lastPoint: LocalPoint?
     private(set) var frozenSequence: UInt64?
+    /// What the vault lacks and gets the end of only.
+    private(set) var merged: [MergedInterval] = []
     private(set) var problem: String?
 
     init(_ folder: LogFolder, provenSequence: UInt64?) {
@@ -220,6 +235,7 @@ private struct LogView {
             frozenSequence = try folder.readFreeze()
             let reader = try LogReader(folder)
             lastPoint = try reader.points().last
+            merged = try reader.merged(after: provenSequence ?? 0)
             if let provenSequence { lag = try Self.lag(reader, provenSequence) }
         } catch {
             problem = "the change log cannot be read: \(error)"
