@@ -56,6 +56,11 @@ package final class Vault: Sendable {
             knownManifests: knownManifests)
     }
 
+    /// The same vault at the same target, with another memory of it.
+    func remembering(by memory: HeadMemory) -> Vault {
+        Vault(store: store, keys: opened, source: source, keyFiles: keyFiles, marker: marker, memory: memory, settings: settings)
+    }
+
     /// The same vault as it is kept at another target, where `memory` is of what is seen there.
     func kept(at store: any ObjectStore, memory: HeadMemory) throws(VaultError) -> Vault {
         let marker = try VaultMarker.placed(marker, at: store)

@@ -49,7 +49,7 @@ package final class HostContactChain {
     package init(_ vault: Vault, of host: VaultID) {
         // What is remembered of chains over restarts guards points against a target that was rolled back. Here it would only keep a host from an
         // adopted copy, which has no contacts yet.
-        let vault = vault.kept(at: vault.store, memory: HeadMemory(folder: nil))
+        let vault = vault.remembering(by: HeadMemory(folder: nil))
         (self.vault, self.host) = (vault, host)
         chain = Chain(vault: vault, name: "hosts/\(host)") { .host(host, $0) }
     }
