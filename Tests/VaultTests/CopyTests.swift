@@ -93,7 +93,7 @@ private func isRefused(_ error: any Error, _ words: String) -> Bool { (error as?
         pair.place.resetRequests()
         #expect(try copier.run() == CopyReport())
         print("a round without news: \(pair.store.requests.all) requests to the source, \(pair.place.requests.all) to the copy")
-        #expect(pair.store.requests.lists == 0 && pair.place.requests.lists == 0 && pair.store.requests.all + pair.place.requests.all < 40)
+        #expect(pair.store.requests.lists == 0 && pair.place.requests.lists == 0 && pair.store.requests.all + pair.place.requests.all < 36)
     }
 
     /// Promise Y2: A copy that is killed at any request is gone on from, beside retention and collection of its source, and no

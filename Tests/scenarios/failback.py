@@ -101,8 +101,9 @@ with Scenario(seed=7) as s:
     collect("failed over")
     s.farshore("failover", "commit", "db", site=there)
     collect("committed")
-    s.farshore("reprotect", "db", site=there)
+    policies = s.farshore_json("reprotect", "db", site=there)["policies"]
     collect("reprotected")
+    check(policies == [{"disk": "db", "policy": "default-failback"}], f"the failback policy does not hold: {policies}")
     check(s.farshore_json("status", site=there)["disks"][0]["policy"] == "default-failback", "the failback policy does not hold")
     guest.write(away, 2000)
     before = size()

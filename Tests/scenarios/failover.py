@@ -131,12 +131,14 @@ with Scenario(seed=6) as s:
     s.farshore("failover", "cancel", "db", site=there)
     check(not os.path.exists(recovered_path), "the recovery disk is still served")
     mount, mnt = s.mount(s.path("mnt"), served="db")
-    check(records(served) == acknowledged, "the source lost acknowledged records")
+    # The write that the kill interrupted may be there as well.
+    found = records(served)
+    check(acknowledged <= found <= acknowledged + 1, f"the source has {found} of {acknowledged} acknowledged records")
     s.farshore("upload", "--once")
     uploader = s.start("upload", "--foreground")
 
     # Planned.
-    writer = Recorder(served, acknowledged + 1)
+    writer = Recorder(served, found + 1)
     writer.start()
     time.sleep(1)
     s.farshore("failover", "prepare", "db", status=9)

@@ -50,8 +50,10 @@ def describe(command, path, lines):
             lines.append("| argument | meaning |\n|---|---|")
             for argument in arguments:
                 default = f" Default: {argument['defaultValue']}." if argument.get("defaultValue") and argument["kind"] != "flag" else ""
-                required = " Required." if argument["kind"] == "option" and not argument.get("isOptional") and not default else ""
-                meaning = (argument.get("abstract", "") + default + required).replace("|", "\\|")
+                meaning = argument.get("abstract", "") + default
+                if argument["kind"] == "option" and not argument.get("isOptional") and not default:
+                    meaning = meaning.rstrip(".") + ". Required."
+                meaning = meaning.replace("|", "\\|")
                 lines.append(f"| `{spelled(argument)}` | {meaning} |")
     for child in children:
         describe(child, path, lines)

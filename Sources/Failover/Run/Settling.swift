@@ -19,11 +19,17 @@ extension Failovers {
         let shared = SharedPoints(vault, head: standing.head, catalog: standing.catalog)
         let begun = (standing.lifeCycle?.points ?? []).map(\.sequence).min() ?? 0
         let pinned = Set((standing.head.pins ?? []).map(\.sequence))
-        var times: [UInt64: UInt64] = [:]
+        var points: [VaultID: [RecoveryPoint]] = [:]
+        for member in shared.members { points[member.disk.id] = try member.history.points() }
+        // As they are listed: one that disks share counts once.
+        var going: Set<[UInt64]> = []
         for member in shared.members {
-            for point in try member.history.points() where point.sequence < begun && !pinned.contains(point.sequence) { times[point.sequence] = point.timeMicros }
+            for (point, _) in shared.points(of: member.disk.id, among: points) where point.sequence < begun && !pinned.contains(point.sequence) {
+                going.insert([point.timeMicros, point.sequence])
+            }
         }
-        return PointsBefore(count: times.count, oldestMicros: times.values.min() ?? 0, newestMicros: times.values.max() ?? 0)
+        let times = going.map { $0[0] }
+        return PointsBefore(count: times.count, oldestMicros: times.min() ?? 0, newestMicros: times.max() ?? 0)
     }
 
     /// With `keepsPoints` false the points from before the one that was chosen are let go, as far as no pin keeps them; `tell` hears of them before.

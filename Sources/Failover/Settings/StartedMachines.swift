@@ -7,7 +7,7 @@ extension Failovers {
     static func refuseObstacles(_ unit: FailoverUnit, _ catalog: Catalog, isTest: Bool) throws(FailoverError) {
         for machine in Set(unit.disks.map(\.machineName)).sorted() {
             guard let obstacle = catalog.settings(ofMachine: machine)?.obstacles(isTest: isTest).first else { continue }
-            throw FailoverError(.prerequisite, obstacle, remedy: "free the address; farshore machine check \(machine)\(isTest ? " --test" : "") says when it is free")
+            throw FailoverError(.prerequisite, obstacle, remedy: "free the address; farshore machine check \(machine) --vault URL\(isTest ? " --test" : "") says when it is free")
         }
     }
 

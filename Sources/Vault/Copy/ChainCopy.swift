@@ -93,9 +93,10 @@ struct ChainCopy<Document: ChainDocument> {
             try copy.memory.begin(doneName, number: number)
             try put(number, bytes)
             let hash = Hash256(bytes: Digest.sha256(bytes))!
-            for name in [to.memoryName, doneName] { try copy.memory.accept(name, number: number, hash: hash, previous: before) }
+            try copy.memory.accept(doneName, number: number, hash: hash, previous: before)
             before = hash
         }
+        try copy.memory.accept(to.memoryName, number: newest.document.number, hash: newest.hash, previous: newest.document.previous)
     }
 
     private func fetch(_ number: UInt64) throws(VaultError) -> (bytes: [UInt8], document: Document) {

@@ -89,9 +89,9 @@ struct PlanReportDocument: Encodable {
         }
         var lines = ["\(run): \(kind) run of \(plan)\(startedBy.map { " by \($0)" } ?? ""), \(state)" + (seconds.map { String(format: ", %.1f s", $0) } ?? ""), tableText([["GROUP", "KIND", "WHAT", "STATE", "TOOK", "DETAIL", "BY"]] + rows)]
         switch state {
-        case "waiting": lines.append("waits for a person: \(steps.first { $0.kind == "manual" && $0.state == "running" }?.what ?? "")\nthen: farshore plan continue \(run)")
-        case "stopped": lines.append("stopped by a failure; mend it, then farshore plan continue \(run), or with --skip to go on without it")
-        case "interrupted": lines.append("the command that ran it was ended; farshore plan continue \(run) goes on")
+        case "waiting": lines.append("waits for a person: \(steps.first { $0.kind == "manual" && $0.state == "running" }?.what ?? "")\nthen: farshore plan continue \(run) --vault URL")
+        case "stopped": lines.append("stopped by a failure; mend it, then farshore plan continue \(run) --vault URL, or with --skip to go on without it")
+        case "interrupted": lines.append("the command that ran it was ended; farshore plan continue \(run) --vault URL goes on")
         default: break
         }
         return lines.joined(separator: "\n")
@@ -116,7 +116,7 @@ private struct PlanWork {
             "\(end.kind.rawValue) run \(end.id) of the plan \(end.plan) " + (isOver ? "ended: \(document.state)" : "is \(document.state)"))
         try output.print(document, text: \.text)
         if end.state == .failed || end.state == .stopped {
-            throw Failure(.failed, "steps of \(end.id) failed", try: isOver ? "farshore plan report \(end.id)" : "farshore plan continue \(end.id)")
+            throw Failure(.failed, "steps of \(end.id) failed", try: isOver ? "farshore plan report \(end.id)" : "farshore plan continue \(end.id) --vault \(vault.url)")
         }
     }
 
@@ -173,9 +173,9 @@ struct PlanRunCommand: ParsableCommand {
         let catalog = try vault.open(site).catalog().document
         let text = try catalog.plan(named: plan).document
         let read: RecoveryPlan
-        do throws(YamlError) { read = try RecoveryPlan(text) } catch { throw Failure(.failed, "the plan \(plan) in the vault cannot be read, \(error)", try: "farshore plan apply FILE") }
+        do throws(YamlError) { read = try RecoveryPlan(text) } catch { throw Failure(.failed, "the plan \(plan) in the vault cannot be read, \(error)", try: "farshore plan apply FILE --vault \(vault.url)") }
         if let unknown = catalog.unknownUnits(of: read).first {
-            throw Failure(.notFound, "the plan names \(unknown), but the vault has no machine or group of that name", try: "farshore plan apply FILE with the machines there are")
+            throw Failure(.notFound, "the plan names \(unknown), but the vault has no machine or group of that name", try: "farshore plan apply FILE --vault \(vault.url), with the machines there are")
         }
         let work = PlanWork(vault: vault, site: site, output: output)
         try site.directory.create()
@@ -228,7 +228,7 @@ struct PlanContinue: ParsableCommand {
             try found.answer(skip ? .skip : .goOn, by: VerifyCommand.actor, note: note, now: Clock.wallNanoseconds() / 1_000)
             try work.runs.save(found)
         case .running:
-            guard !skip else { throw Failure(.failed, "the run \(id) was interrupted: there is nothing to skip", try: "farshore plan continue \(id) without --skip") }
+            guard !skip else { throw Failure(.failed, "the run \(id) was interrupted: there is nothing to skip", try: "farshore plan continue \(id) --vault \(vault.url) without --skip") }
         }
         try work.goOn(found)
     }

@@ -12,7 +12,7 @@ struct PointCut: ParsableCommand {
             All disks named share one point: nothing acknowledged before the cut is missing in any of them, nothing issued
             after it returned is in one. The disks of a machine or replication group are always cut together, whichever is named;
             if one of them cannot take part, none is cut. Without disks, every served disk is cut. `point list` says when it
-            reached the vault.
+            reached the vault. A tag may be used again: it names the newest point that has it.
 
             A point is crash-consistent. With --app the machines come to rest for it, as `machine set` says, and it is
             app-consistent. Where one does not, the point is cut all the same, crash-consistent, and the exit status is 1.

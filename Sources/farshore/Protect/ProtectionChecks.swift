@@ -124,7 +124,7 @@ struct ProtectionChecks {
     func vault(_ vault: Vault, leftover: LogState?) throws -> [String] {
         let catalog = try vault.catalog().document
         if let known = catalog.disk(named: name), known.id.description != leftover?.diskID.description {
-            throw Failure(.inUse, "the vault already has a disk named \(name)", try: "another --name, or farshore vault forget \(name) if its points are not wanted")
+            throw Failure(.inUse, "the vault already has a disk named \(name)", try: "another --name, or farshore vault forget \(name) --vault \(vault.store.location) if its points are not wanted")
         }
         guard let offset = vault.store.clockOffsetSeconds else { return [] }
         if abs(offset) >= Self.clockSkewSecondsMax {
