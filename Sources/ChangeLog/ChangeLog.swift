@@ -99,7 +99,9 @@ package final class ChangeLog: @unchecked Sendable {
     var replicatedThrough: UInt64 = 0
     /// What the target has beyond that, not listed yet.
     var sentThrough: UInt64 = 0
-    /// When the housekeeper last saw one of the two rise, by the monotonic clock; 0 while it has not since the log was opened.
+    /// What the target that is furthest has.
+    var furthestThrough: UInt64 = 0
+    /// When the housekeeper last saw one of them rise, by the monotonic clock; 0 while it has not since the log was opened.
     var replicatedAtNanoseconds: UInt64 = 0
     /// Why the last spare segment could not be had.
     var spaceError: SystemError?

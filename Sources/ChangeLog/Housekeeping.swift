@@ -25,12 +25,12 @@ extension ChangeLog {
         monitor.unlock()
         // Numbers run out only if this fails for half a million appends; then the append reports the error.
         let reserved = Result { () throws(SystemError) in try sequencer.reserveAhead() }
-        let (replicated, sent) = (folder.replicatedThrough(currentState), folder.sentThrough(currentState))
+        let (replicated, sent, furthest) = (folder.replicatedThrough(currentState), folder.sentThrough(currentState), folder.furthestThrough(currentState))
         monitor.lock()
         if case .failure(let error) = reserved, sequencer.isShort { noteSpaceError(error) }
-        // Only a rise: what is sent again after a failure is no progress.
-        if sent > sentThrough {
-            sentThrough = sent
+        // Only a rise: what is sent again after a failure is no progress. Any target's: while one goes on there is an uploader that gives up those that fail.
+        if sent > sentThrough || furthest > furthestThrough {
+            (sentThrough, furthestThrough) = (max(sent, sentThrough), max(furthest, furthestThrough))
             replicatedAtNanoseconds = Clock.monotonicNanoseconds()
         }
         if replicated > replicatedThrough {

@@ -90,11 +90,28 @@ package struct LogFolder: Equatable, Sendable {
     /// Of a target that gets a resynchronisation what the image has counts: `state` was read before, so that what is merged after the end
     /// of that does not count.
     func replicatedThrough(_ state: LogState) -> UInt64 {
-        through(state) { target in max(mark(markFile(target: target), state), isReleased(target: target) ? state.destagedSequence : 0) }
+        through(state) { through($0, markFile(target: $0), state) }
     }
 
     /// The same of what was sent, listed or not.
-    func sentThrough(_ state: LogState) -> UInt64 { through(state) { mark(sendingFile(target: $0), state) } }
+    func sentThrough(_ state: LogState) -> UInt64 { through(state) { through($0, sendingFile(target: $0), state) } }
+
+    /// What the target that is furthest has.
+    func furthestThrough(_ state: LogState) -> UInt64 { state.targets.map { mark(markFile(target: $0), state) }.max() ?? 0 }
+
+    /// What was verified at the target, listed there or not.
+    package func sent(target: String) throws(LogError) -> UInt64 {
+        max(try readMark(target: target)?.sequence ?? 0, try readMark(sendingFile(target: target))?.sequence ?? 0)
+    }
+
+    /// Those that have least of the log: what it keeps, it keeps for them.
+    package func targetsBehind() throws(LogError) -> Set<String> {
+        let state = try readState()
+        let least = replicatedThrough(state)
+        return Set(state.targets.filter { through($0, markFile(target: $0), state) == least })
+    }
+
+    private func through(_ target: String, _ file: String, _ state: LogState) -> UInt64 { max(mark(file, state), isReleased(target: target) ? state.destagedSequence : 0) }
 
     private func through(_ state: LogState, _ ofTarget: (String) -> UInt64) -> UInt64 { state.targets.map(ofTarget).min() ?? .max }
 

@@ -84,5 +84,6 @@ extension ChangeLog {
         durableThrough = recovery.flushedSequence
         replicatedThrough = folder.replicatedThrough(currentState)
         sentThrough = folder.sentThrough(currentState)
+        furthestThrough = folder.furthestThrough(currentState)
     }
 }

@@ -1,5 +1,6 @@
 // A target that is to be resynchronised needs nothing of the log: file `resync-<target>`. While it is there segments are recycled once the
 // image has them, so that a log full of what the target lacks makes room again. Written and removed by the uploader and by the command line.
+// And which targets a log has: changed while one is added or removed.
 
 package import BlockIO
 import Glibc
@@ -19,4 +20,33 @@ extension LogFolder {
     }
 
     package func isReleased(target: String) -> Bool { access(releaseFile(target: target), F_OK) == 0 }
+}
+
+extension LogFolder {
+    /// Of a log that nobody has open: the caller holds the owner's lock.
+    package func setTargets(_ names: [String], holding lock: borrowing OwnerLock) throws(LogError) {
+        try Self.refuseInvalid(names)
+        var state = try readState()
+        state.targets = names
+        do throws(SystemError) { try state.store(stateFile) } catch { throw .system(error) }
+    }
+
+    /// What a target that is no more left behind. Its mark stays: should it come back, it tells whose history the target has.
+    package func forget(target: String) throws(SystemError) {
+        try endRelease(target: target)
+        let sending = sendingFile(target: target)
+        guard unlink(sending) == 0 || errno == ENOENT else { throw SystemError(errno: errno, operation: "remove", path: sending) }
+    }
+
+    fileprivate static func refuseInvalid(_ names: [String]) throws(LogError) {
+        for name in names where !isValidTarget(name) { throw .invalidSetting("'\(name)' cannot name a target") }
+    }
+}
+
+extension ChangeLog {
+    /// From now on the log keeps segments for these, durably. A new one is released before it is named here: it holds back nothing that went on before.
+    package func setTargets(_ names: [String]) throws(LogError) {
+        try LogFolder.refuseInvalid(names)
+        do throws(SystemError) { try updateState { $0.targets = names } } catch { throw .system(error) }
+    }
 }

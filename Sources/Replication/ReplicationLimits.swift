@@ -13,6 +13,10 @@ package enum ReplicationLimits {
     static let chunkThreads = 4
     /// How long a resynchronisation whose attempts fail holds the image; with a log that is half full, not at all.
     static let heldImageSecondsMax: UInt64 = 900
+    /// How long the image is held at least for one of several targets, before a log that is half full of what waits to be merged ends that.
+    static let heldImageSecondsMin: UInt64 = 5
+    /// A target that takes nothing of a full log for so long is given up where another one keeps up, though no request has failed yet.
+    static let stuckSecondsMax: UInt64 = 10
     /// A collection in the vault is noticed after this at the latest; each look is five requests.
     package static let catalogAgeSecondsMax: UInt64 = 3_600
 }

@@ -3,7 +3,7 @@
 package struct SiteError: Error, Equatable, CustomStringConvertible {
     package enum Code: String, Sendable {
         case catalogueNewer, catalogueDamaged, catalogueFailed, diskExists, diskNotFound, diskBusy, jobNotFound, machineNotFound, groupNotFound, groupExists
-        case policyNotFound, policyExists, policyInUse, policyWrong
+        case policyNotFound, policyExists, policyInUse, policyWrong, targetNotFound
         case lockHeld, mountAway, controlGarbled, controlTimedOut, refused, noSpace, system
     }
 

@@ -24,6 +24,7 @@ struct Farshore: ParsableCommand {
             UnprotectCommand.self,
             AcceptCommand.self,
             GrowCommand.self,
+            TargetCommand.self,
             RetargetCommand.self,
             HostCommand.self,
             SiteCommand.self,

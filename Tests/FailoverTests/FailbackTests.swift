@@ -222,6 +222,24 @@ import VirtualDisk
         try settle(sites)
     }
 
+    /// Guests went by one of the vaults: the home has the others taken away first.
+    @Test func aHomeWithFurtherTargetsIsRefused() throws {
+        let sites = try TwoSites(seed: 12)
+        try sites.home.close()
+        try sites.failOver(planned: true)
+        try sites.upload(sites.away)
+        let catalogue = try Catalogue(site: sites.home.site)
+        let further = NewTarget(url: "file:///further", vaultID: "further", keyFile: nil, passphraseFile: nil, policy: Policy.defaultName)
+        try catalogue.addTarget(further, toDisks: [TwoSites.name])
+        for attempt in [{ _ = try start(sites) }, { _ = try sites.failbacks(sites.home).releaseReplica(TwoSites.name, removesImages: false, dropsWrites: true) }] {
+            let failure = #expect(throws: FailoverError.self) { try attempt() }
+            #expect(failure?.message.contains("has 2 targets") == true, "\(failure?.message ?? "")")
+        }
+        try catalogue.removeTarget(vault: "further", ofDisks: [TwoSites.name])
+        _ = try start(sites)
+        #expect(try sites.image(sites.home) == sites.model)
+    }
+
     @Test func whatCannotBeChangedIsNamed() throws {
         let sites = try TwoSites(seed: 4, format: .qcow2)
         try sites.home.close()

@@ -108,7 +108,7 @@ final class RecoveredSite: @unchecked Sendable {
     }
 
     /// One run of the uploader.
-    func upload(host: String = "other") throws -> [(disk: String, failure: AttemptFailure)] {
+    func upload(host: String = "other") throws -> [(disk: String, vault: String, failure: AttemptFailure)] {
         let replicator = Replicator(
             catalogue: catalogue, host: host, stop: StopFlag(), openVault: { [self] _ in try test.reopened() },
             owner: { [self] disk in Owner(disk: try #require(opened[disk.name]).disk) }, progress: { _, _, _ in })

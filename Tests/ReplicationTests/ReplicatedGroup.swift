@@ -77,7 +77,7 @@ final class ReplicatedGroup: @unchecked Sendable {
 
     /// As a new process of the uploader does it.
     @discardableResult
-    func upload(host: String = "test") throws -> [(disk: String, failure: AttemptFailure)] {
+    func upload(host: String = "test") throws -> [(disk: String, vault: String, failure: AttemptFailure)] {
         try UploadService(replicator: replicator(host: host), log: ReplicatedDisk.quiet).runOnce()
     }
 

@@ -99,8 +99,7 @@ import Testing
         }
         let raw = try DatabaseQueue(path: site.directory.cataloguePath)
         try raw.writeWithoutTransaction { database in
-            try database.execute(sql: """
-                PRAGMA foreign_keys = OFF;
+            try database.execute(sql: undoTargets + """
                 ALTER TABLE disk ADD COLUMN interval_seconds INTEGER NOT NULL DEFAULT 30;
                 UPDATE disk SET interval_seconds = 2 WHERE name = 'b';
                 ALTER TABLE disk DROP COLUMN policy;

@@ -47,6 +47,7 @@ package struct Failbacks: Sendable {
     /// This site's disks of the unit, in the unit's order.
     func ownDisks(_ unit: FailoverUnit) throws -> [ProtectedDisk] {
         let all = try catalogue.disks()
+        try refuseFurtherTargets(of: all, in: unit)
         return try unit.disks.map { disk in
             guard let own = all.first(where: { $0.id == disk.id.description }) else {
                 throw FailoverError(
@@ -55,6 +56,14 @@ package struct Failbacks: Sendable {
             }
             return own
         }
+    }
+
+    /// What the home has that one vault lacks is not what another lacks, and a failback brings it to a history that only one of them has.
+    func refuseFurtherTargets(of disks: [ProtectedDisk], in unit: FailoverUnit) throws {
+        guard let first = disks.first(where: { own in own.targetCount > 1 && unit.disks.contains { $0.id.description == own.id } }) else { return }
+        throw FailoverError(
+            .prerequisite, "\(first.name) has \(first.targetCount) targets on this site, and guests went to another host by one of them",
+            remedy: "farshore target remove \(unit.name) --vault URL for the others; added again afterwards they are resynchronised")
     }
 
     func history(of disk: ProtectedDisk, in head: Head) throws -> DiskHistory {

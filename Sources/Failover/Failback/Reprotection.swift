@@ -29,7 +29,7 @@ extension Failbacks {
         // After the head: a source whose head does not name this host is a suspected split brain.
         try catalogue.setRole(.source, ofDisks: disks.map(\.name))
         for disk in disks {
-            if let settings = standing.catalog.settings(ofMachine: disk.machine) { try catalogue.adopt(settings) }
+            if let settings = standing.catalog.settings(ofMachine: disk.machine) { try catalogue.adopt(settings, from: disk.vaultID) }
             try catalogue.requestAttempt(ofDisk: disk.name)
         }
         try catalogue.record(.information, disk: nil, "\(unitName) is replicated from this host")
@@ -51,6 +51,7 @@ extension Failbacks {
         try standing.check(.release)
         var released: [Released] = []
         let own = try catalogue.disks().filter { own in standing.unit.disks.contains { $0.id.description == own.id } }
+        try refuseFurtherTargets(of: own, in: standing.unit)
         for disk in own {
             try actions.release(disk.name)
             try settleWrites(of: disk, standing, removesImage: try removes(disk, removesImages), dropsWrites)

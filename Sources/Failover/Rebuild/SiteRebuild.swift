@@ -156,7 +156,7 @@ package struct SiteRebuild {
     private func adoptSettings(_ catalog: Catalog) throws {
         for machine in try catalogue.machines() {
             guard let settings = catalog.settings(ofMachine: machine.name), try catalogue.settingsDocument(ofMachine: machine.name) == nil else { continue }
-            try catalogue.adopt(settings)
+            try catalogue.adopt(settings, from: vault.id.description)
         }
     }
 }

@@ -75,10 +75,11 @@ extension Failovers {
                 .prerequisite, "\(left.name) shares recovery points with \(unit.name) on this site, but the vault does not have it in \(unit.name) yet, so it would stay behind",
                 remedy: "farshore upload here, then the same command again; or farshore unprotect \(left.name)")
         }
-        let all = try catalogue.disks()
+        // At the target that is to be failed over to; others send what they can meanwhile.
+        let all = try catalogue.disksAtTargets().filter { $0.vaultID == vault.id.description }
         return try unit.disks.map { disk in
             guard let own = all.first(where: { $0.id == disk.id.description }) else {
-                throw FailoverError(.prerequisite, "this site does not protect \(disk.name), which is in \(unit.name)", remedy: "farshore unprotect DISK where it was, or run this on its host")
+                throw FailoverError(.prerequisite, "this site does not replicate \(disk.name) to that vault, which is in \(unit.name)", remedy: "farshore unprotect DISK where it was, or run this on its host")
             }
             guard !own.isPaused else { throw FailoverError(.prerequisite, "the upload of \(own.name) is paused", remedy: "farshore resume \(own.name)") }
             return own
@@ -117,7 +118,7 @@ extension Failovers {
         for disk in disks { try catalogue.requestAttempt(ofDisk: disk.name) }
         while true {
             try source.send()
-            let states = try disks.map { (disk: $0, state: try catalogue.replication(ofDisk: $0.name)) }
+            let states = try disks.map { (disk: $0, state: try catalogue.replication(ofDisk: $0.name, at: $0.vaultID)) }
             guard let behind = states.first(where: { $0.state.provenSequence ?? 0 < last }) else { return nil }
             guard Clock.monotonicNanoseconds() < deadline else {
                 throw FailoverError(

@@ -21,7 +21,8 @@ final class ContentWatch: Sendable {
     /// What the uploader before saw; else what of the image holds nothing.
     init(_ disk: ProtectedDisk, _ site: SiteDirectory) throws {
         try Directory.create(site.contentFolder, mode: 0o700)
-        path = site.contentFolder + "/" + disk.id
+        // Each target's own: what it has of the disk is of another time.
+        path = site.contentFolder + "/" + disk.id + (disk.isFirstTarget ? "" : "-" + disk.vaultID)
         diskBytes = disk.sizeBytes
         self.disk = disk.id
         if let known = try ContentMap.load(path, diskBytes: diskBytes) {
@@ -62,10 +63,10 @@ extension DiskReplication {
                     text: "\(converted >> 20) MiB of data was overwritten within \(max(seconds, 1)) s by data that looks encrypted, "
                         + "\(converted * 100 / max(written, 1)) % of all that was written; the last state before is #\(clean) or older",
                     remedy: pinned),
-                ofDisk: disk.name)
+                of: disk)
         case .over:
-            if try replicator.catalogue.takeAway(.anomaly, ofDisk: disk.name) {
-                try replicator.catalogue.record(.information, disk: disk.name, "ordinary data is no longer overwritten by data that looks encrypted")
+            if try replicator.catalogue.takeAway(.anomaly, of: disk) {
+                try replicator.catalogue.record(.information, of: disk, "ordinary data is no longer overwritten by data that looks encrypted")
             }
         case nil: break
         }

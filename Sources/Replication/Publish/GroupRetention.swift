@@ -1,5 +1,5 @@
-// Lets points go as the policies say: one round looks at every group that this uploader writes, and publishes the heads
-// without them. On a thread of its own, so that no upload waits; what fails is an event and is tried again.
+// Lets points of one vault go as the policies say: one round looks at every group that this uploader writes there, and publishes the
+// heads without them. On a thread of its own, so that no upload waits and no other vault; what fails is an event and is tried again.
 
 import BlockIO
 import ChangeLog
@@ -46,24 +46,22 @@ final class GroupRetention: Sendable {
     private static let settingsPauseNanoseconds: UInt64 = 60_000_000_000
 
     private let catalogue: Catalogue
-    private let connections: VaultConnections
+    private let connection: VaultConnection
     private let log: Logger
     private let state = Mutex(State())
 
-    init(_ replicator: Replicator, log: Logger) {
-        catalogue = replicator.catalogue
-        connections = replicator.connections
+    init(_ connection: VaultConnection, _ catalogue: Catalogue, log: Logger) {
+        self.catalogue = catalogue
+        self.connection = connection
         self.log = log
     }
 
     func round() {
-        for connection in connections.open {
-            publishSettings(connection)
-            for heads in connection.claimedHeads { round(heads, connection) }
-        }
+        publishSettings()
+        for heads in connection.claimedHeads { round(heads) }
     }
 
-    private func publishSettings(_ connection: VaultConnection) {
+    private func publishSettings() {
         guard state.withLock({ $0.settingsDue }) <= Clock.monotonicNanoseconds() else { return }
         do {
             try catalogue.publishSettings(to: connection.vault)
@@ -73,7 +71,7 @@ final class GroupRetention: Sendable {
         }
     }
 
-    private func round(_ heads: GroupHeads, _ connection: VaultConnection) {
+    private func round(_ heads: GroupHeads) {
         do {
             guard let head = heads.head?.document else { return }
             if try isFilled(heads, head) { try heads.publish { $0.removeFailoverPins() } }
@@ -105,7 +103,7 @@ final class GroupRetention: Sendable {
         guard let found = try catalogue.consistencyGroups().first(where: { $0.id == group.description }) else { return nil }
         let own = Set(found.disks.map(\.id))
         guard head.disks.allSatisfy({ $0.movedTo != nil || own.contains($0.disk.description) }) else { return nil }
-        let policies = found.disks.map(\.policy.retention)
+        let policies = try catalogue.disksAtTargets().filter { own.contains($0.id) && $0.vaultID == connection.vault.id.description }.map(\.policy.retention)
         guard !policies.contains(.everything) else { return nil }
         return Thinning(rules: policies.flatMap(\.rules).map { Thinning.Rule(periodSeconds: $0.periodSeconds, spanSeconds: $0.spanSeconds) })
     }
@@ -117,7 +115,8 @@ final class GroupRetention: Sendable {
             return state.problems[group]
         }
         guard before != problem else { return }
-        let name = connections.name(ofGroup: group)
+        let catalog = connection.catalogRead()
+        let name = catalog.group(group)?.name ?? catalog.disks(inGroup: group).first?.name ?? group.description
         let text = problem.map { "the points of \(name) are not thinned out: \($0)" } ?? "the points of \(name) are thinned out again"
         log.warning("\(text)")
         do throws(SiteError) { try catalogue.record(problem == nil ? .information : .warning, disk: nil, text) } catch { log.error("\(error)") }

@@ -34,7 +34,7 @@ struct Placement {
             try move(id, from: old, to: heads)
         }
         // Until the catalog names the group no collection waits for it: what its head acknowledged before does not count.
-        if entry.group != wanted { try catalogue.forgetKeptEpoch(ofDisk: disk.name) }
+        if entry.group != wanted { try catalogue.forgetKeptEpoch(ofDisk: disk.name, at: disk.vaultID) }
         try connection.place(id, in: wanted, named: name, machine: disk.machine)
         return heads
     }
@@ -44,7 +44,7 @@ struct Placement {
         guard group.kind != .disk, let head = heads.head?.document, head.writer.host == host else { return }
         let strangers = head.disks.filter { state in state.movedTo == nil && !group.disks.contains { $0.id == state.disk.description } }
         guard !strangers.isEmpty else { return }
-        let own = Set(try catalogue.disks().map(\.id))
+        let own = Set(try catalogue.disksAtTargets().filter { $0.vaultID == vault.id.description }.map(\.id))
         for state in strangers where !own.contains(state.disk.description) {
             guard let entry = try connection.find(state.disk) else {
                 try heads.publish { $0.remove(state.disk) }

@@ -14,10 +14,10 @@ extension Catalogue {
     }
 
     /// What a vault has of a machine that this site replicates from now on, so that what is changed here begins with it.
-    package func adopt(_ settings: MachineSettings) throws {
+    package func adopt(_ settings: MachineSettings, from vaultID: String) throws {
         try set(settings)
         guard let document = try settingsDocument(ofMachine: settings.name) else { return }
-        try notePublished(document, ofMachine: settings.name)
+        try notePublished(document, ofMachine: settings.name, vaultID: vaultID)
     }
 
     package func set(_ settings: MachineSettings) throws {
@@ -33,7 +33,7 @@ extension Catalogue {
         guard !new.isEmpty else { return }
         let settings = try new.map { try decode($0.document, $0.machine) }
         try vault.updateCatalog { catalog in for one in settings { catalog.set(one) } }
-        for (machine, document) in new { try notePublished(document, ofMachine: machine) }
+        for (machine, document) in new { try notePublished(document, ofMachine: machine, vaultID: vault.id.description) }
     }
 
     private func decode(_ document: String, _ name: String) throws -> MachineSettings {

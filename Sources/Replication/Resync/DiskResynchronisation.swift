@@ -14,12 +14,12 @@ extension DiskReplication {
 
     /// Nothing waits while the log has all that the vault lacks: deltas go on until the hours come.
     func dueResynchronisation(_ disk: ProtectedDisk, _ folder: LogFolder) throws -> DueResynchronisation {
-        guard let mark = try replicator.catalogue.resynchronisation(ofDisk: disk.name) else {
+        guard let mark = try replicator.catalogue.resynchronisation(ofDisk: disk.name, at: disk.vaultID) else {
             // Left by a command that was killed, or overtaken by the end of the last one.
             try folder.endRelease(target: disk.vaultID)
             return .none
         }
-        let hasBegun = try replicator.catalogue.replication(ofDisk: disk.name).phase == .resynchronisation
+        let hasBegun = try replicator.catalogue.replication(ofDisk: disk.name, at: disk.vaultID).phase == .resynchronisation
         if mark.isNow || hasBegun || disk.policy.resyncWindow.includes(.now) { return .isDue }
         return folder.isReleased(target: disk.vaultID) ? .waits : .none
     }
@@ -40,48 +40,37 @@ extension DiskReplication {
     }
 
     private func lost(_ disk: ProtectedDisk, _ folder: LogFolder, _ proven: UInt64, _ reason: String) throws -> AttemptFailure {
-        try markResynchronisation(disk, folder, replicator.catalogue, reason: reason)
+        // Of several targets one may have lost them to the others while it got its first state.
+        try markResynchronisation(disk, folder, replicator.catalogue, reason: reason, isNow: disk.targetCount > 1)
         return AttemptFailure(
-            .mayPass, "resynchronisation required: \(reason)", remedy: "farshore resync \(disk.name) --now, or wait for the hours of its policy (\(disk.policy.resyncWindow.text))",
+            .mayPass, "resynchronisation required: \(reason)", remedy: "farshore resync \(disk.commandName) --now, or wait for the hours of its policy (\(disk.policy.resyncWindow.text))",
             cause: LogError.recycled(folder: folder.path, after: proven, oldest: proven))
     }
 
     func endResynchronisation(_ disk: ProtectedDisk, _ folder: LogFolder) throws {
         try folder.endRelease(target: disk.vaultID)
-        try replicator.catalogue.endResynchronisation(ofDisk: disk.name)
+        try replicator.catalogue.endResynchronisation(ofDisk: disk.name, at: disk.vaultID)
     }
 
     func resynchronise(
-        _ disk: ProtectedDisk, _ connection: VaultConnection, _ publisher: Publisher, _ folder: LogFolder, isLogFilling: Bool
+        _ disk: ProtectedDisk, _ connection: VaultConnection, _ publisher: Publisher, _ folder: LogFolder
     ) throws {
         try refuseUsedLineage(disk, publisher, folder)
-        let job = try replicator.catalogue.beginJob(.resynchronisation, disk: disk.name, steps: ["freeze", "compare", "publish", "release"])
+        let job = try replicator.catalogue.beginJob(.resynchronisation, disk: disk.name, vault: disk.namedVaultURL, steps: ["freeze", "compare", "publish", "release"])
         do {
             try connection.refuseMisplaced(publisher.disk, in: publisher.heads.group)
             // What is in the image until the freeze needs no room in the log.
             try folder.release(target: disk.vaultID)
             try setPhase(.resynchronisation, disk)
-            try carryOut(job, disk, connection, publisher, folder)
+            try goingOnWithLaterStates { try carryOut(job, disk, connection, publisher, folder) }
             try job.succeed()
-            try replicator.catalogue.record(.information, disk: disk.name, "resynchronisation finished")
+            try replicator.catalogue.record(.information, of: disk, "resynchronisation finished")
         } catch {
             let failure = error is Stopped ? nil : AttemptFailure(error)
             try job.fail(failure?.message ?? "the uploader was stopped", remedy: failure?.remedy ?? "farshore upload")
-            if failure != nil { try letGoOfImage(disk, folder, isLogFilling: isLogFilling) }
+            if failure != nil { try letGoOfImage(disk, folder) }
             throw error
         }
-    }
-
-    /// A target that stays away must not make the log hold all that guests write until it is back. What was sent counts at the next beginning.
-    private func letGoOfImage(_ disk: ProtectedDisk, _ folder: LogFolder, isLogFilling: Bool) throws {
-        guard let frozen = try folder.freezeTime() else { return }
-        let now = Clock.wallNanoseconds()
-        // A clock that was set ends a freeze early, and costs no more than a look at the image.
-        guard isLogFilling || now < frozen || now - frozen > ReplicationLimits.heldImageSecondsMax * 1_000_000_000 else { return }
-        try replicator.owner(disk).unfreeze()
-        try replicator.catalogue.record(
-            .warning, disk: disk.name,
-            "the resynchronisation let go of the image, so that the log makes room; it begins anew when the target answers, and sends nothing again that is there")
     }
 
     /// An older copy of the log would go on under the name of a history that the vault has: two would be mixed.
@@ -147,7 +136,7 @@ extension DiskReplication {
         try job.step("release") {
             try noteProven(disk, publisher, folder)
             try endResynchronisation(disk, folder)
-            try replicator.owner(disk).unfreeze()
+            try replicator.holds.letGo(disk, replicator.owner(disk))
             return nil
         }
     }
@@ -157,15 +146,15 @@ extension DiskReplication {
         let owner = try replicator.owner(disk)
         let newest = publisher.state?.newestSequence ?? 0
         if let frozen = try folder.readFreeze() {
-            if try publisher.isWhole(at: frozen) { return frozen }
+            if try publisher.isWhole(at: frozen) { return try replicator.holds.hold(disk, owner) }
             if frozen <= newest { try owner.unfreeze() }
         }
         // Two histories under one lineage must not be mixed.
         if try folder.readState().lineage.vaultID == publisher.state?.current?.id { try settleMark(disk, publisher, folder) }
         if try owner.makeDurable() <= newest { try owner.cut() }
-        let sequence = try owner.freeze()
+        let sequence = try replicator.holds.hold(disk, owner)
         guard sequence > newest else {
-            try owner.unfreeze()
+            try replicator.holds.letGo(disk, owner)
             throw Self.otherHistory("the log of \(disk.name) is at sequence \(sequence), but the vault has it up to \(newest): sequences are never used twice", disk, publisher)
         }
         return sequence
@@ -174,7 +163,7 @@ extension DiskReplication {
 
 /// Marks the disk and lets its log go of what the vault lacks; an event the first time.
 package func markResynchronisation(_ disk: ProtectedDisk, _ folder: LogFolder, _ catalogue: Catalogue, reason: String, isNow: Bool = false) throws {
-    if try catalogue.resynchronisation(ofDisk: disk.name) == nil { try catalogue.record(.warning, disk: disk.name, "resynchronisation required: \(reason)") }
-    try catalogue.markResynchronisation(ofDisk: disk.name, reason: reason, isNow: isNow)
+    if try catalogue.resynchronisation(ofDisk: disk.name, at: disk.vaultID) == nil { try catalogue.record(.warning, of: disk, "resynchronisation required: \(reason)") }
+    try catalogue.markResynchronisation(ofDisk: disk.name, at: disk.vaultID, reason: reason, isNow: isNow)
     try folder.release(target: disk.vaultID)
 }

@@ -18,7 +18,7 @@ final class DelayWatch: Sendable {
     private let catalogue: Catalogue
     private let clock: UploadClock
     private let log: Logger
-    private let watched = Mutex<[String: Watched]>([:])
+    private let watched = Mutex<[LaneKey: Watched]>([:])
 
     init(_ replicator: Replicator, log: Logger) {
         catalogue = replicator.catalogue
@@ -29,16 +29,17 @@ final class DelayWatch: Sendable {
     /// What an uploader before left standing.
     func begin() throws(SiteError) { try catalogue.takeAwayAllWarnings() }
 
-    func succeeded(_ disk: String, begunAt time: UInt64) {
+    func succeeded(_ lane: LaneKey, begunAt time: UInt64) {
         watched.withLock {
-            $0[disk, default: Watched()].lag.succeeded(begunAt: time)
-            $0[disk]?.cycles?.succeeded(begunAt: time)
+            $0[lane, default: Watched()].lag.succeeded(begunAt: time)
+            $0[lane]?.cycles?.succeeded(begunAt: time)
         }
     }
 
+    /// At each of their targets.
     func look(at disks: [ProtectedDisk]) {
-        let names = Set(disks.map(\.name))
-        watched.withLock { $0 = $0.filter { names.contains($0.key) } }
+        let lanes = Set(disks.map(LaneKey.init))
+        watched.withLock { $0 = $0.filter { lanes.contains($0.key) } }
         for disk in disks {
             do throws(SiteError) { try look(disk) } catch { log.error("\(disk.name): its lag cannot be noted: \(error)") }
         }
@@ -46,17 +47,18 @@ final class DelayWatch: Sendable {
 
     private func look(_ disk: ProtectedDisk) throws(SiteError) {
         let now = clock.now()
-        guard now >= watched.withLock({ $0[disk.name]?.nextLook ?? 0 }) else { return }
-        let replication = try catalogue.replication(ofDisk: disk.name)
+        let lane = LaneKey(disk)
+        guard now >= watched.withLock({ $0[lane]?.nextLook ?? 0 }) else { return }
+        let replication = try catalogue.replication(ofDisk: disk.name, at: disk.vaultID)
         guard disk.isReplicated, !disk.isPaused, replication.phase == .delta, let proven = replication.provenSequence else {
-            watched.withLock { $0[disk.name] = nil }
-            for warning in try catalogue.warnings(ofDisk: disk.name) where warning.kind != .anomaly { try catalogue.takeAway(warning.kind, ofDisk: disk.name) }
+            watched.withLock { $0[lane] = nil }
+            for warning in try catalogue.warnings(ofDisk: disk.name, at: disk.vaultID) where warning.kind != .anomaly { try catalogue.takeAway(warning.kind, of: disk) }
             return
         }
         let oldest = oldestUnproven(disk, proven)
         let (late, missed, isCountedAnew) = watched.withLock { all -> (LagWatch.Change?, MissedCycles.Change?, Bool) in
-            var mine = all[disk.name] ?? Watched()
-            defer { all[disk.name] = mine }
+            var mine = all[lane] ?? Watched()
+            defer { all[lane] = mine }
             // Often enough to see what the threshold is about, and no more: each look reads the log's folder.
             mine.nextLook = now + UInt64(max(1, min(disk.policy.intervalSeconds, disk.policy.lateSeconds / 4))) * 1_000_000_000
             let isCountedAnew = mine.cycles?.isFor(intervalSeconds: disk.policy.intervalSeconds) != true
@@ -66,7 +68,7 @@ final class DelayWatch: Sendable {
                 intervalSeconds: disk.policy.intervalSeconds)
             return (late, mine.cycles?.look(now: now), isCountedAnew)
         }
-        if isCountedAnew { try catalogue.takeAway(.missedCycles, ofDisk: disk.name) }
+        if isCountedAnew { try catalogue.takeAway(.missedCycles, of: disk) }
         try note(late, disk)
         try note(missed, disk)
     }
@@ -93,9 +95,9 @@ final class DelayWatch: Sendable {
                 StandingWarning(
                     kind: .lag, text: "the vault is proven to be \(Int(seconds)) s behind, more than the \(allowed) of the policy \(disk.policy.name)",
                     remedy: "look at the target and the way to it, or allow more with farshore policy edit \(disk.policy.name) --rpo SPAN"),
-                ofDisk: disk.name)
+                of: disk)
         case .over:
-            if try catalogue.takeAway(.lag, ofDisk: disk.name) { try catalogue.record(.information, disk: disk.name, "the vault is no more than \(allowed) behind again") }
+            if try catalogue.takeAway(.lag, of: disk) { try catalogue.record(.information, of: disk, "the vault is no more than \(allowed) behind again") }
         case nil: break
         }
     }
@@ -107,9 +109,9 @@ final class DelayWatch: Sendable {
                 StandingWarning(
                     kind: .missedCycles, text: "\(missed) of the last \(all) upload intervals were missed",
                     remedy: "farshore events says what failed; where nothing did, the target is too slow for this interval"),
-                ofDisk: disk.name)
+                of: disk)
         case .over:
-            if try catalogue.takeAway(.missedCycles, ofDisk: disk.name) { try catalogue.record(.information, disk: disk.name, "upload intervals are kept again") }
+            if try catalogue.takeAway(.missedCycles, of: disk) { try catalogue.record(.information, of: disk, "upload intervals are kept again") }
         case nil: break
         }
     }

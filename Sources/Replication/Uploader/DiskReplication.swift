@@ -1,6 +1,6 @@
-// One disk's replication in one run of the uploader: each attempt brings the vault up to what is durable in the log.
+// One disk's replication to one of its targets in one run of the uploader: each attempt brings the vault up to what is durable in the log.
 // Order within an attempt: initial state if there is none; else a branch if the log began a new lineage; then the
-// records, published in steps; after each step the mark that lets the owner recycle. Used by the disk's thread only.
+// records, published in steps; after each step the mark that lets the owner recycle. Used by the lane's thread only.
 
 import BlockIO
 import ChangeLog
@@ -10,6 +10,8 @@ import Vault
 
 final class DiskReplication {
     let replicator: Replicator
+    /// How far the log is filled up on account of this target.
+    let fill: @Sendable () -> LogFill
     private let pace = UploadPace()
     private var publisher: Publisher?
     private var lane: UploadLane?
@@ -22,16 +24,24 @@ final class DiskReplication {
     private var unwatched = ContentMap.Change()
     private var isUnwatchedTold = false
 
-    init(_ replicator: Replicator) { self.replicator = replicator }
+    init(_ replicator: Replicator, fill: @escaping @Sendable () -> LogFill) {
+        self.replicator = replicator
+        self.fill = fill
+    }
 
     /// Returns when all that was durable in the log at the beginning is verified in the vault; false when the disk waits for the hours of its
     /// resynchronisation, and until then for nothing else.
-    func attempt(_ disk: ProtectedDisk, isLogFilling: Bool = false) throws -> Bool {
+    func attempt(_ disk: ProtectedDisk) throws -> Bool {
         do {
-            return try attemptNow(disk, isLogFilling: isLogFilling)
+            try refuseWhileTakenOver(disk)
+            let isReplicated = try attemptNow(disk)
+            if disk.takenOver != nil { try replicator.catalogue.setTakenOver(nil, of: disk) }
+            return isReplicated
         } catch VaultError.fenced(let text) {
+            try replicator.catalogue.setTakenOver(text, of: disk)
             let connection = try replicator.connections.connection(for: disk)
             guard let left = try LeftDisk(disk, connection, of: replicator) else { throw VaultError.fenced(text) }
+            try replicator.catalogue.setTakenOver(left.failure.message, of: disk)
             // Taken back, it is claimed anew.
             publisher = nil
             throw left.failure
@@ -42,7 +52,16 @@ final class DiskReplication {
         }
     }
 
-    private func attemptNow(_ disk: ProtectedDisk, isLogFilling: Bool) throws -> Bool {
+    /// A disk that another host has at one target is not sent to the others from here: its newer points there would be of a disk that guests have left.
+    private func refuseWhileTakenOver(_ disk: ProtectedDisk) throws {
+        guard disk.targetCount > 1, let other = try replicator.catalogue.targets(ofDisk: disk.name).first(where: { $0.vaultID != disk.vaultID && $0.takenOver != nil }) else { return }
+        let message = "nothing of \(disk.name) is sent to \(disk.vaultURL), because another host has it at \(other.vaultURL): \(other.takenOver ?? "")"
+        throw AttemptFailure(
+            .mayPass, message, remedy: "docs/operating/failover.md; it goes on when \(other.vaultURL) takes the disk from here again, or is no target any more: farshore target remove",
+            cause: VaultError.fenced(message))
+    }
+
+    private func attemptNow(_ disk: ProtectedDisk) throws -> Bool {
         let connection = try replicator.connections.connection(for: disk)
         try connection.refreshIfOld()
         let hadPublisher = publisher != nil
@@ -52,23 +71,23 @@ final class DiskReplication {
         try watchContent(of: disk)
         let folder = LogFolder(disk.logFolder)
         let relation = LineageRelation(local: try folder.readState().lineages, vault: publisher.state?.current)
-        let due = try dueResynchronisation(disk, folder)
+        // A new target holds nothing back in the log until it has its first state: its file stays as it is.
+        let due = publisher.state?.current == nil ? .none : try dueResynchronisation(disk, folder)
         if relation == .unrelated, publisher.state?.current == nil {
             try replicateInitially(disk, connection, publisher, folder)
-            try endResynchronisation(disk, folder)
         } else if due == .waits {
             return false
         } else if relation == .unrelated, due == .none, hadPublisher {
             publisher.heads.doubt()
             self.publisher = nil
-            return try attemptNow(disk, isLogFilling: isLogFilling)
+            return try attemptNow(disk)
         } else if relation == .unrelated, due == .none {
             throw Self.otherHistory("the vault's history of \(disk.name) is not that of this log: another host has replicated a copy of this disk, or one of this host's logs is lost", disk, publisher)
         } else {
             if case .branches(let sequence) = relation { try follow(at: sequence, disk, publisher, folder) }
-            if due == .isDue { try resynchronise(disk, connection, publisher, folder, isLogFilling: isLogFilling) } else if case .continues = relation { try settleMark(disk, publisher, folder) }
+            if due == .isDue { try resynchronise(disk, connection, publisher, folder) } else if case .continues = relation { try settleMark(disk, publisher, folder) }
         }
-        if try folder.readFreeze() != nil { try replicator.owner(disk).unfreeze() }
+        if try folder.readFreeze() != nil { try replicator.holds.letGo(disk, replicator.owner(disk)) }
         try replicateDelta(disk, connection, publisher, folder)
         // It has all that was there when the attempt began.
         try publisher.join()
@@ -81,7 +100,7 @@ final class DiskReplication {
     private func follow(at sequence: UInt64, _ disk: ProtectedDisk, _ publisher: Publisher, _ folder: LogFolder) throws {
         let lineage = try folder.readState().lineage
         try publisher.branch(to: lineage.vaultID, at: sequence)
-        try replicator.catalogue.record(.warning, disk: disk.name, "the log began a new history at sequence \(sequence); replication follows it")
+        try replicator.catalogue.record(.warning, of: disk, "the log began a new history at sequence \(sequence); replication follows it")
         try noteProven(disk, publisher, folder)
     }
 
@@ -107,7 +126,7 @@ final class DiskReplication {
     static func otherHistory(_ message: String, _ disk: ProtectedDisk, _ publisher: Publisher) -> AttemptFailure {
         AttemptFailure(
             .forGood, message,
-            remedy: "unprotect the copy that is wrong; if this one is right: farshore unmount DIR, farshore accept \(disk.name) --discard-log, and farshore resync \(disk.name) --now",
+            remedy: "unprotect the copy that is wrong; if this one is right: farshore unmount DIR, farshore accept \(disk.name) --discard-log, and farshore resync \(disk.commandName) --now",
             cause: VaultError.fenced("heads/\(publisher.disk) was continued by another host"))
     }
 
@@ -137,16 +156,17 @@ final class DiskReplication {
     // MARK: Initial replication
 
     private func replicateInitially(_ disk: ProtectedDisk, _ connection: VaultConnection, _ publisher: Publisher, _ folder: LogFolder) throws {
-        let job = try replicator.catalogue.beginJob(.initialReplication, disk: disk.name, steps: ["freeze", "send", "publish", "release"])
+        let job = try replicator.catalogue.beginJob(.initialReplication, disk: disk.name, vault: disk.namedVaultURL, steps: ["freeze", "send", "publish", "release"])
         do {
             try setPhase(.initial, disk)
-            try carryOutInitial(job, disk, connection, publisher, folder)
+            try goingOnWithLaterStates { try carryOutInitial(job, disk, connection, publisher, folder) }
             try job.succeed()
             try setPhase(.delta, disk)
-            try replicator.catalogue.record(.information, disk: disk.name, "initial replication finished")
+            try replicator.catalogue.record(.information, of: disk, "initial replication finished")
         } catch {
             let failure = error is Stopped ? nil : AttemptFailure(error)
             try job.fail(failure?.message ?? "the uploader was stopped", remedy: failure?.remedy ?? "farshore upload")
+            if failure != nil { try letGoOfImage(disk, folder) }
             throw error
         }
     }
@@ -161,7 +181,7 @@ final class DiskReplication {
         var sequence: UInt64 = 0
         var frozenAt: UInt64 = 0
         try job.step("freeze") {
-            sequence = try replicator.owner(disk).freeze()
+            sequence = try replicator.holds.hold(disk, replicator.owner(disk))
             frozenAt = try folder.freezeTime() ?? Clock.wallNanoseconds()
             return "image held at sequence \(sequence)"
         }
@@ -192,14 +212,17 @@ final class DiskReplication {
             return "point #\(sequence)"
         }
         try job.step("release") {
-            try replicator.owner(disk).unfreeze()
+            // Before the image is let go of: from there on the log keeps for this target what comes after.
+            try endResynchronisation(disk, folder)
+            try replicator.holds.letGo(disk, replicator.owner(disk))
             return nil
         }
     }
 
     func throttledProgress(_ job: RunningJob, _ disk: ProtectedDisk) -> @Sendable (UInt64, UInt64) throws -> Void {
         let gate = ProgressGate()
-        return { [progress = replicator.progress] done, total in
+        return { [progress = replicator.progress, holds = replicator.holds] done, total in
+            if try !holds.isHeld(by: disk) { throw ImageWanted() }
             progress(disk.name, done, total)
             if gate.opens(isLast: done == total) { try job.progress(doneBytes: done, totalBytes: total) }
         }
@@ -209,7 +232,7 @@ final class DiskReplication {
     /// image is let go of, and the next attempt takes a later sequence.
     func beginningAnew(_ disk: ProtectedDisk, _ publish: () throws -> Void) throws {
         do { try publish() } catch VaultError.conflict(let place) where place.contains("/manifests/") {
-            try replicator.owner(disk).unfreeze()
+            try replicator.holds.letGo(disk, replicator.owner(disk))
             try replicator.owner(disk).cut()
             throw AttemptFailure(
                 .mayPass, "\(place) holds what an earlier attempt made otherwise; it begins anew at a later sequence, and sends no chunk again",
@@ -231,10 +254,10 @@ final class DiskReplication {
     }
 
     private func change(_ disk: ProtectedDisk, _ change: (inout ReplicationState) -> Void) throws(SiteError) {
-        let found = try replicator.catalogue.replication(ofDisk: disk.name)
+        let found = try replicator.catalogue.replication(ofDisk: disk.name, at: disk.vaultID)
         var state = found
         change(&state)
-        if state != found { try replicator.catalogue.setReplication(state, ofDisk: disk.name) }
+        if state != found { try replicator.catalogue.setReplication(state, ofDisk: disk.name, at: disk.vaultID) }
     }
 
     // MARK: Delta replication
@@ -245,7 +268,7 @@ final class DiskReplication {
         guard through >= current.sequence else {
             throw AttemptFailure(
                 .forGood, "the log of \(disk.name) ends at sequence \(through), but the vault has it up to \(current.sequence): an older copy of log and image was put back",
-                remedy: "if this copy is the one that counts: farshore unmount DIR, farshore accept \(disk.name) --discard-log, and farshore resync \(disk.name) --now; the points stay in the vault",
+                remedy: "if this copy is the one that counts: farshore unmount DIR, farshore accept \(disk.name) --discard-log, and farshore resync \(disk.commandName) --now; the points stay in the vault",
                 cause: VaultError.rolledBack(disk.name))
         }
         var after = current.sequence
@@ -298,9 +321,9 @@ final class DiskReplication {
             content = nil
             guard !isUnwatchedTold else { return }
             isUnwatchedTold = true
-            try replicator.catalogue.record(.warning, disk: disk.name, "encryption would not be noticed: \(error)")
+            try replicator.catalogue.record(.warning, of: disk, "encryption would not be noticed: \(error)")
         }
-        watch = AnomalyWatch(isRaised: try replicator.catalogue.warnings(ofDisk: disk.name).contains { $0.kind == .anomaly })
+        watch = AnomalyWatch(isRaised: try replicator.catalogue.warnings(ofDisk: disk.name, at: disk.vaultID).contains { $0.kind == .anomaly })
         unwatched = ContentMap.Change()
     }
 
@@ -329,18 +352,18 @@ final class DiskReplication {
     func noteProven(_ disk: ProtectedDisk, _ publisher: Publisher, _ folder: LogFolder) throws {
         guard let head = publisher.head, let current = publisher.state?.current, let lineage = LogID(hex: current.id.description) else { return }
         // The name may be another disk's by now, with a log in the same folder.
-        guard try replicator.catalogue.disk(named: disk.name).id == disk.id else {
+        guard try replicator.catalogue.disk(named: disk.name, at: disk.vaultID).id == disk.id else {
             throw SiteError(.diskNotFound, "\(disk.name) was released while it was replicated", remedy: "farshore status")
         }
         try folder.storeMark(ReplicatedMark(sequence: current.sequence, lineage: lineage), target: disk.vaultID)
-        var state = try replicator.catalogue.replication(ofDisk: disk.name)
+        var state = try replicator.catalogue.replication(ofDisk: disk.name, at: disk.vaultID)
         state.phase = .delta
         state.lineage = current.id.description
         state.provenSequence = current.sequence
         state.provenAtNanoseconds = Clock.wallNanoseconds()
         state.headNumber = head.document.number
         state.writerEpoch = head.document.writer.epoch
-        try replicator.catalogue.setReplication(state, ofDisk: disk.name)
+        try replicator.catalogue.setReplication(state, ofDisk: disk.name, at: disk.vaultID)
     }
 }
 

@@ -1,4 +1,4 @@
-// The thread of one disk: attempts when its cycle says so, and keeps state, health and events in the catalogue. Nothing
+// The lane of one disk to one of its targets: attempts when its cycle says so, and keeps state, health and events in the catalogue. Nothing
 // here touches the vault; the attempt itself is Replicator's.
 
 import BlockIO
@@ -14,23 +14,26 @@ package final class DiskUploader: Sendable {
     private static let pollMilliseconds = 1000
 
     private let name: String
+    /// The id of the target; nil means the first.
+    private let vault: String?
     private let catalogue: Catalogue
     private let stop: StopFlag
     private let clock: UploadClock
     private let log: Logger
     private let replicator: Replicator
-    /// How far the disk's log is filled up with what the vault lacks.
+    /// How far the disk's log is filled up with what this target lacks.
     private let fill: @Sendable () -> LogFill
     private let delays: DelayWatch?
 
-    package convenience init(name: String, replicator: Replicator, log: Logger) {
-        self.init(name: name, replicator: replicator, log: log, delays: nil) { .none }
+    package convenience init(name: String, vault: String? = nil, replicator: Replicator, log: Logger) {
+        self.init(name: name, vault: vault, replicator: replicator, log: log, delays: nil) { .none }
     }
 
-    init(name: String, replicator: Replicator, log: Logger, delays: DelayWatch?, fill: @escaping @Sendable () -> LogFill) {
+    init(name: String, vault: String?, replicator: Replicator, log: Logger, delays: DelayWatch?, fill: @escaping @Sendable () -> LogFill) {
         self.delays = delays
         self.fill = fill
         self.name = name
+        self.vault = vault
         self.replicator = replicator
         self.log = log
         catalogue = replicator.catalogue
@@ -44,19 +47,20 @@ package final class DiskUploader: Sendable {
         var wasPaused = false
         var announced: UInt64?
         var unrecorded: AttemptFailure?
-        let replication = DiskReplication(replicator)
+        let replication = DiskReplication(replicator, fill: fill)
         defer { replication.storeContent(log) }
         while !stop.isStopping {
             do throws(SiteError) {
-                guard let disk = try catalogue.disks().first(where: { $0.name == name }), disk.isReplicated else { return }
+                guard let disk = try catalogue.findDisk(name, at: vault), disk.isReplicated else { return }
                 cycle.setInterval(seconds: disk.policy.intervalSeconds)
                 // The catalogue may have failed with the attempt: health and `resume` go by what is noted there.
-                if let failure = unrecorded { announced = try recordFailure(failure, nextAttemptIn: wait(cycle)) }
+                if let failure = unrecorded { announced = try recordFailure(failure, disk, nextAttemptIn: wait(cycle)) }
                 unrecorded = nil
                 if wasPaused, !disk.isPaused { cycle.resume(now: clock.now()) }
                 wasPaused = disk.isPaused
-                if cycle.isHalted, try catalogue.replication(ofDisk: name).nextAttemptNanoseconds != announced { cycle.resume(now: clock.now()) }
+                if cycle.isHalted, try catalogue.replication(ofDisk: name, at: vault).nextAttemptNanoseconds != announced { cycle.resume(now: clock.now()) }
                 if try isUrgent(disk) { cycle.hasten(now: clock.now()) }
+                if cycle.isHalted || cycle.wakeAt == nil || disk.isPaused { letGoOfImage(disk, replication) }
                 if !disk.isPaused, cycle.begin(now: clock.now()) {
                     unrecorded = try carryOut(&cycle, disk, replication)
                     if unrecorded != nil { continue }
@@ -72,44 +76,33 @@ package final class DiskUploader: Sendable {
         }
     }
 
-    /// Whether the next attempt is due before its interval is over. A log that is full of what the vault does not take, or holds more of it
-    /// than a resynchronisation would send, is given up for one, where the policy says so.
+    /// Whether the next attempt is due before its interval is over.
     private func isUrgent(_ disk: ProtectedDisk) throws(SiteError) -> Bool {
-        let mark = try catalogue.resynchronisation(ofDisk: name)
-        let fill = fill()
-        if mark == nil, let reason = reasonToGiveUp(fill, disk), try catalogue.replication(ofDisk: name).failures > 0 {
-            do {
-                try markResynchronisation(disk, LogFolder(disk.logFolder), catalogue, reason: reason)
-            } catch {
-                log.error("\(name): the log cannot be given up for a resynchronisation: \(error)")
-            }
-        }
         // A disk that was shut down for a failover: somebody waits until the vault has everything.
-        return fill.pressure != .low || mark?.isNow == true || disk.held != nil
+        if disk.held != nil || fill().pressure != .low { return true }
+        return try catalogue.resynchronisation(ofDisk: name, at: vault)?.isNow == true
     }
 
-    private func reasonToGiveUp(_ fill: LogFill, _ disk: ProtectedDisk) -> String? {
-        if fill.pressure == .full, disk.policy.whenFull == .resync { return "the log's budget was used up while the vault could not be brought up to date" }
-        guard fill.isBeyond(percent: disk.policy.resyncPercent, ofDiskBytes: disk.sizeBytes) else { return nil }
-        return "the vault could not be brought up to date and lacks \(fill.unreplicatedBytes >> 20) MiB of writes, \(disk.policy.resyncPercent) % of the disk's size"
+    private func letGoOfImage(_ disk: ProtectedDisk, _ replication: DiskReplication) {
+        do { try replication.letGoOfImage(disk, LogFolder(disk.logFolder)) } catch { log.error("\(name): the image cannot be let go of: \(error)") }
     }
 
     /// One attempt now, whatever the schedule says; its failure, when it failed.
     func runOnce(_ disk: ProtectedDisk, _ replication: DiskReplication) throws -> AttemptFailure? {
         do {
             guard try replication.attempt(disk) else {
-                let mark = try catalogue.resynchronisation(ofDisk: name)
+                let mark = try catalogue.resynchronisation(ofDisk: name, at: vault)
                 return AttemptFailure(
                     .mayPass, "resynchronisation required: \(mark?.reason ?? "it was just marked"); it begins in the hours of its policy (\(disk.policy.resyncWindow.text))",
-                    remedy: "farshore resync \(name) --now", cause: VaultError.refused("it waits for its resynchronisation"))
+                    remedy: "farshore resync \(disk.commandName) --now", cause: VaultError.refused("it waits for its resynchronisation"))
             }
-            try recordSuccess()
+            try recordSuccess(disk)
             return nil
         } catch let stopped as Stopped {
             throw stopped
         } catch {
             let failure = AttemptFailure(error)
-            _ = try recordFailure(failure, nextAttemptIn: nil)
+            _ = try recordFailure(failure, disk, nextAttemptIn: nil)
             return failure
         }
     }
@@ -118,11 +111,11 @@ package final class DiskUploader: Sendable {
     private func carryOut(_ cycle: inout UploadCycle, _ disk: ProtectedDisk, _ replication: DiskReplication) throws(SiteError) -> AttemptFailure? {
         let began = clock.now()
         do {
-            let isReplicated = try replication.attempt(disk, isLogFilling: fill().pressure != .low)
+            let isReplicated = try replication.attempt(disk)
             cycle.ended(.succeeded, now: clock.now())
             if isReplicated {
-                delays?.succeeded(disk.name, begunAt: began)
-                try recordSuccess()
+                delays?.succeeded(LaneKey(disk), begunAt: began)
+                try recordSuccess(disk)
             }
         } catch is Stopped {
             cycle.ended(.succeeded, now: clock.now())
@@ -148,23 +141,23 @@ package final class DiskUploader: Sendable {
         if left > 0 { clock.sleep(min(left, Self.pollMilliseconds), stop) }
     }
 
-    private func recordSuccess() throws(SiteError) {
-        var state = try catalogue.replication(ofDisk: name)
+    private func recordSuccess(_ disk: ProtectedDisk) throws(SiteError) {
+        var state = try catalogue.replication(ofDisk: name, at: disk.vaultID)
         guard state.health != .normal || state.failures > 0 else { return }
         state.recover()
-        try catalogue.setReplication(state, ofDisk: name)
-        try catalogue.record(.information, disk: name, "replication goes on")
-        log.info("\(name): replication goes on")
+        try catalogue.setReplication(state, ofDisk: name, at: disk.vaultID)
+        try catalogue.record(.information, of: disk, "replication goes on")
+        log.info("\(disk.laneName): replication goes on")
     }
 
-    private func recordFailure(_ failure: AttemptFailure, nextAttemptIn wait: UInt64?) throws(SiteError) -> UInt64? {
-        var state = try catalogue.replication(ofDisk: name)
+    private func recordFailure(_ failure: AttemptFailure, _ disk: ProtectedDisk, nextAttemptIn wait: UInt64?) throws(SiteError) -> UInt64? {
+        var state = try catalogue.replication(ofDisk: name, at: disk.vaultID)
         state.fail(failure, nextAttemptNanoseconds: wait.map { Clock.wallNanoseconds() + $0 })
-        try catalogue.setReplication(state, ofDisk: name)
+        try catalogue.setReplication(state, ofDisk: name, at: disk.vaultID)
         let next = wait.map { "next attempt in \(($0 + 500_000_000) / 1_000_000_000) s" }
             ?? (failure.outcome == .mayPass ? failure.remedy : "not retried by itself; \(failure.remedy)")
-        try catalogue.record(failure.isAlarm ? .critical : .warning, disk: name, "replication failed: \(failure.message); \(next)")
-        log.error("\(name): replication failed: \(failure.message); \(next)")
+        try catalogue.record(failure.isAlarm ? .critical : .warning, of: disk, "replication failed: \(failure.message); \(next)")
+        log.error("\(disk.laneName): replication failed: \(failure.message); \(next)")
         return state.nextAttemptNanoseconds
     }
 }

@@ -3,6 +3,14 @@
 package import Site
 import Vault
 
+/// One disk at one of its targets.
+struct LaneKey: Hashable {
+    let disk: String
+    let vault: String
+
+    init(_ disk: ProtectedDisk) { (self.disk, vault) = (disk.name, disk.vaultID) }
+}
+
 package struct Replicator: Sendable {
     package typealias Progress = @Sendable (_ disk: String, _ doneBytes: UInt64, _ totalBytes: UInt64) -> Void
 
@@ -15,6 +23,7 @@ package struct Replicator: Sendable {
     let stop: StopFlag
     let clock: UploadClock
     let limits: SendingLimits
+    let holds: ImageHolds
     let progress: Progress
 
     package init(
@@ -28,6 +37,7 @@ package struct Replicator: Sendable {
         self.clock = clock
         self.owner = owner
         self.progress = progress
+        holds = ImageHolds(catalogue: catalogue)
         limits = SendingLimits(catalogue: catalogue, stop: stop)
         connections = VaultConnections(catalogue: catalogue, catalogAgeSecondsMax: catalogAgeSecondsMax, open: openVault)
     }

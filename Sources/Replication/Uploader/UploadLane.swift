@@ -1,5 +1,6 @@
-// How one disk's data goes out: through the bandwidth limit of its policy, compressed as its policy says. All disks of a
-// policy share its limit. The policy is read again every second, so a change reaches what is being sent.
+// How one disk's data goes out to one target: through the bandwidth limit of its policy there, compressed as that says. All disks
+// that have a policy at a vault share its limit; another vault has one of its own, so that a slow one takes nothing from it. The
+// policy is read again every second, so a change reaches what is being sent.
 
 import BlockIO
 import Glibc
@@ -12,18 +13,24 @@ import Vault
 final class SendingLimits: Sendable {
     private let catalogue: Catalogue
     private let stop: StopFlag
-    private let limits = Mutex<[String: SendingLimit]>([:])
+    private struct Key: Hashable {
+        let policy: String
+        let vault: String
+    }
+
+    private let limits = Mutex<[Key: SendingLimit]>([:])
 
     init(catalogue: Catalogue, stop: StopFlag) {
         self.catalogue = catalogue
         self.stop = stop
     }
 
-    func limit(ofPolicy name: String) -> SendingLimit {
+    func limit(ofPolicy name: String, at vault: String) -> SendingLimit {
         limits.withLock { limits in
-            if let known = limits[name] { return known }
+            let key = Key(policy: name, vault: vault)
+            if let known = limits[key] { return known }
             let made = SendingLimit()
-            limits[name] = made
+            limits[key] = made
             return made
         }
     }
@@ -31,8 +38,8 @@ final class SendingLimits: Sendable {
     var isOver: Bool { stop.isOver }
 
     /// Nil while the catalogue cannot be read: then what was known goes on to hold.
-    func policy(ofDisk name: String) -> Policy? {
-        do throws(SiteError) { return try catalogue.disk(named: name).policy } catch { return nil }
+    func policy(ofDisk name: String, at vault: String) -> Policy? {
+        do throws(SiteError) { return try catalogue.disk(named: name, at: vault).policy } catch { return nil }
     }
 }
 
@@ -51,11 +58,12 @@ final class UploadLane: Sendable {
     }
 
     private let disk: String
+    private let vaultID: String
     private let limits: SendingLimits
     private let state: Mutex<State>
 
     init(_ disk: ProtectedDisk, _ limits: SendingLimits) {
-        self.disk = disk.name
+        (self.disk, vaultID) = (disk.name, disk.vaultID)
         self.limits = limits
         state = Mutex(State(policy: disk.policy))
     }
@@ -66,7 +74,7 @@ final class UploadLane: Sendable {
             let policy = policy
             // A policy without a calendar has no limit to share.
             guard !policy.bandwidth.rules.isEmpty else { return }
-            try limits.limit(ofPolicy: policy.name).wait(bytes, rate: { self.policy.bandwidth.limit(at: .now) }, isOver: { self.limits.isOver })
+            try limits.limit(ofPolicy: policy.name, at: vaultID).wait(bytes, rate: { self.policy.bandwidth.limit(at: .now) }, isOver: { self.limits.isOver })
         }
         return vault.through(store) { [self] in compressionLevel }
     }
@@ -77,7 +85,7 @@ final class UploadLane: Sendable {
         let now = Clock.monotonicNanoseconds()
         let (known, isOld) = state.withLock { ($0.policy, now - min($0.readAt, now) > Self.policyAgeNanosecondsMax) }
         guard isOld else { return known }
-        let read = limits.policy(ofDisk: disk) ?? known
+        let read = limits.policy(ofDisk: disk, at: vaultID) ?? known
         state.withLock { $0.policy = read; $0.readAt = now }
         return read
     }

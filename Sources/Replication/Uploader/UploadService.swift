@@ -1,5 +1,5 @@
-// The uploader of a site: one thread a protected disk, started when the disk appears in the catalogue. Whoever makes
-// one holds the site's upload lock, so a site has one uploader; other hosts are fenced by the vault's writer epochs.
+// The uploader of a site: one thread, its lane, for each target of each protected disk, started when that appears in the
+// catalogue, and one for the retention of each vault. Whoever makes one holds the site's upload lock, so a site has one uploader; other hosts are fenced by the vault's writer epochs.
 
 import BlockIO
 package import Logging
@@ -13,11 +13,9 @@ package final class UploadService: Sendable {
     private let replicator: Replicator
     private let stop: StopFlag
     private let log: Logger
-    /// Disks whose thread has ended because they are no longer protected here.
-    private let endedNames = Mutex<Set<String>>([])
-    /// By disk.
-    private let pressures = Mutex<[String: LogFill]>([:])
-    private let retention: GroupRetention
+    /// Lanes whose thread has ended because the disk is no longer replicated there from here.
+    private let endedLanes = Mutex<Set<LaneKey>>([])
+    private let pressure: LogPressure
     private let delays: DelayWatch
     private let registrations = DiskRegistrations()
 
@@ -26,41 +24,39 @@ package final class UploadService: Sendable {
         self.log = log
         catalogue = replicator.catalogue
         stop = replicator.stop
-        retention = GroupRetention(replicator, log: log)
+        pressure = LogPressure(replicator, log: log)
         delays = DelayWatch(replicator, log: log)
     }
 
     /// Uploads until `stop`; returns when all threads have ended.
     package func run() throws {
         try delays.begin()
-        var threads: [String: OwnThread] = [:]
-        let retaining = try OwnThread(name: "retention") { [self] in
-            while !stop.isStopping {
-                retention.round()
-                stop.sleep(milliseconds: Self.pollMilliseconds)
-            }
-        }
+        var threads: [LaneKey: OwnThread] = [:]
+        var retaining: [ObjectIdentifier: OwnThread] = [:]
         defer {
             for thread in threads.values { thread.join() }
-            retaining.join()
+            for thread in retaining.values { thread.join() }
         }
         var deadMount: Int32?
         while !stop.isStopping {
-            for name in endedNames.withLock({ names in defer { names = [] }; return names }) {
-                threads.removeValue(forKey: name)?.join()
+            for lane in endedLanes.withLock({ lanes in defer { lanes = [] }; return lanes }) {
+                threads.removeValue(forKey: lane)?.join()
             }
             do {
-                let disks = try catalogue.disks()
-                for disk in disks where disk.isReplicated && threads[disk.name] == nil {
-                    threads[disk.name] = try start(disk.name)
+                let disks = try catalogue.disksAtTargets()
+                for disk in disks where disk.isReplicated && threads[LaneKey(disk)] == nil {
+                    threads[LaneKey(disk)] = try start(LaneKey(disk))
                 }
                 register(disks)
+                for connection in replicator.connections.open where retaining[ObjectIdentifier(connection)] == nil {
+                    retaining[ObjectIdentifier(connection)] = try retain(connection)
+                }
+                pressure.look(at: disks)
                 delays.look(at: disks)
             } catch {
                 // Ended here, it would wait for the disks' threads for ever and start no more; the next turn may work.
                 log.error("the protected disks cannot be looked up: \(error)")
             }
-            notePressure()
             deadMount = noted(deadMount)
             stop.sleep(milliseconds: Self.pollMilliseconds)
         }
@@ -84,70 +80,41 @@ package final class UploadService: Sendable {
         }
     }
 
-    /// Asks the mount; when there is none, nothing is written.
-    private func notePressure() {
-        var found: [String: LogFill] = [:]
-        if case .status(let served, _, _)? = try? ControlClient(site: catalogue.site).ask(.status, timeoutSeconds: 5) {
-            for disk in served { found[disk.disk] = LogFill(unreplicatedBytes: disk.unreplicatedBytes, budgetBytes: disk.logBudgetBytes) }
-        }
-        pressures.withLock { $0 = found }
-    }
-
-    private func start(_ name: String) throws(SystemError) -> OwnThread {
-        let uploader = DiskUploader(name: name, replicator: replicator, log: log, delays: delays) { [self] in pressures.withLock { $0[name] ?? .none } }
+    private func start(_ lane: LaneKey) throws(SystemError) -> OwnThread {
+        let uploader = DiskUploader(name: lane.disk, vault: lane.vault, replicator: replicator, log: log, delays: delays) { [pressure] in pressure.fill(of: lane) }
         return try OwnThread(name: "upload") { [self] in
             uploader.run()
-            endedNames.withLock { _ = $0.insert(name) }
+            endedLanes.withLock { _ = $0.insert(lane) }
         }
     }
 
-    /// One attempt for every disk, one after another; what failed, by disk. For `upload --once`.
-    package func runOnce() throws -> [(disk: String, failure: AttemptFailure)] {
-        var failures: [(disk: String, failure: AttemptFailure)] = []
+    private func retain(_ connection: VaultConnection) throws(SystemError) -> OwnThread {
+        let retention = GroupRetention(connection, catalogue, log: log)
+        return try OwnThread(name: "retention") { [stop] in
+            while !stop.isStopping {
+                retention.round()
+                stop.sleep(milliseconds: Self.pollMilliseconds)
+            }
+        }
+    }
+
+    /// One attempt for every disk and target, one after another; what failed. For `upload --once`.
+    package func runOnce() throws -> [(disk: String, vault: String, failure: AttemptFailure)] {
+        var failures: [(disk: String, vault: String, failure: AttemptFailure)] = []
         // Kept to the end, for the disks of a group have one writer epoch.
         var replications: [DiskReplication] = []
         defer { withExtendedLifetime(replications) {} }
-        let disks = try catalogue.disks()
-        for disk in disks where disk.isReplicated && !disk.isPaused {
+        let disks = try catalogue.disksAtTargets().filter { $0.isReplicated && !$0.isPaused }
+        // First where another host had the disk: may this one publish again, the other targets go on too.
+        for disk in disks.filter({ $0.takenOver != nil }) + disks.filter({ $0.takenOver == nil }) {
             if stop.isStopping { throw Stopped() }
-            let uploader = DiskUploader(name: disk.name, replicator: replicator, log: log)
-            let replication = DiskReplication(replicator)
+            let uploader = DiskUploader(name: disk.name, vault: disk.vaultID, replicator: replicator, log: log)
+            let replication = DiskReplication(replicator) { .none }
             replications.append(replication)
-            if let failure = try uploader.runOnce(disk, replication) { failures.append((disk.name, failure)) }
+            if let failure = try uploader.runOnce(disk, replication) { failures.append((disk.name, disk.vaultURL, failure)) }
         }
         register(disks)
-        retention.round()
+        for connection in replicator.connections.open { GroupRetention(connection, catalogue, log: log).round() }
         return failures
-    }
-}
-
-/// How far a log is filled up with what the vault lacks.
-package struct LogFill: Equatable, Sendable {
-    package enum Pressure: Equatable, Sendable {
-        case low
-        /// Half: uploaded before the interval is over, or guests would get ENOSPC while nobody sends.
-        case half
-        /// Seven eighths: in time for a resynchronisation to spare guests the ENOSPC.
-        case full
-    }
-
-    /// Less than this is sent as quickly as it is compared.
-    package static let resyncBytesMin: UInt64 = 256 << 20
-
-    let unreplicatedBytes: UInt64
-    let budgetBytes: UInt64
-
-    package init(unreplicatedBytes: UInt64, budgetBytes: UInt64) {
-        self.unreplicatedBytes = unreplicatedBytes
-        self.budgetBytes = budgetBytes
-    }
-
-    static let none = LogFill(unreplicatedBytes: 0, budgetBytes: .max)
-
-    package var pressure: Pressure { unreplicatedBytes >= budgetBytes / 8 * 7 ? .full : unreplicatedBytes >= budgetBytes / 2 ? .half : .low }
-
-    /// Comparing the disk costs less than sending all that was written; `percent` of the disk's size, 0: never.
-    package func isBeyond(percent: Int, ofDiskBytes diskBytes: UInt64) -> Bool {
-        percent > 0 && unreplicatedBytes >= max(diskBytes / 100 * UInt64(percent), Self.resyncBytesMin)
     }
 }

@@ -93,8 +93,9 @@ package final class VaultConnection: Sendable {
     /// was out of the catalog was waited for by no collection. False when that cannot be asked: then more is sent than needs be.
     private func keeps(_ epoch: UInt32, of group: VaultID) -> Bool {
         do throws(SiteError) {
-            for disk in try catalogue.consistencyGroups().first(where: { $0.id == group.description })?.disks ?? [] where disk.vaultID == vault.id.description {
-                let state = try catalogue.replication(ofDisk: disk.name)
+            for disk in try catalogue.consistencyGroups().first(where: { $0.id == group.description })?.disks ?? [] {
+                // At another target a disk may stand elsewhere.
+                let state = try catalogue.replication(ofDisk: disk.name, at: vault.id.description)
                 if [.initial, .resynchronisation].contains(state.phase), state.keptEpoch == ReplicationState.KeptEpoch(epoch: epoch, group: group.description) { return true }
             }
             return false
@@ -134,7 +135,13 @@ package final class VaultConnections: Sendable {
     private let catalogue: Catalogue
     private let catalogAgeSecondsMax: UInt64
     private let openVault: Open
-    private let connections = Mutex<[Key: VaultConnection]>([:])
+    private let places = Mutex<[Key: Place]>([:])
+
+    /// A vault may take minutes to say that it does not answer: who opens it holds up nobody but who wants the same one.
+    private final class Place: Sendable {
+        let opening = Mutex<Void>(())
+        let connection = Mutex<VaultConnection?>(nil)
+    }
 
     package init(catalogue: Catalogue, catalogAgeSecondsMax: UInt64 = ReplicationLimits.catalogAgeSecondsMax, open: @escaping Open) {
         self.catalogue = catalogue
@@ -142,27 +149,23 @@ package final class VaultConnections: Sendable {
         openVault = open
     }
 
-    var open: [VaultConnection] { connections.withLock { Array($0.values) } }
-
-    /// For messages.
-    func name(ofGroup id: VaultID) -> String {
-        for connection in open {
-            let catalog = connection.catalogRead()
-            if let name = catalog.group(id)?.name ?? catalog.disks(inGroup: id).first?.name { return name }
-        }
-        return id.description
-    }
+    var open: [VaultConnection] { places.withLock { Array($0.values) }.compactMap { $0.connection.withLock { $0 } } }
 
     package func connection(for disk: ProtectedDisk) throws -> VaultConnection {
         let key = Key(url: disk.vaultURL, vaultID: disk.vaultID, keyFile: disk.keyFile, passphraseFile: disk.passphraseFile)
-        return try connections.withLock { connections in
-            if let known = connections[key] { return known }
+        let place = places.withLock { places in
+            let place = places[key] ?? Place()
+            places[key] = place
+            return place
+        }
+        return try place.opening.withLock { _ in
+            if let known = place.connection.withLock({ $0 }) { return known }
             let vault = try openVault(disk)
             guard vault.id.description == disk.vaultID else {
                 throw VaultError.refused("\(disk.vaultURL) holds the vault \(vault.id) now, but \(disk.name) is protected to the vault \(disk.vaultID)")
             }
             let connection = try VaultConnection(vault: vault, catalogue: catalogue, catalogAgeSecondsMax: catalogAgeSecondsMax)
-            connections[key] = connection
+            place.connection.withLock { $0 = connection }
             return connection
         }
     }

@@ -19,6 +19,7 @@ extension Catalogue {
         migrator.registerMigration("10 kept epochs, resync mark, anomalies") { try addKeptEpochs($0) }
         migrator.registerMigration("11 vaults of hosts") { try createHosts($0) }
         migrator.registerMigration("12 what failovers did") { try addFailoverProgress($0) }
+        migrator.registerMigration("13 targets") { try createTargets($0) }
         return migrator
     }
 

@@ -1,5 +1,5 @@
 // Machines, replication groups, and which disks share recovery points. The disks of a machine always share them, and so
-// do the machines of a replication group; all of them are on this host and go to one vault, for a point is one number
+// do the machines of a replication group; all of them are on this host and go to the same vaults, for a point is one number
 // of this host's sequence and appears in a vault by one head.
 
 import BlockIO
@@ -33,9 +33,9 @@ package struct ConsistencyGroup: Equatable, Sendable {
     package let disks: [ProtectedDisk]
 
     /// A point of all is due as often as the policy of any of them says.
-    package var pointSeconds: Int { disks.map(\.policy.pointSeconds).min() ?? 0 }
+    package var pointSeconds: Int { disks.map(\.pointSeconds).min() ?? 0 }
     /// Between app-consistent points; nil where no policy wants any.
-    package var appSeconds: Int? { disks.compactMap(\.policy.appSeconds).min() }
+    package var appSeconds: Int? { disks.compactMap(\.appSeconds).min() }
     package var diskNames: [String] { disks.map(\.name) }
 
     init(machine: Machine) {
@@ -89,7 +89,7 @@ extension Catalogue {
     /// `condition` with the one parameter `value`, or all.
     private static func machines(_ database: Database, where condition: String = "1 OR ? IS NULL", _ value: String? = nil) throws -> [Machine] {
         let rows = try Row.fetchAll(
-            database, sql: diskQuery + " WHERE disk.machine IN (SELECT name FROM machine WHERE \(condition)) ORDER BY disk.name", arguments: [value])
+            database, sql: diskQuery + " WHERE is_first AND disk.machine IN (SELECT name FROM machine WHERE \(condition)) ORDER BY disk.name", arguments: [value])
         let disks = Dictionary(grouping: try rows.map(ProtectedDisk.init(row:)), by: \.machine)
         return try Row.fetchAll(database, sql: "SELECT * FROM machine WHERE \(condition) ORDER BY name", arguments: [value]).map { row in
             let name: String = row["name"]
@@ -253,13 +253,14 @@ extension Catalogue {
         try database.execute(sql: "DELETE FROM machine WHERE name NOT IN (SELECT machine FROM disk)")
     }
 
-    /// Disks that share points go to one vault: a point of all of them appears there by one head.
+    /// Disks that share points go to the same vaults: a point of all of them appears in each by one head.
     static func checkSharing(_ database: Database) throws {
         for group in try consistencyGroups(database) {
-            guard let first = group.disks.first, let other = group.disks.first(where: { $0.vaultID != first.vaultID }) else { continue }
+            let vaults = try group.disks.map { disk in (disk.name, Set(try String.fetchAll(database, sql: "SELECT vault FROM target WHERE disk = ?", arguments: [disk.name]))) }
+            guard let first = vaults.first, let other = vaults.first(where: { $0.1 != first.1 }) else { continue }
             throw SiteError(
-                .refused, "\(first.name) and \(other.name) would share points in \(group.name), but are replicated to different vaults",
-                remedy: "protect them to the same vault, or keep them in different machines and groups")
+                .refused, "\(first.0) and \(other.0) would share points in \(group.name), but are replicated to different vaults",
+                remedy: "give both the same targets first (farshore target list), or keep them in different machines and groups")
         }
     }
 

@@ -26,6 +26,8 @@ package struct Job: Equatable, Sendable {
     package let id: Int64
     package let kind: Kind
     package let disk: String?
+    /// The URL of the target it is for, where the disk has several.
+    package let vault: String?
     package let state: State
     package let steps: [Step]
     package let doneBytes: UInt64
@@ -39,6 +41,7 @@ package struct Job: Equatable, Sendable {
         id = row["id"]
         kind = try storedName(row["kind"])
         disk = row["disk"]
+        vault = row["vault"]
         let stored: State = try storedName(row["state"])
         let isAlive = ProcessIdentity.isAlive(Int32(truncatingIfNeeded: row["process"] as Int64), start: row["process_start"])
         state = stored == .running && !isAlive ? .interrupted : stored
@@ -85,13 +88,13 @@ extension Catalogue {
     }
 
     /// Begins a job run by this process; its steps wait.
-    package func beginJob(_ kind: Job.Kind, disk: String?, steps: [String]) throws(SiteError) -> RunningJob {
+    package func beginJob(_ kind: Job.Kind, disk: String?, vault: String? = nil, steps: [String]) throws(SiteError) -> RunningJob {
         let process = ProcessIdentity.current()
         let id = try write { database in
             try database.execute(
-                sql: "INSERT INTO job (kind, disk, state, process, process_start, started) VALUES (?, ?, ?, ?, ?, ?)",
+                sql: "INSERT INTO job (kind, disk, vault, state, process, process_start, started) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 arguments: [
-                    kind.rawValue, disk, Job.State.running.rawValue, Int64(process.processID), process.start,
+                    kind.rawValue, disk, vault, Job.State.running.rawValue, Int64(process.processID), process.start,
                     Int64(bitPattern: Clock.wallNanoseconds()),
                 ])
             let id = database.lastInsertedRowID

@@ -1,5 +1,5 @@
 // The settings of machines as the JSON text that vaults keep too (Sources/Vault/Metadata/MachineSettings.swift says what stands in it),
-// and which text the vault was given last: only a change is published, so that two sites never undo each other's.
+// and which text each vault was given last: only a change is published, so that two sites never undo each other's.
 
 import BlockIO
 import GRDB
@@ -25,15 +25,19 @@ extension Catalogue {
             try Row.fetchAll(
                 database,
                 sql: """
-                    SELECT machine, document FROM machine_settings WHERE (published IS NULL OR published <> document)
-                    AND machine IN (SELECT machine FROM disk WHERE vault_id = ?) ORDER BY machine
+                    SELECT machine, document FROM machine_settings
+                    WHERE machine IN (SELECT machine FROM disk JOIN target ON target.disk = disk.name WHERE target.vault = ?1)
+                    AND NOT EXISTS (SELECT 1 FROM published_settings AS known WHERE known.machine = machine_settings.machine AND known.vault = ?1 AND known.document = machine_settings.document)
+                    ORDER BY machine
                     """,
                 arguments: [vaultID]
             ).map { ($0["machine"], $0["document"]) }
         }
     }
 
-    package func notePublished(_ document: String, ofMachine name: String) throws(SiteError) {
-        try write { try $0.execute(sql: "UPDATE machine_settings SET published = ? WHERE machine = ?", arguments: [document, name]) }
+    package func notePublished(_ document: String, ofMachine name: String, vaultID: String) throws(SiteError) {
+        try write {
+            try $0.execute(sql: "INSERT OR REPLACE INTO published_settings (machine, vault, document) VALUES (?, ?, ?)", arguments: [name, vaultID, document])
+        }
     }
 }

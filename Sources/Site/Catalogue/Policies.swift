@@ -1,6 +1,6 @@
 // Policies in the catalogue. Each one a person makes comes with its failback policy NAME-failback, which is changed with
-// it, or by itself, and goes with it. Of disks that share points each has its own: points come as often, and are kept as long,
-// as any of them says.
+// it, or by itself, and goes with it. A disk has one at each of its targets. Of disks that share points each has its own: points come as
+// often, and are kept as long, as any of them says.
 
 import BlockIO
 import GRDB
@@ -15,9 +15,9 @@ extension Catalogue {
         return found
     }
 
-    /// Names of the disks that have it.
+    /// Names of the disks that have it at any target.
     package func disks(ofPolicy name: String) throws(SiteError) -> [String] {
-        try read { try String.fetchAll($0, sql: "SELECT name FROM disk WHERE policy = ? ORDER BY name", arguments: [name]) }
+        try read { try String.fetchAll($0, sql: "SELECT DISTINCT disk FROM target WHERE policy = ? ORDER BY disk", arguments: [name]) }
     }
 
     /// Makes a policy that is like the default one but for `change`, and its failback policy.
@@ -52,20 +52,24 @@ extension Catalogue {
                 throw SiteError(.refused, "\(name) is the failback policy of \(parent) and goes with it", remedy: "farshore policy delete \(parent)")
             }
             guard name != Policy.defaultName else { throw SiteError(.refused, "the policy \(name) stays", remedy: "farshore policy edit \(name) with what is to change") }
-            if let disk = try String.fetchOne(database, sql: "SELECT name FROM disk WHERE policy = ?", arguments: [name]) {
+            if let disk = try String.fetchOne(database, sql: "SELECT disk FROM target WHERE policy = ?", arguments: [name]) {
                 throw SiteError(.policyInUse, "the disk \(disk) has the policy \(name)", remedy: "farshore policy assign \(Policy.defaultName) \(disk)")
             }
             try database.execute(sql: "DELETE FROM policy WHERE name = ?", arguments: [name])
         }
     }
 
-    /// Gives the policy to the disks; all of them or none.
-    package func assignPolicy(named name: String, disks: [String]) throws(SiteError) {
+    /// Gives the policy to the disks at the target with that URL, or at all their targets; all of them or none.
+    package func assignPolicy(named name: String, disks: [String], vault url: String? = nil) throws(SiteError) {
         try write { database in
             try Self.refuseUnusable(name, database)
             for disk in disks {
-                try database.execute(sql: "UPDATE disk SET policy = ? WHERE name = ?", arguments: [name, disk])
-                guard database.changesCount == 1 else { throw SiteError(.diskNotFound, "no disk named \(disk) is protected on this site", remedy: "farshore status") }
+                try database.execute(sql: "UPDATE target SET policy = ?1 WHERE disk = ?2 AND (?3 IS NULL OR url = ?3)", arguments: [name, disk, url])
+                if database.changesCount > 0 { continue }
+                guard let url, try String.fetchOne(database, sql: "SELECT name FROM disk WHERE name = ?", arguments: [disk]) != nil else {
+                    throw SiteError(.diskNotFound, "no disk named \(disk) is protected on this site", remedy: "farshore status")
+                }
+                throw Self.noTarget(url, ofDisk: disk)
             }
         }
     }
@@ -73,10 +77,11 @@ extension Catalogue {
     /// Away from home a disk has the failback policy of its policy, at home again that policy.
     package func assignPolicy(ofDisk name: String, away: Bool) throws(SiteError) {
         try write { database in
-            guard let current = try String.fetchOne(database, sql: "SELECT policy FROM disk WHERE name = ?", arguments: [name]), let policy = try Self.policy(current, database)
-            else { throw SiteError(.diskNotFound, "no disk named \(name) is protected on this site", remedy: "farshore status") }
-            let next = away ? policy.parent.map { _ in policy.name } ?? policy.failbackName : policy.parent ?? policy.name
-            try database.execute(sql: "UPDATE disk SET policy = ? WHERE name = ?", arguments: [next, name])
+            for target in try Row.fetchAll(database, sql: "SELECT vault, policy FROM target WHERE disk = ?", arguments: [name]) {
+                guard let policy = try Self.policy(target["policy"], database) else { continue }
+                let next = away ? policy.parent.map { _ in policy.name } ?? policy.failbackName : policy.parent ?? policy.name
+                try database.execute(sql: "UPDATE target SET policy = ? WHERE disk = ? AND vault = ?", arguments: [next, name, target["vault"] as String])
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 // A protected disk as this host knows it: its image, its change log and where it goes. Registered by `protect`, read
 // by the mount and the uploader, removed by `unprotect`. Key material is named by path, never held.
+// A value is the disk at one of its targets (Targets.swift): where nobody asks for another one, at its first.
 
 import BlockIO
 import GRDB
@@ -35,6 +36,14 @@ package struct ProtectedDisk: Equatable, Sendable {
     package var vaultID: String
     package var keyFile: String?
     package var passphraseFile: String?
+    /// How many targets the disk has, and whether this is the first of them.
+    package private(set) var targetCount = 1
+    package private(set) var isFirstTarget = true
+    /// Why nothing may be published to this target: the disk is another host's there.
+    package private(set) var takenOver: String?
+    /// Between points: the shortest of all its targets.
+    package private(set) var pointSeconds: Int
+    package private(set) var appSeconds: Int?
     package var state: State
     package var isPaused: Bool
     package var createdNanoseconds: UInt64
@@ -64,6 +73,7 @@ package struct ProtectedDisk: Equatable, Sendable {
         self.logFolder = logFolder
         self.logBudgetBytes = logBudgetBytes
         self.policy = policy
+        (pointSeconds, appSeconds) = (policy.pointSeconds, policy.appSeconds)
         self.vaultURL = vaultURL
         self.vaultID = vaultID
         self.keyFile = keyFile
@@ -94,6 +104,11 @@ package struct ProtectedDisk: Equatable, Sendable {
         let folders: String = row["parent_folders"]
         parentFolders = folders.split(separator: "\n").map(String.init)
         role = try storedName(row["role"])
+        targetCount = row["target_count"]
+        isFirstTarget = row["is_first"]
+        takenOver = row["taken_over"]
+        pointSeconds = row["shortest_point_seconds"]
+        appSeconds = row["shortest_app_seconds"]
     }
 
     /// Of a log that nobody gave another one.
@@ -112,25 +127,41 @@ func storedName<Name: RawRepresentable<String>>(_ word: String) throws(SiteError
 }
 
 extension Catalogue {
-    /// Each disk with the settings of its policy.
+    private static let otherTargets = "target AS other WHERE other.disk = disk.name"
+    private static let otherPolicies = "target AS other JOIN policy AS further ON further.name = other.policy WHERE other.disk = disk.name"
+
+    /// Each disk at each of its targets, with the settings of its policy there.
     static let diskQuery = """
-        SELECT disk.*, policy.parent, policy.interval_seconds, policy.point_seconds, policy.retention, policy.rpo_seconds, policy.bandwidth, policy.compression,
+        SELECT disk.*, target.vault AS vault_id, target.url AS vault_url, target.key_file, target.passphrase_file, target.policy, target.is_paused, target.taken_over,
+            (SELECT count(*) FROM \(otherTargets)) AS target_count, target.number = (SELECT min(other.number) FROM \(otherTargets)) AS is_first,
+            (SELECT min(further.point_seconds) FROM \(otherPolicies)) AS shortest_point_seconds, (SELECT min(further.app_seconds) FROM \(otherPolicies)) AS shortest_app_seconds,
+            policy.parent, policy.interval_seconds, policy.point_seconds, policy.retention, policy.rpo_seconds, policy.bandwidth, policy.compression,
             policy.resync_window, policy.when_full, policy.download, policy.app_seconds,
             policy.resync_percent, policy.anomaly
-        FROM disk JOIN policy ON policy.name = disk.policy
+        FROM disk JOIN target ON target.disk = disk.name JOIN policy ON policy.name = target.policy
         """
 
     /// All disks of the site, by name.
     package func disks() throws(SiteError) -> [ProtectedDisk] {
-        try read { try Row.fetchAll($0, sql: Self.diskQuery + " ORDER BY disk.name").map(ProtectedDisk.init(row:)) }
+        try read { try Row.fetchAll($0, sql: Self.diskQuery + " WHERE is_first ORDER BY disk.name").map(ProtectedDisk.init(row:)) }
     }
 
-    package func disk(named name: String) throws(SiteError) -> ProtectedDisk {
-        let found = try read { try Row.fetchOne($0, sql: Self.diskQuery + " WHERE disk.name = ?", arguments: [name]).map(ProtectedDisk.init(row:)) }
-        guard let found else {
-            throw SiteError(.diskNotFound, "no disk named \(name) is protected on this site (\(site.path))", remedy: "farshore status")
+    /// `vault`: the id of the target; nil means the first.
+    package func disk(named name: String, at vault: String? = nil) throws(SiteError) -> ProtectedDisk {
+        if let found = try findDisk(name, at: vault) { return found }
+        if vault != nil, try disks().contains(where: { $0.name == name }) {
+            throw SiteError(.targetNotFound, "\(name) is not replicated to that vault", remedy: "farshore target list \(name)")
         }
-        return found
+        throw SiteError(.diskNotFound, "no disk named \(name) is protected on this site (\(site.path))", remedy: "farshore status")
+    }
+
+    /// Nil where the disk is not protected, or not replicated to that target.
+    package func findDisk(_ name: String, at vault: String? = nil) throws(SiteError) -> ProtectedDisk? {
+        try read { database in
+            try Row.fetchOne(
+                database, sql: Self.diskQuery + " WHERE disk.name = ?1 AND (target.vault = ?2 OR (?2 IS NULL AND is_first))", arguments: [name, vault]
+            ).map(ProtectedDisk.init(row:))
+        }
     }
 
     /// Registers the disk; its name, image and log folder must be new to the site. Its machine is made when there is none,
@@ -169,19 +200,15 @@ extension Catalogue {
         try Self.makeMachine(of: disk, group: group, database)
         try database.execute(
             sql: """
-                INSERT INTO disk (name, id, image_path, format, size_bytes, log_folder, log_budget_bytes, policy,
-                    vault_url, vault_id, key_file, passphrase_file, state, is_paused, created, machine, parent_folders, role)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                INSERT INTO disk (name, id, image_path, format, size_bytes, log_folder, log_budget_bytes, state, created, machine, parent_folders, role)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 """,
             arguments: [
                 disk.name, disk.id, disk.imagePath, disk.format, Int64(bitPattern: disk.sizeBytes), disk.logFolder,
-                Int64(bitPattern: disk.logBudgetBytes), disk.policy.name, disk.vaultURL, disk.vaultID, disk.keyFile,
-                disk.passphraseFile, disk.state.rawValue, disk.isPaused, Int64(bitPattern: disk.createdNanoseconds), disk.machine,
+                Int64(bitPattern: disk.logBudgetBytes), disk.state.rawValue, Int64(bitPattern: disk.createdNanoseconds), disk.machine,
                 disk.parentFolders.joined(separator: "\n"), disk.role.rawValue,
             ])
-        try database.execute(
-            sql: "INSERT INTO replication (disk, phase, health) VALUES (?, ?, ?)",
-            arguments: [disk.name, ReplicationState.Phase.waiting.rawValue, ReplicationState.Health.normal.rawValue])
+        try Self.insertTarget(of: disk, database)
     }
 
     /// All of them or none.
@@ -196,23 +223,6 @@ extension Catalogue {
 
     package func setState(_ state: ProtectedDisk.State, ofDisk name: String) throws(SiteError) {
         try write { try $0.execute(sql: "UPDATE disk SET state = ? WHERE name = ?", arguments: [state.rawValue, name]) }
-    }
-
-    package func setPaused(_ isPaused: Bool, disk name: String) throws(SiteError) {
-        try write { try $0.execute(sql: "UPDATE disk SET is_paused = ? WHERE name = ?", arguments: [isPaused, name]) }
-    }
-
-    /// The vault is at another place now. Which chunks are there is learnt anew: some that no head of the vault names may be missing.
-    package func retarget(vault id: String, url: String, keyFile: String?, passphraseFile: String?) throws(SiteError) {
-        try write { database in
-            try database.execute(
-                sql: "UPDATE disk SET vault_url = ?, key_file = ?, passphrase_file = ? WHERE vault_id = ?", arguments: [url, keyFile, passphraseFile, id])
-            // Their units are named without a URL, too.
-            try database.execute(
-                sql: "UPDATE failover SET vault_url = ?, key_file = ?, passphrase_file = ? WHERE vault_id = ? AND ended IS NULL", arguments: [url, keyFile, passphraseFile, id])
-            try database.execute(sql: "UPDATE joined_vault SET url = ?, key_file = ?, passphrase_file = ? WHERE id = ?", arguments: [url, keyFile, passphraseFile, id])
-            try database.execute(sql: "DELETE FROM chunk WHERE vault = ?", arguments: [id])
-        }
     }
 
     /// Image and log lie elsewhere from now on. Where they were is remembered until `settleMove`.

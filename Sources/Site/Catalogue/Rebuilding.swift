@@ -67,16 +67,18 @@ extension Catalogue {
 
     private static func complete(_ rebuilt: RebuiltDisk, _ database: Database) throws {
         let name = rebuilt.disk.name
-        try database.execute(sql: "UPDATE disk SET policy = ?, held = ? WHERE name = ?", arguments: [rebuilt.disk.policy.name, rebuilt.held, name])
+        let vault = rebuilt.disk.vaultID
+        try database.execute(sql: "UPDATE disk SET held = ? WHERE name = ?", arguments: [rebuilt.held, name])
+        try database.execute(sql: "UPDATE target SET policy = ? WHERE disk = ? AND vault = ?", arguments: [rebuilt.disk.policy.name, name, vault])
         if let proven = rebuilt.proven {
             try database.execute(
-                sql: "UPDATE replication SET phase = ?, lineage = ?, proven_sequence = ?, proven_at = ?, head_number = ?, writer_epoch = ? WHERE disk = ?",
+                sql: "UPDATE replication SET phase = ?, lineage = ?, proven_sequence = ?, proven_at = ?, head_number = ?, writer_epoch = ? WHERE disk = ? AND vault = ?",
                 arguments: [
                     ReplicationState.Phase.delta.rawValue, proven.lineage, Int64(bitPattern: proven.sequence), Int64(bitPattern: Clock.wallNanoseconds()),
-                    Int64(bitPattern: proven.headNumber), Int64(bitPattern: proven.writerEpoch), name,
+                    Int64(bitPattern: proven.headNumber), Int64(bitPattern: proven.writerEpoch), name, vault,
                 ])
         }
-        if let reason = rebuilt.resynchronisation { try markResynchronisation(name, reason: reason, isNow: false, database) }
+        if let reason = rebuilt.resynchronisation { try markResynchronisation(name, vault, reason: reason, isNow: false, database) }
     }
 
     /// The policy and its failback policy as they were. False where other disks of the site have it with other settings: it stays as it is.
@@ -88,7 +90,7 @@ extension Catalogue {
                 continue
             }
             if known == wanted { continue }
-            let isUsed = try Bool.fetchOne(database, sql: "SELECT EXISTS (SELECT 1 FROM disk WHERE policy IN (?, ?))", arguments: [home.name, home.failbackName]) ?? true
+            let isUsed = try Bool.fetchOne(database, sql: "SELECT EXISTS (SELECT 1 FROM target WHERE policy IN (?, ?))", arguments: [home.name, home.failbackName]) ?? true
             guard !isUsed, known.parent == wanted.parent else { return false }
             try store(wanted, database)
         }

@@ -1,4 +1,4 @@
-// What the uploader last knew of a disk's replication, kept for `status` and for the next start. `provenSequence` is
+// What the uploader last knew of a disk's replication, kept for each of its targets, for `status` and for the next start. `provenSequence` is
 // only ever what was read back from the vault's head, never the uploader's own count.
 
 import BlockIO
@@ -59,37 +59,47 @@ package struct ReplicationState: Equatable, Sendable {
 }
 
 extension Catalogue {
-    package func replication(ofDisk name: String) throws(SiteError) -> ReplicationState {
-        let found = try read { try Row.fetchOne($0, sql: "SELECT * FROM replication WHERE disk = ?", arguments: [name]).map(ReplicationState.init(row:)) }
+    /// `vault`: the id of the target; nil means the first. The same in the calls below.
+    package func replication(ofDisk name: String, at vault: String? = nil) throws(SiteError) -> ReplicationState {
+        let found = try read { database in
+            try Row.fetchOne(database, sql: "SELECT * FROM replication WHERE disk = ? AND vault = ?", arguments: [name, Self.vault(vault, ofDisk: name, database)])
+                .map(ReplicationState.init(row:))
+        }
         guard let found else { throw SiteError(.diskNotFound, "no disk named \(name) is protected on this site", remedy: "farshore status") }
         return found
     }
 
-    /// Makes the next attempt of a disk whose last one failed due now; the uploader notices that the time was changed.
-    package func requestAttempt(ofDisk name: String) throws(SiteError) {
+    /// What any of its targets is proven to have.
+    package func newestProven(ofDisk name: String) throws(SiteError) -> UInt64? {
+        try read { try Int64.fetchAll($0, sql: "SELECT proven_sequence FROM replication WHERE disk = ? AND proven_sequence IS NOT NULL", arguments: [name]) }
+            .map(UInt64.init(bitPattern:)).max()
+    }
+
+    /// Makes the next attempt of a disk whose last one failed due now, at all its targets where none is named; the uploader notices that the time was changed.
+    package func requestAttempt(ofDisk name: String, at vault: String? = nil) throws(SiteError) {
         try write {
             try $0.execute(
-                sql: "UPDATE replication SET next_attempt = ? WHERE disk = ? AND failures > 0",
-                arguments: [Int64(bitPattern: Clock.wallNanoseconds()), name])
+                sql: "UPDATE replication SET next_attempt = ?1 WHERE disk = ?2 AND (?3 IS NULL OR vault = ?3) AND failures > 0",
+                arguments: [Int64(bitPattern: Clock.wallNanoseconds()), name, vault])
         }
     }
 
-    package func forgetKeptEpoch(ofDisk name: String) throws(SiteError) {
-        try write { try $0.execute(sql: "UPDATE replication SET kept_epoch = NULL, kept_group = NULL WHERE disk = ?", arguments: [name]) }
+    package func forgetKeptEpoch(ofDisk name: String, at vault: String) throws(SiteError) {
+        try write { try $0.execute(sql: "UPDATE replication SET kept_epoch = NULL, kept_group = NULL WHERE disk = ? AND vault = ?", arguments: [name, vault]) }
     }
 
-    package func setReplication(_ state: ReplicationState, ofDisk name: String) throws(SiteError) {
+    package func setReplication(_ state: ReplicationState, ofDisk name: String, at vault: String? = nil) throws(SiteError) {
         let signed = { (value: UInt64?) in value.map(Int64.init(bitPattern:)) }
-        try write {
-            try $0.execute(
+        try write { database in
+            try database.execute(
                 sql: """
                     UPDATE replication SET phase = ?, kept_epoch = ?, kept_group = ?, lineage = ?, proven_sequence = ?, proven_at = ?, head_number = ?,
-                        writer_epoch = ?, failures = ?, next_attempt = ?, health = ?, error = ?, remedy = ? WHERE disk = ?
+                        writer_epoch = ?, failures = ?, next_attempt = ?, health = ?, error = ?, remedy = ? WHERE disk = ? AND vault = ?
                     """,
                 arguments: [
                     state.phase.rawValue, state.keptEpoch.map { Int64($0.epoch) }, state.keptEpoch?.group, state.lineage, signed(state.provenSequence), signed(state.provenAtNanoseconds),
                     signed(state.headNumber), signed(state.writerEpoch), state.failures, signed(state.nextAttemptNanoseconds),
-                    state.health.rawValue, state.error, state.remedy, name,
+                    state.health.rawValue, state.error, state.remedy, name, Self.vault(vault, ofDisk: name, database),
                 ])
         }
     }

@@ -18,32 +18,37 @@ package struct Resynchronisation: Equatable, Sendable {
 }
 
 extension Catalogue {
-    /// Nil for a disk that is not marked.
-    package func resynchronisation(ofDisk name: String) throws(SiteError) -> Resynchronisation? {
-        try read { try Row.fetchOne($0, sql: "SELECT * FROM resynchronisation WHERE disk = ?", arguments: [name]).map(Resynchronisation.init(row:)) }
+    /// Nil for a disk that is not marked at that target; none named means the first, here and below.
+    package func resynchronisation(ofDisk name: String, at vault: String? = nil) throws(SiteError) -> Resynchronisation? {
+        try read { try Self.resynchronisation(name, Self.vault(vault, ofDisk: name, $0), $0) }
+    }
+
+    private static func resynchronisation(_ disk: String, _ vault: String?, _ database: Database) throws -> Resynchronisation? {
+        try Row.fetchOne(database, sql: "SELECT * FROM resynchronisation WHERE disk = ? AND vault = ?", arguments: [disk, vault]).map(Resynchronisation.init(row:))
     }
 
     /// A disk that is marked already keeps its reason; asked for at once it stays so.
     @discardableResult
-    package func markResynchronisation(ofDisk name: String, reason: String, isNow: Bool = false) throws(SiteError) -> Resynchronisation {
+    package func markResynchronisation(ofDisk name: String, at vault: String? = nil, reason: String, isNow: Bool = false) throws(SiteError) -> Resynchronisation {
         let marked = try write { database in
-            try Self.markResynchronisation(name, reason: reason, isNow: isNow, database)
-            return try Row.fetchOne(database, sql: "SELECT * FROM resynchronisation WHERE disk = ?", arguments: [name]).map(Resynchronisation.init(row:))
+            let vault = try Self.vault(vault, ofDisk: name, database)
+            if let vault { try Self.markResynchronisation(name, vault, reason: reason, isNow: isNow, database) }
+            return try Self.resynchronisation(name, vault, database)
         }
         guard let marked else { throw SiteError(.diskNotFound, "no disk named \(name) is protected on this site", remedy: "farshore status") }
         return marked
     }
 
-    static func markResynchronisation(_ name: String, reason: String, isNow: Bool, _ database: Database) throws {
+    static func markResynchronisation(_ name: String, _ vault: String, reason: String, isNow: Bool, _ database: Database) throws {
         try database.execute(
             sql: """
-                INSERT INTO resynchronisation (disk, reason, marked, is_now) SELECT name, ?, ?, ? FROM disk WHERE name = ?
-                ON CONFLICT (disk) DO UPDATE SET is_now = max(is_now, excluded.is_now)
+                INSERT INTO resynchronisation (disk, vault, reason, marked, is_now) SELECT disk, vault, ?, ?, ? FROM target WHERE disk = ? AND vault = ?
+                ON CONFLICT (disk, vault) DO UPDATE SET is_now = max(is_now, excluded.is_now)
                 """,
-            arguments: [reason, Int64(bitPattern: Clock.wallNanoseconds()), isNow, name])
+            arguments: [reason, Int64(bitPattern: Clock.wallNanoseconds()), isNow, name, vault])
     }
 
-    package func endResynchronisation(ofDisk name: String) throws(SiteError) {
-        try write { try $0.execute(sql: "DELETE FROM resynchronisation WHERE disk = ?", arguments: [name]) }
+    package func endResynchronisation(ofDisk name: String, at vault: String) throws(SiteError) {
+        try write { try $0.execute(sql: "DELETE FROM resynchronisation WHERE disk = ? AND vault = ?", arguments: [name, vault]) }
     }
 }

@@ -10,6 +10,8 @@ package struct SiteEvent: Equatable, Sendable {
     package let timeNanoseconds: UInt64
     package let severity: Severity
     package let disk: String?
+    /// The URL of the target it is about, where the disk has several.
+    package let vault: String?
     package let text: String
 
     init(row: Row) throws {
@@ -17,6 +19,7 @@ package struct SiteEvent: Equatable, Sendable {
         timeNanoseconds = UInt64(bitPattern: row["time"])
         severity = try storedName(row["severity"])
         disk = row["disk"]
+        vault = row["vault"]
         text = row["text"]
     }
 }
@@ -24,11 +27,16 @@ package struct SiteEvent: Equatable, Sendable {
 extension Catalogue {
     package static let eventsMax = 10_000
 
-    package func record(_ severity: SiteEvent.Severity, disk: String?, _ text: String) throws(SiteError) {
+    /// About the disk at that target.
+    package func record(_ severity: SiteEvent.Severity, of disk: ProtectedDisk, _ text: String) throws(SiteError) {
+        try record(severity, disk: disk.name, vault: disk.namedVaultURL, text)
+    }
+
+    package func record(_ severity: SiteEvent.Severity, disk: String?, vault: String? = nil, _ text: String) throws(SiteError) {
         try write {
             try $0.execute(
-                sql: "INSERT INTO event (time, severity, disk, text) VALUES (?, ?, ?, ?)",
-                arguments: [Int64(bitPattern: Clock.wallNanoseconds()), severity.rawValue, disk, text])
+                sql: "INSERT INTO event (time, severity, disk, vault, text) VALUES (?, ?, ?, ?, ?)",
+                arguments: [Int64(bitPattern: Clock.wallNanoseconds()), severity.rawValue, disk, vault, text])
             try $0.execute(sql: "DELETE FROM event WHERE id <= ?", arguments: [$0.lastInsertedRowID - Int64(Self.eventsMax)])
         }
     }

@@ -26,32 +26,33 @@ package struct StandingWarning: Equatable, Sendable {
 }
 
 extension Catalogue {
-    package func warnings(ofDisk name: String) throws(SiteError) -> [StandingWarning] {
+    /// None named means the first target.
+    package func warnings(ofDisk name: String, at vault: String? = nil) throws(SiteError) -> [StandingWarning] {
         try read { database in
-            try Row.fetchAll(database, sql: "SELECT * FROM warning WHERE disk = ? ORDER BY kind", arguments: [name]).map {
-                StandingWarning(kind: try storedName($0["kind"]), text: $0["text"], remedy: $0["remedy"])
-            }
+            try Row.fetchAll(
+                database, sql: "SELECT * FROM warning WHERE disk = ? AND vault = ? ORDER BY kind", arguments: [name, Self.vault(vault, ofDisk: name, database)]
+            ).map { StandingWarning(kind: try storedName($0["kind"]), text: $0["text"], remedy: $0["remedy"]) }
         }
     }
 
-    /// Sets the warning, and records it as an event.
-    package func set(_ warning: StandingWarning, ofDisk name: String) throws(SiteError) {
+    /// Sets the warning of the disk at that target, and records it as an event.
+    package func set(_ warning: StandingWarning, of disk: ProtectedDisk) throws(SiteError) {
         try write {
             try $0.execute(
                 sql: """
-                    INSERT INTO warning (disk, kind, text, remedy) SELECT name, ?, ?, ? FROM disk WHERE name = ?
-                    ON CONFLICT (disk, kind) DO UPDATE SET text = excluded.text, remedy = excluded.remedy
+                    INSERT INTO warning (disk, vault, kind, text, remedy) SELECT disk, vault, ?, ?, ? FROM target WHERE disk = ? AND vault = ?
+                    ON CONFLICT (disk, vault, kind) DO UPDATE SET text = excluded.text, remedy = excluded.remedy
                     """,
-                arguments: [warning.kind.rawValue, warning.text, warning.remedy, name])
+                arguments: [warning.kind.rawValue, warning.text, warning.remedy, disk.name, disk.vaultID])
         }
-        try record(.warning, disk: name, "\(warning.text); \(warning.remedy)")
+        try record(.warning, of: disk, "\(warning.text); \(warning.remedy)")
     }
 
     /// True when it stood.
     @discardableResult
-    package func takeAway(_ kind: StandingWarning.Kind, ofDisk name: String) throws(SiteError) -> Bool {
+    package func takeAway(_ kind: StandingWarning.Kind, of disk: ProtectedDisk) throws(SiteError) -> Bool {
         try write {
-            try $0.execute(sql: "DELETE FROM warning WHERE disk = ? AND kind = ?", arguments: [name, kind.rawValue])
+            try $0.execute(sql: "DELETE FROM warning WHERE disk = ? AND vault = ? AND kind = ?", arguments: [disk.name, disk.vaultID, kind.rawValue])
             return $0.changesCount > 0
         }
     }

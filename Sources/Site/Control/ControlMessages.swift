@@ -19,6 +19,8 @@ package enum ControlRequest: Codable, Equatable, Sendable {
     case unfreeze(disk: String)
     /// Prepares the disk for its new size, durably; the worker's successor serves it with that.
     case grow(disk: String, sizeBytes: UInt64)
+    /// The log keeps what these targets lack, and nothing for others.
+    case setTargets(disk: String, targets: [String])
     /// Starts serving a disk that was added to the catalogue after the mount started.
     case add(disk: String)
     /// Stops serving a disk and gives up its locks (unprotect).

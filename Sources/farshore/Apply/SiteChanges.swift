@@ -91,9 +91,10 @@ struct SiteChanges {
         }
         try refuseOther(command, known)
         var changes: [String] = []
-        if known.policy.name != command.policy {
-            changes.append("policy \(command.policy), was \(known.policy.name)")
-            if !isDryRun { try catalogue.assignPolicy(named: command.policy, disks: [disk.name]) }
+        let policy = try catalogue.disk(named: disk.name, vault: command.vault.url).policy.name
+        if policy != command.policy {
+            changes.append("policy \(command.policy), was \(policy)")
+            if !isDryRun { try catalogue.assignPolicy(named: command.policy, disks: [disk.name], vault: command.vault.url) }
         }
         if known.machine != machine {
             changes.append("a disk of \(machine), was one of \(known.machine)")
@@ -109,7 +110,7 @@ struct SiteChanges {
         guard URL(fileURLWithPath: known.imagePath).resolvingSymlinksInPath().path == image else {
             throw Failure(.inUse, "\(known.name) is protected already, with the image \(known.imagePath)", try: "another name, or farshore unprotect \(known.name)")
         }
-        guard known.vaultURL == command.vault.url else {
+        guard try catalogue.targets(ofDisk: known.name).contains(where: { $0.vaultURL == command.vault.url }) else {
             throw Failure(.inUse, "\(known.name) is replicated to \(known.vaultURL)", try: "farshore retarget URL, when the vault is at another place now")
         }
         if let budget = command.logBudget, budget != known.logBudgetBytes {

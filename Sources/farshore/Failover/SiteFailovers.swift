@@ -28,14 +28,22 @@ struct UnitVaultOptions: ParsableArguments {
     }
 
     func place(of unit: String, _ catalogue: Catalogue) throws -> Place {
-        if let vault { return Place(url: vault, keyFile: key.keyFile.map(absolutePath), passphraseFile: key.passphraseFile.map(absolutePath)) }
+        let members = try catalogue.consistencyGroups().first { $0.name == unit }?.diskNames ?? []
+        let own = try catalogue.disksAtTargets().filter { $0.machine == unit || $0.name == unit || members.contains($0.name) }
+        if let vault {
+            let known = key.keyFile == nil && key.passphraseFile == nil ? own.first { $0.vaultURL == vault } : nil
+            return Place(url: vault, keyFile: known?.keyFile ?? key.keyFile.map(absolutePath), passphraseFile: known?.passphraseFile ?? key.passphraseFile.map(absolutePath))
+        }
         for kind in [FailoverRecord.Kind.failover, .preparation, .test] {
             if let record = try catalogue.openFailovers(kind).last(where: { $0.unit == unit }) {
                 return Place(url: record.vaultURL, keyFile: record.keyFile, passphraseFile: record.passphraseFile)
             }
         }
-        guard let disk = try catalogue.consistencyGroups().first(where: { $0.name == unit })?.disks.first ?? catalogue.disks().first(where: { $0.machine == unit || $0.name == unit }) else {
+        guard let disk = own.first else {
             throw Failure(.notFound, "this site knows no machine or group named \(unit)", try: "--vault URL --key-file FILE")
+        }
+        guard disk.targetCount == 1 else {
+            throw Failure(.usage, "\(unit) has \(disk.targetCount) targets, and a failover is to one of them", try: "--vault with one of them: farshore target list \(unit)")
         }
         return Place(url: disk.vaultURL, keyFile: disk.keyFile, passphraseFile: disk.passphraseFile)
     }

@@ -37,8 +37,10 @@ func refuseTaken(_ group: String, machines: [String], _ site: SiteOptions) throw
     let catalogue = try site.catalogue()
     var seen: Set<String> = []
     for machine in machines {
-        guard let disk = try catalogue.machine(named: machine).disks.first, seen.insert(disk.vaultID).inserted else { continue }
-        try site.openVault(of: disk).catalog().document.refuseTaken(group, for: try catalogue.vaultID(ofGroup: group), own: Set(try catalogue.disks().map(\.id)))
+        guard let first = try catalogue.machine(named: machine).disks.first else { continue }
+        for disk in try catalogue.targets(ofDisk: first.name) where seen.insert(disk.vaultID).inserted {
+            try site.openVault(of: disk).catalog().document.refuseTaken(group, for: try catalogue.vaultID(ofGroup: group), own: Set(try catalogue.disks().map(\.id)))
+        }
     }
 }
 
@@ -47,7 +49,7 @@ struct GroupCreate: ParsableCommand {
         commandName: "create",
         abstract: "Make a replication group.",
         discussion: """
-            All its disks are on this host and go to one vault. A group with disks of another host is refused.
+            All its disks are on this host and have the same targets. A group with disks of another host is refused.
 
             Example:
               farshore group create shop web1 db1

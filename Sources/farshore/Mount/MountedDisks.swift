@@ -180,6 +180,7 @@ final class MountedDisks: Sendable {
             case .freeze(let name): return .frozen(sequence: try turns.withTurn(of: name) { try entry(name).disk.freeze() })
             case .unfreeze(let name): try turns.withTurn(of: name) { try entry(name).disk.unfreeze() }
             case .grow(let name, let bytes): try turns.withTurn(of: name) { try entry(name).disk.beginGrowth(to: bytes, format: try catalogue.disk(named: name).imageFormat()) }
+            case .setTargets(let name, let targets): try turns.withTurn(of: name) { try entry(name).disk.log.setTargets(targets) }
             case .add(let name): try turns.withTurn(of: name) { try add(name) }
             case .release(let name): try turns.withTurn(of: name) { try release(name) }
             }

@@ -56,7 +56,7 @@ extension Failure {
     init(_ error: SiteError) {
         let status: ExitStatus =
             switch error.code {
-            case .diskNotFound, .jobNotFound, .machineNotFound, .groupNotFound, .policyNotFound, .mountAway: .notFound
+            case .diskNotFound, .jobNotFound, .machineNotFound, .groupNotFound, .policyNotFound, .targetNotFound, .mountAway: .notFound
             case .noSpace: .notEnoughSpace
             case .lockHeld, .diskBusy, .diskExists, .groupExists, .policyExists, .policyInUse: .inUse
             case .policyWrong: .usage

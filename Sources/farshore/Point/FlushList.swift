@@ -135,7 +135,8 @@ extension PointList {
         let found = try site.catalogue().disk(named: disk)
         let folder = LogFolder(found.logFolder)
         let reader = try LogReader(folder)
-        let replicated = try folder.readMark(target: found.vaultID)?.sequence(in: reader.state.lineages) ?? 0
+        // At the target that is furthest.
+        let replicated = try reader.state.targets.map { try folder.readMark(target: $0)?.sequence(in: reader.state.lineages) ?? 0 }.max() ?? 0
         let beginning = try reader.beginning()
         var scan = FlushScan()
         for interval in try reader.merged() { scan.hide(after: interval.after, through: interval.through) }

@@ -165,12 +165,13 @@ struct PointList: ParsableCommand {
         return (listed.sorted { $0.sequence < $1.sequence }, damage)
     }
 
-    /// A point is replicated when it is for all disks that share it.
+    /// A point is replicated when a target has it of all disks that share it.
     private func localPoints() throws -> [Document] {
         let group = try site.catalogue().consistencyGroup(ofDisk: disk)
         var holders: [LocalPoint: [ProtectedDisk]] = [:]
         var own: [LocalPoint] = []
-        var replicated: [String: UInt64] = [:]
+        /// By disk and target.
+        var replicated: [String: [String: UInt64]] = [:]
         var merged: [MergedInterval] = []
         for member in group.disks {
             do {
@@ -180,7 +181,7 @@ struct PointList: ParsableCommand {
                 merged += try reader.merged()
                 if member.name == disk { own = points }
                 for point in points { holders[point, default: []].append(member) }
-                replicated[member.name] = try folder.readMark(target: member.vaultID)?.sequence(in: reader.state.lineages) ?? 0
+                for target in reader.state.targets { replicated[member.name, default: [:]][target] = try folder.readMark(target: target)?.sequence(in: reader.state.lineages) ?? 0 }
             } catch {
                 guard member.name != disk else { throw error }
                 printError("farshore: \(member.name), which shares points with \(disk), is left out: \(error)")
@@ -189,9 +190,11 @@ struct PointList: ParsableCommand {
         // What one of them has lost is a point of none.
         return own.filter { !merged.hides($0.sequence) }.map { point in
             let shared = holders[point] ?? []
+            let marks = shared.compactMap { replicated[$0.name] }
+            let sequences = Set(marks.flatMap(\.keys)).map { target in marks.map { $0[target] ?? 0 }.min() ?? 0 }
             return Document(
                 point, disk: disk, shared: shared, group: group.kind == .disk ? nil : group.name,
-                replicatedSequence: shared.compactMap { replicated[$0.name] }.min() ?? 0)
+                replicatedSequence: sequences.max() ?? 0)
         }
     }
 }

@@ -243,13 +243,16 @@ struct PolicyAssign: ParsableCommand {
     @Argument(help: "Disks of this site.")
     var disks: [String]
 
+    @Option(name: .long, help: ArgumentHelp("Only at this target (farshore target list); default: at all of them.", valueName: "url"))
+    var vault: String?
+
     @OptionGroup var site: SiteOptions
     @OptionGroup var output: OutputOptions
 
     func run() throws {
         let catalogue = try site.catalogue()
-        try catalogue.assignPolicy(named: policy, disks: disks)
-        for disk in disks { try catalogue.record(.information, disk: disk, "policy \(policy) from now on") }
+        try catalogue.assignPolicy(named: policy, disks: disks, vault: vault)
+        for disk in disks { try catalogue.record(.information, disk: disk, vault: vault, "policy \(policy) from now on") }
         try output.print(try PolicyDocument(try catalogue.policy(named: policy), catalogue), text: \.text)
     }
 }

@@ -55,13 +55,14 @@ struct AcceptCommand: ParsableCommand {
     /// this host, or the vault, knows of the disk.
     private func beginAnew(_ protected: ProtectedDisk, _ catalogue: Catalogue) throws {
         let folder = LogFolder(protected.logFolder)
-        let replication = try catalogue.replication(ofDisk: disk)
+        let targets = try catalogue.targets(ofDisk: disk)
+        let proven = try catalogue.newestProven(ofDisk: disk)
         guard protected.state == .protected else { throw protected.releasingFailure }
         try protected.refuseWhileFilled()
         guard let id = LogID(hex: protected.id) else { throw Failure(.failed, "impossible disk id", try: "farshore doctor") }
-        let newest = max(try newestInVault(protected), replication.provenSequence ?? 0)
+        let newest = max(targets.map(newestInVault).max() ?? 0, proven ?? 0)
         do throws(SystemError) { try Directory.create(folder.path, mode: 0o700) } catch { throw LogError.system(error) }
-        let discarded = DiscardedLog(protected, replication)
+        let discarded = DiscardedLog(protected, newestProven: proven)
         do {
             let locks = try DiskLocks.take(protected, site: site.directory)
             let image = try protected.openImage(locked: locks.image, access: .readOnly)
@@ -70,30 +71,36 @@ struct AcceptCommand: ParsableCommand {
                     .badImage, "\(protected.imagePath) has \(image.sizeBytes) bytes, but the disk has \(protected.sizeBytes)",
                     try: "farshore unprotect \(disk) --discard-log, and protect the image under a new name")
             }
-            try catalogue.markResynchronisation(ofDisk: disk, reason: "the image was taken as it is, without its log")
-            // What this host remembers of the vault may be as old, or as wrong, as what was refused.
-            try catalogue.doubtChunks(vault: protected.vaultID)
+            for target in targets {
+                try catalogue.markResynchronisation(ofDisk: disk, at: target.vaultID, reason: "the image was taken as it is, without its log")
+                // What this host remembers of the vault may be as old, or as wrong, as what was refused.
+                try catalogue.doubtChunks(vault: target.vaultID)
+            }
             try folder.discard(locks.log)
             let sequencer = try Sequencer(path: site.directory.sequencePath)
             try sequencer.raise(above: newest)
             try ChangeLog.create(
-                folder, diskID: id, diskBytes: image.sizeBytes, targets: [protected.vaultID],
+                folder, diskID: id, diskBytes: image.sizeBytes, targets: targets.map(\.vaultID),
                 segmentBytes: SegmentGeometry.segmentBytes(forBudgetBytes: protected.logBudgetBytes), budgetBytes: protected.logBudgetBytes, startSequence: try sequencer.next())
+            // One without any state holds nothing back, as before.
+            for target in targets where try !target.isFirstTarget && catalogue.replication(ofDisk: disk, at: target.vaultID).provenSequence == nil {
+                try folder.release(target: target.vaultID)
+            }
         }
         try catalogue.requestAttempt(ofDisk: disk)
         try catalogue.record(.warning, disk: disk, "the administrator takes \(protected.imagePath) as it is; \(discarded.text)")
         try output.print(Document(disk: disk, image: protected.imagePath, discarded: discarded)) {
-            "\($0.disk): \($0.image) is taken as it is.\n\(discarded.text)\nA new log begins; the vault is brought up to date by a resynchronisation (farshore resync \($0.disk) --now)."
+            "\($0.disk): \($0.image) is taken as it is.\n\(discarded.text)\nA new log begins; the vault is brought up to date by a resynchronisation (farshore resync \(protected.targetCount == 1 ? $0.disk : "\($0.disk) --vault URL") --now)."
         }
     }
 
     /// Another host may have gone further than this one.
-    private func newestInVault(_ protected: ProtectedDisk) throws -> UInt64 {
+    private func newestInVault(_ protected: ProtectedDisk) -> UInt64 {
         do {
             let vault = try site.openVault(of: protected)
             return try DiskHistory.newest(vault, try vault.disk(protected.id))?.newestSequence ?? 0
         } catch {
-            printError("farshore: warning: the vault cannot be asked how far it has the disk: \(error)")
+            printError("farshore: warning: the vault \(protected.vaultURL) cannot be asked how far it has the disk: \(error)")
             return 0
         }
     }

@@ -11,12 +11,12 @@ struct DiscardedLog: Encodable {
     let mergedSequence: UInt64?
     /// Data of the writes after that; absent when the log cannot be read.
     let lostBytes: UInt64?
-    /// The vault is proven to hold all up to here.
+    /// A vault is proven to hold all up to here.
     let replicatedSequence: UInt64?
 
-    init(_ disk: ProtectedDisk, _ replication: ReplicationState) {
+    init(_ disk: ProtectedDisk, newestProven: UInt64?) {
         folder = disk.logFolder
-        replicatedSequence = replication.provenSequence
+        replicatedSequence = newestProven
         var merged: UInt64?
         var lost: UInt64?
         do {

@@ -136,7 +136,7 @@ struct ProtectCommand: ParsableCommand {
             let url = vault.url
             let vault = try vault.open(site)
             try checks.place(of: vault, url: url)
-            warnings += try checks.vault(vault, leftover: leftover)
+            warnings += try checks.vault(vault, own: leftover?.diskID.description)
             if let group { try checks.groupName(group, vault) }
             opened = vault
             return vault.id.description

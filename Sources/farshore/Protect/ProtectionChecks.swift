@@ -117,13 +117,14 @@ struct ProtectionChecks {
 
     /// A site has each vault at one place: which chunks a vault holds is remembered by its id.
     func place(of vault: Vault, url: String) throws {
-        guard let other = try catalogue.disks().first(where: { $0.vaultID == vault.id.description && $0.vaultURL != url }) else { return }
+        guard let other = try catalogue.disksAtTargets().first(where: { $0.vaultID == vault.id.description && $0.vaultURL != url }) else { return }
         throw Failure(.inUse, "\(other.name) is replicated to that vault at \(other.vaultURL)", try: "--vault with that URL, or farshore retarget \(url), when the vault is there now")
     }
 
-    func vault(_ vault: Vault, leftover: LogState?) throws -> [String] {
+    /// `own`: the disk's id, where the vault may know it already.
+    func vault(_ vault: Vault, own: String?) throws -> [String] {
         let catalog = try vault.catalog().document
-        if let known = catalog.disk(named: name), known.id.description != leftover?.diskID.description {
+        if let known = catalog.disk(named: name), known.id.description != own {
             throw Failure(.inUse, "the vault already has a disk named \(name)", try: "another --name, or farshore vault forget \(name) --vault \(vault.store.location) if its points are not wanted")
         }
         guard let offset = vault.store.clockOffsetSeconds else { return [] }

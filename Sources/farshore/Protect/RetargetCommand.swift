@@ -39,7 +39,7 @@ struct RetargetCommand: ParsableCommand {
         }
         // With the site's memory, which is of the vault wherever it is: one that is older than what was seen is refused.
         let vault = try openVault(url: url, key: key, site: site)
-        let disks = try catalogue.disks().filter { $0.vaultID == vault.id.description }
+        let disks = try catalogue.disksAtTargets().filter { $0.vaultID == vault.id.description }
         guard !disks.isEmpty else {
             throw Failure(.notFound, "no disk of this site is replicated to the vault \(vault.id), which is at \(url)", try: "farshore status")
         }
@@ -48,7 +48,7 @@ struct RetargetCommand: ParsableCommand {
         try catalogue.retarget(
             vault: vault.id.description, url: url, keyFile: key.keyFile.map(absolutePath), passphraseFile: key.passphraseFile.map(absolutePath))
         for disk in disks {
-            try catalogue.record(.information, disk: disk.name, "replicated to \(url) from now on, before to \(disk.vaultURL)")
+            try catalogue.record(.information, of: disk, "replicated to \(url) from now on, before to \(disk.vaultURL)")
             try catalogue.requestAttempt(ofDisk: disk.name)
         }
         withExtendedLifetime(lock) {}
@@ -58,7 +58,7 @@ struct RetargetCommand: ParsableCommand {
     /// The log has let go of what the vault had proven: a vault without it could not go on.
     private func check(_ disk: ProtectedDisk, _ vault: Vault, _ catalogue: Catalogue) throws {
         let found = try DiskHistory.newest(vault, try vault.disk(disk.id))?.newestSequence ?? 0
-        let proven = max(try catalogue.replication(ofDisk: disk.name).provenSequence ?? 0, try LogFolder(disk.logFolder).readMark(target: disk.vaultID)?.sequence ?? 0)
+        let proven = max(try catalogue.replication(ofDisk: disk.name, at: disk.vaultID).provenSequence ?? 0, try LogFolder(disk.logFolder).readMark(target: disk.vaultID)?.sequence ?? 0)
         guard found > 0 else {
             throw Failure(.failed, "the vault at \(url) has no state of \(disk.name) yet", try: "end its initial replication to \(disk.vaultURL) first, and copy the vault again")
         }

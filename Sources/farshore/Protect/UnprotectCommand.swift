@@ -41,6 +41,8 @@ struct UnprotectCommand: ParsableCommand {
         /// The image is read through its parents.
         let isChain: Bool
         let vault: String
+        /// All targets.
+        let vaults: [String]
         let job: Int64
         let discarded: DiscardedLog?
         /// Collections of the vault wait for this disk until it is named there.
@@ -51,7 +53,8 @@ struct UnprotectCommand: ParsableCommand {
         let catalogue = try site.catalogue()
         let protected = try catalogue.disk(named: disk)
         try protected.refuseWhileFilled()
-        let replication = try catalogue.replication(ofDisk: disk)
+        let targets = try catalogue.targets(ofDisk: disk)
+        let epochs = try targets.map { try catalogue.replication(ofDisk: disk, at: $0.vaultID).writerEpoch }
         let job = try catalogue.beginJob(.unprotect, disk: disk, steps: ["release", discardLog ? "discard" : "merge", "forget"])
         var discarded: DiscardedLog?
         do {
@@ -75,40 +78,19 @@ struct UnprotectCommand: ParsableCommand {
         let end = discarded?.text ?? "\(protected.imagePath) is complete"
         try catalogue.record(discarded == nil ? .information : .warning, disk: disk, "no longer protected; \(end)")
         let document = Document(
-            disk: disk, image: protected.imagePath, isChain: protected.format == ImageFormat.vhdDifferencing.rawValue, vault: protected.vaultURL, job: job.id, discarded: discarded,
-            holdsUpCollections: try !letGoOfGroup(protected, replication, catalogue))
+            disk: disk, image: protected.imagePath, isChain: protected.format == ImageFormat.vhdDifferencing.rawValue, vault: protected.vaultURL, vaults: targets.map(\.vaultURL), job: job.id,
+            discarded: discarded, holdsUpCollections: !(try zip(targets, epochs).map { try site.letGo(of: $0, writerEpoch: $1, catalogue) }.allSatisfy { $0 }))
         try output.print(document, text: Self.text)
     }
 
     private static func text(_ document: Document) -> String {
         var lines = ["\(document.disk): no longer protected. \(document.image) is current\(document.isChain ? "; it needs its parents, as before" : " and stands alone")."]
         if let discarded = document.discarded { lines = ["\(document.disk): no longer protected. \(document.image) stays as it is.", discarded.text] }
-        lines.append("Its points stay in \(document.vault).")
+        lines.append("Its points stay in \(document.vaults.joined(separator: " and ")).")
         if document.holdsUpCollections {
-            lines.append("The vault could not be told: collections wait for this disk until farshore vault collect \(document.vault) --retire \(document.disk)")
+            lines.append("The vault could not be told: collections wait for this disk until farshore vault collect \(document.vaults.count == 1 ? document.vault : "URL") --retire \(document.disk)")
         }
         return lines.joined(separator: "\n")
-    }
-
-    /// No collection is to wait for this host, which goes on with no disk of the group. Where it goes on with others its uploader moves the
-    /// disk out of the group, and lets go of it there; a group that another host took over is none of ours. False when the vault could not be told.
-    private func letGoOfGroup(_ protected: ProtectedDisk, _ replication: ReplicationState, _ catalogue: Catalogue) throws -> Bool {
-        guard let epoch = replication.writerEpoch else { return true }
-        let own = Set(try catalogue.disks().map(\.id))
-        do {
-            let vault = try site.openVault(of: protected)
-            guard let entry = try vault.catalog().document.disks.first(where: { $0.id.description == protected.id }),
-                let head = try vault.heads(group: entry.group).newest()?.document
-            else { return true }
-            if head.disks.contains(where: { $0.movedTo == nil && own.contains($0.disk.description) }) { return true }
-            let host = ProcessInfo.processInfo.hostName
-            guard head.writer.host == host, head.writer.epoch == epoch else { return head.writer.isReleased != nil || head.writer.host != host }
-            try vault.release(writerOf: protected.id, host: host)
-            return true
-        } catch {
-            printError("farshore: warning: the vault cannot be told that \(disk) is no longer replicated: \(error)")
-            return false
-        }
     }
 
     /// Whether a mount served it.
@@ -174,7 +156,7 @@ struct UnprotectCommand: ParsableCommand {
 
     private func discard(_ protected: ProtectedDisk, _ catalogue: Catalogue, _ job: RunningJob) throws -> DiscardedLog {
         let folder = LogFolder(protected.logFolder)
-        let discarded = DiscardedLog(protected, try catalogue.replication(ofDisk: disk))
+        let discarded = DiscardedLog(protected, newestProven: try catalogue.newestProven(ofDisk: disk))
         try job.step("discard") {
             guard access(folder.path, F_OK) == 0 else { return "the log is gone already" }
             let lock = try waitingForUploader(of: site.directory) { try OwnerLock.acquire(folder) }

@@ -35,6 +35,7 @@ struct DiskReport: Encodable {
     let remedy: String?
     let image: String
     let sizeBytes: UInt64
+    /// Of the first target, as all that follows about replication.
     let vault: String
     let policy: String
     let isServed: Bool
@@ -52,6 +53,7 @@ struct DiskReport: Encodable {
     let lastPoint: Point?
     let nextAttempt: String?
     let resynchronisation: ResynchronisationDocument?
+    let targets: [TargetReport]
     let job: JobDocument?
     let filling: Filling?
 
@@ -80,11 +82,10 @@ struct DiskReport: Encodable {
     }
 
     init(_ disk: ProtectedDisk, in sharing: ConsistencyGroup, catalogue: Catalogue, served: ServedDiskStatus?, refused: RefusedDisk?, isUploading: Bool, mountDied: Bool) throws {
-        let replication = try catalogue.replication(ofDisk: disk.name)
+        let (targets, worst) = try TargetReport.all(ofDisk: disk.name, sharing, catalogue, isUploading: isUploading)
         let folder = LogFolder(disk.logFolder)
-        let log = LogView(folder, provenSequence: replication.provenSequence)
-        let mark = try catalogue.resynchronisation(ofDisk: disk.name)
-        resynchronisation = mark.map { ResynchronisationDocument($0, disk) }
+        let log = LogView(folder, provenSequence: targets.map { $0.replicatedSequence ?? 0 }.min())
+        self.targets = targets
         self.disk = disk.name
         id = disk.id
         machine = disk.machine
@@ -93,7 +94,7 @@ struct DiskReport: Encodable {
         role = disk.role.rawValue
         filling = try Filling(disk, served?.filling)
         let unit = sharing.kind == .group ? sharing.name : disk.machine
-        let behind = try Self.unprotected(disk, of: unit, catalogue) ?? Self.behind(disk, replication, log, isUploading: isUploading) ?? Self.awaited(disk, sharing, catalogue)
+        let unprotected = try Self.unprotected(disk, of: unit, catalogue)
         job = try catalogue.jobs(limit: 20).first { $0.disk == disk.name && $0.state == .running }.map(JobDocument.init)
         if disk.state == .protected, access(folder.failbackFile, F_OK) == 0 {
             // What the uploader said before it no longer holds.
@@ -101,22 +102,19 @@ struct DiskReport: Encodable {
         } else if let ended = Self.notServed(disk, refused, mountDied: mountDied, isBeingEnded: job?.kind == Job.Kind.unprotect.rawValue) {
             (health, reason, remedy) = ("critical", ended.text, ended.remedy)
         } else {
-            let standing = isUploading ? try catalogue.warnings(ofDisk: disk.name) : []
-            (health, reason, remedy) = Self.judge(disk, replication, served, log, [behind].compactMap { $0 } + standing.map { ($0.text, $0.remedy) }, mark)
+            (health, reason, remedy) = Self.judge(disk, served, log, worst, unprotected)
         }
         image = disk.imagePath
         sizeBytes = disk.sizeBytes
         vault = disk.vaultURL
         policy = disk.policy.name
         isServed = served != nil
-        isPaused = disk.isPaused
-        phase = replication.phase.rawValue
-        replicatedSequence = replication.provenSequence
-        replicatedAt = replication.provenAtNanoseconds.map(timeText(nanoseconds:))
-        // What the log has let go of it cannot count: then it is the time since the vault was proven to have everything up to some write.
-        let isUncounted = resynchronisation?.isLogReleased == true
-        lagSeconds = isUncounted ? replication.provenAtNanoseconds.map { Double(Clock.wallNanoseconds() - min($0, Clock.wallNanoseconds())) / 1e9 } : log.lag?.seconds
-        lagBytes = isUncounted ? nil : log.lag?.bytes
+        isPaused = targets.allSatisfy(\.isPaused)
+        let first = targets.first
+        phase = first?.phase ?? ReplicationState.Phase.waiting.rawValue
+        replicatedSequence = first?.replicatedSequence
+        replicatedAt = first?.replicatedAt
+        (lagSeconds, lagBytes, resynchronisation, nextAttempt) = (first?.lagSeconds, first?.lagBytes, first?.resynchronisation, first?.nextAttempt)
         logBytes = served?.logBytes ?? log.bytes
         logBudgetBytes = served?.logBudgetBytes ?? disk.logBudgetBytes
         undestagedBytes = served?.undestagedBytes
@@ -125,9 +123,8 @@ struct DiskReport: Encodable {
         lastPoint = log.lastPoint.map { point in
             Point(
                 sequence: point.sequence, time: timeText(nanoseconds: point.wallNanoseconds), tag: point.tag.isEmpty ? nil : point.tag,
-                isReplicated: point.sequence <= replication.provenSequence ?? 0)
+                isReplicated: targets.contains { point.sequence <= $0.replicatedSequence ?? 0 })
         }
-        nextAttempt = replication.nextAttemptNanoseconds.map(timeText(nanoseconds:))
     }
 
     /// Why nobody can use the disk now, which comes before all else that is wrong with it.
@@ -138,57 +135,31 @@ struct DiskReport: Encodable {
     }
 
     /// Guests write where nothing is replicated.
-    private static func unprotected(_ disk: ProtectedDisk, of unit: String, _ catalogue: Catalogue) throws -> (text: String, remedy: String)? {
+    private static func unprotected(_ disk: ProtectedDisk, of unit: String, _ catalogue: Catalogue) throws -> TargetReport.Finding? {
         guard disk.role == .recovery else { return nil }
         let isOpen = try catalogue.openFailovers(.failover).contains { run in try catalogue.disks(ofFailover: run.run).contains { $0.id == disk.id } }
-        return (
-            "it was failed over to this host and is not replicated: no vault gets what is written here until it is reprotected",
-            (isOpen ? "farshore failover commit \(unit), then " : "") + "farshore reprotect \(unit)"
-        )
-    }
-
-    /// Why the vault will not get what it lacks, or gets it too late, though no attempt failed.
-    private static func behind(_ disk: ProtectedDisk, _ replication: ReplicationState, _ log: LogView, isUploading: Bool) -> (text: String, remedy: String)? {
-        let isComplete = replication.provenSequence != nil && log.lag?.records == 0
-        guard disk.isReplicated, !isComplete else { return nil }
-        if disk.isPaused { return ("upload is paused; the vault does not have everything", "farshore resume \(disk.name)") }
-        let isLate = log.lag.map { $0.seconds > Double(disk.policy.lateSeconds) } ?? true
-        guard isLate else { return nil }
-        if !isUploading { return ("no uploader is running; the vault does not have everything", "farshore upload") }
-        return log.lag.map { ("the vault is \(durationText(seconds: $0.seconds)) behind, more than \(Quantity.spanText(seconds: UInt64(disk.policy.lateSeconds)))", "farshore events") }
-    }
-
-    /// A disk of its group that the vault gets nothing of, so that the points they share are not listed there.
-    private static func awaited(_ disk: ProtectedDisk, _ sharing: ConsistencyGroup, _ catalogue: Catalogue) throws -> (text: String, remedy: String)? {
-        for other in sharing.disks where other.name != disk.name {
-            let replication = try catalogue.replication(ofDisk: other.name)
-            if let mark = try catalogue.resynchronisation(ofDisk: other.name), LogFolder(other.logFolder).isReleased(target: other.vaultID) {
-                return ("points it shares with \(other.name) do not reach the vault: resynchronisation required (\(mark.reason))", "farshore resync \(other.name) --now")
-            }
-            guard let error = replication.error else { continue }
-            return ("points it shares with \(other.name) do not reach the vault: \(error)", replication.remedy ?? "farshore status \(other.name)")
-        }
-        return nil
+        return TargetReport.Finding(
+            rank: 1, text: "it was failed over to this host and is not replicated: no vault gets what is written here until it is reprotected",
+            remedy: (isOpen ? "farshore failover commit \(unit), then " : "") + "farshore reprotect \(unit)")
     }
 
     /// The worst of what they say.
     private static func judge(
-        _ disk: ProtectedDisk, _ replication: ReplicationState, _ served: ServedDiskStatus?, _ log: LogView, _ delays: [(text: String, remedy: String)],
-        _ mark: Resynchronisation?
+        _ disk: ProtectedDisk, _ served: ServedDiskStatus?, _ log: LogView, _ replication: TargetReport.Finding, _ unprotected: TargetReport.Finding?
     ) -> (String, String?, String?) {
-        var found: [(rank: Int, text: String?, remedy: String?)] = []
-        if let served { found.append((served.health.rank, served.reason, served.remedy)) }
-        found.append((replication.health.rank, replication.error.map { "replication failed: \($0)" }, replication.remedy))
-        if let mark { found.append((2, "resynchronisation required: \(mark.reason)", mark.isNow ? "farshore job list shows how far it is" : "farshore resync \(disk.name) --now")) }
+        var found: [TargetReport.Finding] = []
+        if let served { found.append(TargetReport.Finding(rank: served.health.rank, text: served.reason, remedy: served.remedy)) }
+        found.append(replication)
+        if let problem = log.problem { found.append(TargetReport.Finding(rank: 3, text: problem, remedy: "mend the volume of \(disk.logFolder)")) }
+        if let held = disk.held { found.append(TargetReport.Finding(rank: 1, text: "the mount does not serve it: \(held)", remedy: nil)) }
+        if let unprotected { found.append(unprotected) }
         if !log.merged.isEmpty {
-            found.append((1, "to keep the log within its budget what the vault lacks was merged: of \(log.merged.map(\.description).joined(separator: ", ")) only the end can be had",
-                "farshore upload; farshore events \(disk.name) says why the vault does not get it"))
+            found.append(TargetReport.Finding(
+                rank: 1, text: "to keep the log within its budget what the vault lacks was merged: of \(log.merged.map(\.description).joined(separator: ", ")) only the end can be had",
+                remedy: "farshore upload; farshore events \(disk.name) says why the vault does not get it"))
         }
-        if let problem = log.problem { found.append((3, problem, "mend the volume of \(disk.logFolder)")) }
-        if let held = disk.held { found.append((1, "the mount does not serve it: \(held)", nil)) }
-        found += delays.map { (1, $0.text, $0.remedy) }
         guard let worst = found.max(by: { $0.rank < $1.rank }), worst.rank > 0 else { return ("normal", nil, nil) }
-        return (["normal", "warning", "resynchronisation-required", "critical"][worst.rank], worst.text, worst.remedy)
+        return (worst.health, worst.text, worst.remedy)
     }
 
     var text: String {
@@ -197,38 +168,40 @@ struct DiskReport: Encodable {
         if let remedy, health != "normal" { add("try", remedy) }
         if machine != disk || group != nil { add("machine", machine + (group.map { ", group \($0)" } ?? "")) }
         add("image", "\(image), \(bytesText(sizeBytes))" + (isServed ? ", mounted" : ""))
-        add("vault", "\(vault), policy \(policy)")
-        add("replication", replicationText)
+        if targets.count == 1 {
+            add("vault", "\(vault), policy \(policy)")
+            add("replication", replicationText)
+        } else {
+            for line in targets.flatMap(\.lines) { add(line.hasPrefix(" ") ? "" : "target", line) }
+        }
         if let filling { add("filling", filling.text) }
-        if let lagSeconds { add("lag", lagBytes == 0 && lagSeconds == 0 ? "none" : ([durationText(seconds: lagSeconds)] + [lagBytes.map(bytesText)].compactMap(\.self)).joined(separator: ", ")) }
+        if targets.count == 1, let lag = targets[0].lagText { add("lag", lag) }
         let waiting = undestagedBytes.map { ", \(bytesText($0)) not merged yet" } ?? ""
         add("log", "\(bytesText(logBytes)) of \(bytesText(logBudgetBytes))\(waiting)" + (frozenSequence.map { ", image held at #\($0)" } ?? ""))
         if let merged { add("merged", merged.map { "#\($0.after) to #\($0.through)" }.joined(separator: ", ") + ": only the end can be had") }
         if let lastPoint { add("last point", "#\(lastPoint.sequence)  \(lastPoint.time)\(lastPoint.tag.map { "  \($0)" } ?? "")  \(lastPoint.isReplicated ? "replicated" : "local")") }
-        if let nextAttempt { add("next try", nextAttempt) }
-        if let resynchronisation { add("resync", resynchronisation.isNow ? "at once" : "in its hours, \(resynchronisation.window)") }
-        if let job { add("job \(job.id)", "\(job.kind): \(job.progressText)") }
+        if targets.count == 1, let nextAttempt { add("next try", nextAttempt) }
+        if targets.count == 1, let resynchronisation { add("resync", resynchronisation.isNow ? "at once" : "in its hours, \(resynchronisation.window)") }
+        if let job { add("job \(job.id)", "\(job.kind)\(job.vault.map { " to \($0)" } ?? ""): \(job.progressText)") }
         return lines.joined(separator: "\n")
     }
 
     private var replicationText: String {
         if role != ProtectedDisk.Role.source.rawValue { return "none: \(role == ProtectedDisk.Role.test.rawValue ? "a test" : "a recovery") disk" }
-        if isPaused { return "paused" + (replicatedSequence.map { " at #\($0)" } ?? "") }
-        guard let replicatedSequence, let replicatedAt else { return phase == "initial" ? "initial replication" : "not yet replicated" }
-        return "#\(replicatedSequence) verified in the vault at \(replicatedAt)"
+        return targets[0].replicationText
     }
 }
 
 /// What the log folder says, read without owning it.
 private struct LogView {
     private(set) var bytes: UInt64 = 0
-    private(set) var lag: ReplicationLag?
     private(set) var lastPoint: LocalPoint?
     private(set) var frozenSequence: UInt64?
     /// What the vault lacks and gets the end of only.
     private(set) var merged: [MergedInterval] = []
     private(set) var problem: String?
 
+    /// `provenSequence`: by every target.
     init(_ folder: LogFolder, provenSequence: UInt64?) {
         do {
             for name in try Directory.list(folder.path) where name.hasPrefix("segment-") { bytes += try Self.allocatedBytes(folder.path + "/" + name) }
@@ -236,7 +209,6 @@ private struct LogView {
             let reader = try LogReader(folder)
             lastPoint = try reader.points().last
             merged = try reader.merged(after: provenSequence ?? 0)
-            if let provenSequence { lag = try Self.lag(reader, provenSequence) }
         } catch {
             problem = "the change log cannot be read: \(error)"
         }
@@ -247,22 +219,8 @@ private struct LogView {
         do throws(SystemError) { return try Descriptor.open(path, 0).status().allocatedBytes } catch where error.errno == ENOENT { return 0 }
     }
 
-    /// The owner may know of more than the catalogue does, and goes on meanwhile: what it has recycled was verified in the vault.
-    private static func lag(_ reader: LogReader, _ provenSequence: UInt64) throws -> ReplicationLag {
-        var (from, triesLeft) = (provenSequence, 20)
-        while true {
-            do { return try ReplicationLag.measure(reader, provenSequence: from) } catch LogError.recycled(_, _, let oldest) where triesLeft > 0 {
-                from = max(from, oldest)
-                triesLeft -= 1
-            }
-        }
-    }
 }
 
 extension ServedDiskStatus.Health {
-    fileprivate var rank: Int { self == .normal ? 0 : self == .warning ? 1 : 3 }
-}
-
-extension ReplicationState.Health {
     fileprivate var rank: Int { self == .normal ? 0 : self == .warning ? 1 : 3 }
 }

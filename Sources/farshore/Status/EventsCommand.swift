@@ -14,6 +14,7 @@ struct EventsCommand: ParsableCommand {
         let time: String
         let severity: String
         let disk: String?
+        let vault: String?
         let text: String
 
         init(_ event: SiteEvent) {
@@ -21,6 +22,7 @@ struct EventsCommand: ParsableCommand {
             time = timeText(nanoseconds: event.timeNanoseconds)
             severity = event.severity.rawValue
             disk = event.disk
+            vault = event.vault
             text = event.text
         }
     }
@@ -41,7 +43,7 @@ struct EventsCommand: ParsableCommand {
     func run() throws {
         let events = try site.catalogue().events(limit: limit, disk: disk)
         try output.print(events.map(Document.init)) { events in
-            events.isEmpty ? "no events" : tableText(events.map { [$0.time, $0.severity, $0.disk ?? "-", $0.text] })
+            events.isEmpty ? "no events" : tableText(events.map { [$0.time, $0.severity, $0.disk ?? "-", ($0.vault.map { "\($0): " } ?? "") + $0.text] })
         }
     }
 }

@@ -22,6 +22,7 @@ struct JobDocument: Encodable {
     let id: Int64
     let kind: String
     let disk: String?
+    let vault: String?
     let state: String
     let steps: [Step]
     let doneBytes: UInt64
@@ -36,6 +37,7 @@ struct JobDocument: Encodable {
         id = job.id
         kind = job.kind.rawValue
         disk = job.disk
+        vault = job.vault
         state = job.state.rawValue
         steps = job.steps.map { Step(name: $0.name, state: $0.state.rawValue, detail: $0.detail) }
         doneBytes = job.doneBytes

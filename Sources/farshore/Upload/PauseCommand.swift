@@ -12,10 +12,13 @@ struct PauseCommand: ParsableCommand {
     @Argument(help: "The disk.")
     var disk: String
 
+    @Option(name: .long, help: ArgumentHelp("Only at this target (farshore target list).", valueName: "url"))
+    var vault: String?
+
     @OptionGroup var site: SiteOptions
     @OptionGroup var output: OutputOptions
 
-    func run() throws { try setPaused(true, disk: disk, site: site, output: output) }
+    func run() throws { try setPaused(true, disk: disk, vault: vault, site: site, output: output) }
 }
 
 struct ResumeCommand: ParsableCommand {
@@ -27,28 +30,33 @@ struct ResumeCommand: ParsableCommand {
     @Argument(help: "The disk.")
     var disk: String
 
+    @Option(name: .long, help: ArgumentHelp("Only at this target (farshore target list).", valueName: "url"))
+    var vault: String?
+
     @OptionGroup var site: SiteOptions
     @OptionGroup var output: OutputOptions
 
-    func run() throws { try setPaused(false, disk: disk, site: site, output: output) }
+    func run() throws { try setPaused(false, disk: disk, vault: vault, site: site, output: output) }
 }
 
 private struct PauseDocument: Encodable {
     let disk: String
     let isPaused: Bool
+    /// The target, where one was named.
+    let vault: String?
     /// All that were paused or resumed: those that share points with it.
     let disks: [String]
 }
 
-private func setPaused(_ isPaused: Bool, disk: String, site: SiteOptions, output: OutputOptions) throws {
+private func setPaused(_ isPaused: Bool, disk: String, vault: String?, site: SiteOptions, output: OutputOptions) throws {
     let catalogue = try site.catalogue()
     let disks = try catalogue.consistencyGroup(ofDisk: disk).diskNames
     for name in disks {
-        try catalogue.setPaused(isPaused, disk: name)
+        try catalogue.setPaused(isPaused, disk: name, vault: vault)
         if !isPaused { try catalogue.requestAttempt(ofDisk: name) }
-        try catalogue.record(.information, disk: name, isPaused ? "upload paused by the administrator" : "upload resumed by the administrator")
+        try catalogue.record(.information, disk: name, vault: vault, isPaused ? "upload paused by the administrator" : "upload resumed by the administrator")
     }
-    try output.print(PauseDocument(disk: disk, isPaused: isPaused, disks: disks)) { document in
-        document.disks.map { "\($0): upload \(document.isPaused ? "paused" : "resumed")" }.joined(separator: "\n")
+    try output.print(PauseDocument(disk: disk, isPaused: isPaused, vault: vault, disks: disks)) { document in
+        document.disks.map { "\($0): upload \(document.vault.map { "to \($0) " } ?? "")\(document.isPaused ? "paused" : "resumed")" }.joined(separator: "\n")
     }
 }

@@ -24,6 +24,9 @@ struct ResyncCommand: ParsableCommand {
     @Argument(help: "The disk.")
     var disk: String
 
+    @Option(name: .long, help: ArgumentHelp("With this target; needed where the disk has several (farshore target list).", valueName: "url"))
+    var vault: String?
+
     @Flag(name: .long, help: "At once, whatever the hour.")
     var now = false
 
@@ -40,7 +43,10 @@ struct ResyncCommand: ParsableCommand {
 
     func run() throws {
         let catalogue = try site.catalogue()
-        let protected = try catalogue.disk(named: disk)
+        let protected = try catalogue.disk(named: disk, vault: vault)
+        guard vault != nil || protected.targetCount == 1 else {
+            throw Failure(.usage, "\(disk) has \(protected.targetCount) targets", try: "--vault with one of them: farshore target list \(disk)")
+        }
         guard protected.state == .protected else { throw protected.releasingFailure }
         guard protected.role == .source else {
             throw Failure(.failed, "\(disk) is a recovery disk, which is not replicated", try: "farshore status \(disk)")
@@ -50,16 +56,16 @@ struct ResyncCommand: ParsableCommand {
         if releaseLog {
             try markResynchronisation(protected, folder, catalogue, reason: reason, isNow: now)
         } else {
-            try catalogue.markResynchronisation(ofDisk: disk, reason: reason, isNow: now)
+            try catalogue.markResynchronisation(ofDisk: disk, at: protected.vaultID, reason: reason, isNow: now)
         }
         // One that waits because an attempt failed is tried again.
-        try catalogue.requestAttempt(ofDisk: disk)
-        guard let mark = try catalogue.resynchronisation(ofDisk: disk) else {
+        try catalogue.requestAttempt(ofDisk: disk, at: protected.vaultID)
+        guard let mark = try catalogue.resynchronisation(ofDisk: disk, at: protected.vaultID) else {
             throw Failure(.failed, "the uploader has just ended a resynchronisation of \(disk)", try: "farshore status \(disk)")
         }
-        try catalogue.record(.information, disk: disk, "resynchronisation asked for by the administrator" + (mark.isNow ? ", at once" : ""))
+        try catalogue.record(.information, of: protected, "resynchronisation asked for by the administrator" + (mark.isNow ? ", at once" : ""))
         let document = Document(disk: disk, resynchronisation: ResynchronisationDocument(mark, protected))
-        try output.print(document) { "\($0.disk): \($0.resynchronisation.text)" + (protected.isPaused ? "; the disk is paused: farshore resume \(disk)" : "") }
+        try output.print(document) { "\($0.disk): \($0.resynchronisation.text)" + (protected.isPaused ? "; the disk is paused: farshore resume \(protected.commandName)" : "") }
     }
 }
 

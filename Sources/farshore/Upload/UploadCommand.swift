@@ -14,7 +14,7 @@ import Vault
 struct UploadCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "upload",
-        abstract: "Replicate every protected disk to its vault.",
+        abstract: "Replicate every protected disk to its vaults.",
         discussion: """
             Without options the service starts in the background and goes on until SIGTERM, after which it finishes what it has
             begun within 30 seconds. --once replicates all that is there, initial replication included, and exits 0 only when all
@@ -45,6 +45,7 @@ struct UploadCommand: ParsableCommand {
 
     struct DiskDocument: Encodable {
         let disk: String
+        let vault: String
         /// Everything up to here is verified in the vault; absent when nothing is.
         let replicatedSequence: UInt64?
         let paused: Bool
@@ -129,23 +130,23 @@ struct UploadCommand: ParsableCommand {
     }
 
     private func runOnce(_ uploader: UploadService, _ catalogue: Catalogue, _ bars: UploadProgress) throws {
-        let failures: [(disk: String, failure: AttemptFailure)]
+        let failures: [(disk: String, vault: String, failure: AttemptFailure)]
         do {
             failures = try uploader.runOnce()
         } catch is Stopped {
             throw Failure(.failed, "stopped before all was replicated", try: "farshore upload --once")
         }
         bars.finish()
-        let disks = try catalogue.disks()
+        let disks = try catalogue.disksAtTargets()
         // Also when its unprotect began during this call.
         let releasing = disks.filter { $0.state == .releasing }
         let documents = try disks.filter { $0.role == .source }.map { disk in
             DiskDocument(
-                disk: disk.name, replicatedSequence: try catalogue.replication(ofDisk: disk.name).provenSequence, paused: disk.isPaused,
-                error: disk.state == .releasing ? disk.releasingFailure.message : failures.first { $0.disk == disk.name }?.failure.message)
+                disk: disk.name, vault: disk.vaultURL, replicatedSequence: try catalogue.replication(ofDisk: disk.name, at: disk.vaultID).provenSequence, paused: disk.isPaused,
+                error: disk.state == .releasing ? disk.releasingFailure.message : failures.first { $0.disk == disk.name && $0.vault == disk.vaultURL }?.failure.message)
         }
         try output.print(documents) { documents in
-            documents.isEmpty ? "no disk is protected on this site" : documents.map(Self.line).joined(separator: "\n")
+            documents.isEmpty ? "no disk is protected on this site" : documents.map { document in Self.line(document, isOne: !documents.contains { $0.disk == document.disk && $0.vault != document.vault }) }.joined(separator: "\n")
         }
         if let first = failures.first {
             let status = Failure.explaining(first.failure.cause)?.status ?? .failed
@@ -157,10 +158,11 @@ struct UploadCommand: ParsableCommand {
         }
     }
 
-    private static func line(_ document: DiskDocument) -> String {
-        if let error = document.error { return "\(document.disk): failed: \(error)" }
-        if document.paused { return "\(document.disk): paused" }
-        return "\(document.disk): verified in the vault up to #\(document.replicatedSequence ?? 0)"
+    private static func line(_ document: DiskDocument, isOne: Bool) -> String {
+        let name = document.disk + (isOne ? "" : " to \(document.vault)")
+        if let error = document.error { return "\(name): failed: \(error)" }
+        if document.paused { return "\(name): paused" }
+        return "\(name): verified in the vault up to #\(document.replicatedSequence ?? 0)"
     }
 
     private static func alreadyRuns() -> Failure {
