@@ -63,7 +63,7 @@ struct GroupRebuild {
             throw missing("\(error)", "--image \(disk.name)=FILE, where that is not its image; --parent-dir with the folder of an image that it differs from")
         }
         if log.registration == nil {
-            warnings.append("\(disk.name): nothing says which policy it had; \(SiteRebuild.policyOfUnknown) has the default one's intervals and lets no point go: farshore policy assign")
+            warnings.append("\(disk.name): nothing says which policy it had; \(SiteRebuild.policyOfUnknown) has the default one's intervals and lets no point go: farshore policy assign POLICY \(disk.name)")
         }
         return Found(id: disk.id, disk: protected(disk, log, standing, path, format, parents), log: log, standing: standing, warnings: warnings)
     }
@@ -77,12 +77,12 @@ struct GroupRebuild {
         guard goesOnHere ? local.contains(current.id) : isShared else {
             throw Missing(
                 subject: disk.name, reason: "the history in \(log.folder.path) is not the vault's: it is a log of another time or host",
-                remedy: "the folder of the right log; or farshore restore \(disk.name), and protect what that gives")
+                remedy: "the folder of the right log; or farshore restore \(disk.name) --vault URL --at latest --to FILE, and protect what that gives")
         }
         guard current.id != own.id.vaultID || log.newestSequence >= current.sequence else {
             throw Missing(
                 subject: disk.name, reason: "\(log.folder.path) ends at sequence \(log.newestSequence), but the vault has it up to \(current.sequence): it is an older copy",
-                remedy: "the folder of the newest log; or farshore restore \(disk.name), and protect what that gives")
+                remedy: "the folder of the newest log; or farshore restore \(disk.name) --vault URL --at latest --to FILE, and protect what that gives")
         }
     }
 
@@ -116,7 +116,7 @@ struct GroupRebuild {
             if isGiven { return ["\(disk.name): \(error); the mount refuses it until farshore accept \(disk.name)"] }
             throw Missing(
                 subject: disk.name, reason: "\(error)",
-                remedy: "--image \(disk.name)=\(path),\(format.rawValue) takes it all the same; the mount then asks for farshore accept")
+                remedy: "--image \(disk.name)=\(path),\(format.rawValue) takes it all the same; the mount then asks for farshore accept \(disk.name)")
         }
     }
 

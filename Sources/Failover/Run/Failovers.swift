@@ -97,7 +97,7 @@ package struct Failovers: Sendable {
             let disk = unit.disks.first { $0.id == point.disk }?.name ?? point.disk.description
             throw .refused(
                 "point #\(point.sequence) of \(disk) is older than the whole history that is kept (#\(oldest) on), so it could not be replicated again; choose a point from #\(oldest) on, "
-                    + "farshore failover test \(unit.name) --at #\(point.sequence) runs this one beside, and farshore restore \(disk) --at #\(point.sequence) --to FILE makes an image of it that can be protected anew")
+                    + "farshore failover test \(unit.name) --at #\(point.sequence) runs this one beside, and farshore restore \(disk) --vault URL --at #\(point.sequence) --to FILE makes an image of it that can be protected anew")
         }
         return points
     }

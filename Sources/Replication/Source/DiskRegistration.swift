@@ -69,7 +69,7 @@ package struct DiskRegistration: Codable, Equatable, Sendable {
 
     package func protectedPolicy() throws(SiteError) -> Policy {
         guard let whenFull = Policy.WhenFull(rawValue: policy.whenFull), let anomaly = Policy.Anomaly(rawValue: policy.anomaly) else {
-            throw SiteError(.policyWrong, "the policy \(policy.name) says \(policy.whenFull), \(policy.anomaly)", remedy: "farshore policy create")
+            throw SiteError(.policyWrong, "the policy \(policy.name) says \(policy.whenFull), \(policy.anomaly)", remedy: "farshore policy create POLICY")
         }
         let found = Policy(
             name: policy.name, parent: policy.parent, intervalSeconds: policy.intervalSeconds, pointSeconds: policy.pointSeconds,

@@ -128,13 +128,13 @@ extension Vault {
         let bytes: [UInt8]
         do { bytes = try store.get(key, range: nil) } catch {
             guard error.code == .notFound else { throw .store(error) }
-            throw .refused("the vault does not know the registration key (any more): it was used or has expired, and was removed; make a new one with farshore host key")
+            throw .refused("the vault does not know the registration key (any more): it was used or has expired, and was removed; make a new one with farshore host key URL")
         }
         let object = try RegistrationObject.decode(bytes, vault: registration.vault, id: registration.id)
         let now = micros(at: store)
         guard now < object.expiresMicros else {
             let whose = store.clockOffsetSeconds == nil ? "this host's clock" : "the target's clock"
-            throw .refused("the registration key has expired \((now - object.expiresMicros) / 1_000_000) s ago by \(whose); make a new one with farshore host key")
+            throw .refused("the registration key has expired \((now - object.expiresMicros) / 1_000_000) s ago by \(whose); make a new one with farshore host key URL")
         }
         guard let salt = Hex.decode(object.salt), salt.count == 32 else { throw .damaged(object: key, reason: "its salt is not what it must be") }
         let derived = registration.derived(salt: salt)
@@ -162,6 +162,6 @@ extension Vault {
         let bytes = try fromStore(key) { () throws(StoreError) in try store.get(key, range: nil) }
         let found = try CanonicalJSON.decode(RegistrationUse.self, bytes, object: key)
         try SelfHashed.verify(found, found.sha256, bytes, object: key) { $0.sha256 = $1 }
-        guard found.host == host else { throw .refused("the registration key was used by the host \(found.host); make one for each host with farshore host key") }
+        guard found.host == host else { throw .refused("the registration key was used by the host \(found.host); make one for each host with farshore host key URL") }
     }
 }

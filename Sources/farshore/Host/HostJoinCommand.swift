@@ -75,7 +75,7 @@ struct HostJoinCommand: ParsableCommand {
     private func text() throws -> String {
         if registrationKey == "-" { return readLine() ?? "" }
         guard let bytes = try DurableFile.read(absolutePath(registrationKey), limitBytes: 65_536) else {
-            throw Failure(.notFound, "\(registrationKey) is not there", try: "--registration-key with the file that farshore host key wrote")
+            throw Failure(.notFound, "\(registrationKey) is not there", try: "--registration-key with the file that farshore host key URL wrote")
         }
         return String(decoding: bytes, as: UTF8.self)
     }

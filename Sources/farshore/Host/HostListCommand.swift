@@ -150,7 +150,7 @@ struct HostRemoveCommand: ParsableCommand {
         }
         guard let one = found.first else { throw Failure(.notFound, "no vault of this site lists a host \(host)", try: "farshore host list") }
         guard found.count == 1 else {
-            throw Failure(.usage, "there are several: \(found.map { "\($0.host.id) (\($0.host.name))" }.joined(separator: ", "))", try: "farshore host remove with the id, and --vault")
+            throw Failure(.usage, "there are several: \(found.map { "\($0.host.id) (\($0.host.name))" }.joined(separator: ", "))", try: "farshore host remove HOST with the id, and --vault")
         }
         try one.vault.unlist(host: one.host.id)
         try output.print(Document(vault: one.vault.id.description, host: one.host.id.description, name: one.host.name)) { "\($0.name): taken off the list" }
