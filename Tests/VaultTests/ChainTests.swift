@@ -1,7 +1,9 @@
 // Numbered chains: the newest is found over gaps, losers of a race are told, rollback and forks are refused.
 
+import BlockIO
 import Foundation
 import ObjectStore
+import Synchronization
 import Testing
 import Vault
 import VaultFixtures
@@ -121,6 +123,25 @@ import VaultFixtures
             #expect(try test.reopened().catalog().document.disks.map(\.name) == ["mine"])
         }
         #expect(try VaultCheck(vault: test.reopened(), readData: true).run().isClean)
+    }
+
+    /// As many test failovers pin their points.
+    @Test func twentyHostsChangeOneChainAtOnce() throws {
+        let store = MemoryStore()
+        let vault = try Vault.create(store: store, protection: .none, memory: HeadMemory(folder: nil), settings: TestVault.settings).vault
+        _ = try vault.heads(group: group).claim(host: "a")
+        store.setLatency(microseconds: 2_000)
+        let failures = Mutex<[String]>([])
+        forEachInParallel(Array(0..<20), threads: 20) { [group] number in
+            do {
+                let own = try Vault.open(store: store, key: .none, memory: HeadMemory(folder: nil), settings: TestVault.settings)
+                try own.heads(group: group).edit { head in
+                    head.pins = (head.pins ?? []) + [Head.Pin(name: "\(number)", disk: group, sequence: 1, timeMicros: 1, reason: "", untilMicros: nil)]
+                }
+            } catch { failures.withLock { $0.append("\(error)") } }
+        }
+        #expect(failures.withLock { $0 } == [])
+        #expect(Set(try vault.heads(group: group).newest()?.document.pins?.map(\.name) ?? []) == Set((0..<20).map { "\($0)" }))
     }
 
     @Test func rollbackAndForksAreRefused() throws {

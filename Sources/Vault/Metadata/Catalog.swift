@@ -189,7 +189,8 @@ extension Vault {
     @discardableResult
     package func updateCatalog(_ change: (inout Catalog) throws(VaultError) -> Void) throws(VaultError) -> Published<Catalog> {
         try refuseCopy()
-        for _ in 0..<8 {
+        for attempt in 0..<Chain<Catalog>.triesMax {
+            catalogChain.giveWay(before: attempt)
             let current = try catalog()
             var next = current.document
             try change(&next)

@@ -1,6 +1,7 @@
 // A chain of numbered objects, each with the hash of the one before: the catalog and the heads of a group
 // (docs/formats/vault.md section 7). Finding the newest needs no LIST; publishing loses cleanly against another writer.
 
+import Glibc
 import ObjectStore
 
 /// What the objects of a chain have in common.
@@ -29,6 +30,14 @@ struct Chain<Document: ChainDocument>: Sendable {
     /// `catalog`, `heads/<group>`: its name in messages and in the client's memory.
     let name: String
     let place: @Sendable (UInt64) -> ObjectPlace
+
+    /// Of a change that others are faster with: as many hosts as that may change a chain at once, for one of them wins each time.
+    static var triesMax: Int { 64 }
+
+    /// Who lost waits a little, a different time each: the more others there are, the longer.
+    func giveWay(before attempt: Int) {
+        if attempt > 0 { usleep(UInt32.random(in: 0..<UInt32(10_000 * min(attempt, 20)))) }
+    }
 
     /// The newest document, or nil for a chain that has none.
     func newest() throws(VaultError) -> Published<Document>? {

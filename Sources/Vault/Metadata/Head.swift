@@ -328,7 +328,8 @@ package struct HeadChain: Sendable {
     /// the newer head when something else (a pin, a verdict) was published in between.
     @discardableResult
     package func update(epoch: UInt64, _ change: (inout Head) throws(VaultError) -> Void) throws(VaultError) -> Published<Head> {
-        for _ in 0..<8 {
+        for attempt in 0..<Chain<Head>.triesMax {
+            chain.giveWay(before: attempt)
             guard let current = try newest() else { throw .missing(object: ObjectPlace.head(group: group, 1).key) }
             guard current.document.writer.epoch == epoch else {
                 throw .fenced("\(chain.name) has writer epoch \(current.document.writer.epoch) of \(current.document.writer.host); this uploader has epoch \(epoch)")
