@@ -60,10 +60,10 @@ import VaultFixtures
         let source = SplitStore(main: main, chunks: chunks)
         let disk = try filled(source)
         let whole = MemoryStore()
-        _ = try VaultCopy(of: open(source), at: whole) { _ in HeadMemory(folder: nil) }.run()
+        _ = try VaultCopy(of: open(source), at: whole, begins: true) { _ in HeadMemory(folder: nil) }.run()
         try expectAllReadable(try open(whole), disk, "in one place")
         let again = SplitStore(main: MemoryStore(), chunks: MemoryStore())
-        for _ in 0..<2 { _ = try VaultCopy(of: open(whole), at: again) { _ in HeadMemory(folder: nil) }.run() }
+        for _ in 0..<2 { _ = try VaultCopy(of: open(whole), at: again, begins: true) { _ in HeadMemory(folder: nil) }.run() }
         try expectAllReadable(try open(again), disk, "in two again")
     }
 

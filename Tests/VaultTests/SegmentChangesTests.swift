@@ -85,7 +85,7 @@ import VaultFixtures
         }
         try check(test.reopened())
         let place = MemoryStore()
-        _ = try VaultCopy(of: test.reopened(), at: place) { _ in HeadMemory(folder: nil) }.run()
+        _ = try VaultCopy(of: test.reopened(), at: place, begins: true) { _ in HeadMemory(folder: nil) }.run()
         try check(Vault.open(store: place, key: test.key, memory: HeadMemory(folder: nil), settings: TestVault.settings))
     }
 

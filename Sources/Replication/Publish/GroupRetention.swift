@@ -104,6 +104,8 @@ final class GroupRetention: Sendable {
         let own = Set(found.disks.map(\.id))
         guard head.disks.allSatisfy({ $0.movedTo != nil || own.contains($0.disk.description) }) else { return nil }
         let policies = try catalogue.disksAtTargets().filter { own.contains($0.id) && $0.vaultID == connection.vault.id.description }.map(\.policy.retention)
+        // A target that was just removed has no rules, and its points stay.
+        guard policies.count == found.disks.count else { return nil }
         guard !policies.contains(.everything) else { return nil }
         return Thinning(rules: policies.flatMap(\.rules).map { Thinning.Rule(periodSeconds: $0.periodSeconds, spanSeconds: $0.spanSeconds) })
     }
