@@ -104,7 +104,8 @@ extension ChangeLog {
 
     // MARK: - space
 
-    var fileCount: Int { live.count + spares.count + retired.count + merging.fileCount }
+    /// With those that the housekeeper and the merging thread have in hand: each makes new ones.
+    var fileCount: Int { live.count + spares.count + retired.count + merging.fileCount + (isPreparing ? 1 : 0) }
 
     var isOldestRecyclable: Bool {
         guard let oldest = live.first, oldest.phase == .sealed else { return false }

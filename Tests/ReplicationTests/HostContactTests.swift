@@ -19,7 +19,7 @@ private final class World: Sendable {
 
     init() throws {
         folder = try temporaryDirectory()
-        vault = try Vault.create(store: memory, protection: .none, memory: HeadMemory(folder: nil), settings: TestVault.settings).vault
+        vault = try Vault.create(store: memory, protection: .keyFile(TestVault.keyBytes), memory: HeadMemory(folder: nil), settings: TestVault.settings).vault
     }
 
     deinit { try? FileManager.default.removeItem(atPath: folder) }
@@ -44,7 +44,7 @@ private struct Host {
         contacts = HostContacts(
             catalogue: catalogue, name: name, version: "9.9", settings: settings, clock: UploadClock(now: { world.clock.withLock { $0 } }, sleep: { _, _ in }),
             log: ReplicatedDisk.quiet
-        ) { _ in try Vault.open(store: store, key: .none, memory: HeadMemory(folder: nil), settings: TestVault.settings) }
+        ) { _ in try Vault.open(store: store, key: .keyFile(TestVault.keyBytes), memory: HeadMemory(folder: nil), settings: TestVault.settings) }
         round = HostContacts.Round(contacts)
     }
 
@@ -105,7 +105,7 @@ private struct Host {
             b.take()
         }
         b.store.interrupt(at: .max, .dies)
-        for _ in 0..<10 {
+        for _ in 0..<20 {
             world.pass(seconds: 60)
             a.take()
             b.take()
@@ -137,8 +137,12 @@ private struct Host {
     @Test func aDayOfTwoIdleHostsCostsLittle() throws {
         let world = try World()
         var (a, b) = (try Host("a", world), try Host("b", world))
-        a.take()
-        b.take()
+        // A client that never saw a host's contacts asks LIST once.
+        for _ in 0..<2 {
+            a.take()
+            b.take()
+            world.pass(seconds: 3_600)
+        }
         world.memory.resetRequests()
         for _ in 0..<8_640 {
             world.pass(seconds: 10)

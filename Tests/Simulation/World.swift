@@ -232,9 +232,12 @@ final class World {
         let segmentBytes = 128 << 10
         try ChangeLog.create(
             folder, diskID: .random(), diskBytes: UInt64(bytes), targets: targets, segmentBytes: segmentBytes,
-            budgetBytes: profile.budgetSegments * UInt64(segmentBytes))
-        // A target that never got anything would get the image.
-        if profile.isTargetAway { try folder.storeMark(ReplicatedMark(sequence: 1, lineage: try folder.readState().lineage), target: "vault") }
-        return DiskModel(number: number, folder: folder, imagePath: path, isDynamic: isDynamic, target: targets.first, base: base)
+            budgetBytes: profile.budgetSegments * UInt64(segmentBytes), startSequence: profile.isTargetAway ? 1 : 0)
+        let model = DiskModel(number: number, folder: folder, imagePath: path, isDynamic: isDynamic, target: targets.first, base: base)
+        guard profile.isTargetAway else { return model }
+        // One that never got anything would get the image.
+        model.baseSequence = 1
+        try folder.storeMark(ReplicatedMark(sequence: 1, lineage: try folder.readState().lineage), target: "vault")
+        return model
     }
 }

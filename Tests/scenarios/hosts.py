@@ -45,6 +45,8 @@ with Scenario() as s:
     def policy_of(name):
         return {disk["disk"]: disk for disk in s.farshore_json("status")["disks"]}[name]["policy"]
 
+    # A vault begins with the state that was replicated first.
+    s.farshore("upload", "--once")
     write("first")
     s.farshore("upload", "--once")
     # What only the logs have, and everything is killed.

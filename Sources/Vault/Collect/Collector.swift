@@ -161,12 +161,12 @@ package struct Collector {
             guard let head = try vault.heads(group: group).newest() else { continue }
             report.deletedChainObjects += try removeOldNumbers("heads/\(group)/", newest: head.document.number)
         }
-        try removeOldContacts(&report)
+        try removeOldContacts(of: catalog.hosts ?? [], &report)
     }
 
     /// Old contacts of hosts, all of hosts that the catalog does not list, and registration keys that are of no use any more.
-    private func removeOldContacts(_ report: inout CollectReport) throws(VaultError) {
-        let listed = Set(try vault.catalog().document.hosts?.map(\.id) ?? [])
+    private func removeOldContacts(of hosts: [Catalog.Host], _ report: inout CollectReport) throws(VaultError) {
+        let listed = Set(hosts.map(\.id))
         var newest: [VaultID: UInt64] = [:]
         var (keys, removed): ([String], [String]) = ([], [])
         try forEachListed("hosts/") { object throws(VaultError) in

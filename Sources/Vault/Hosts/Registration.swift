@@ -35,7 +35,7 @@ package struct Registration: Sendable {
         guard trimmed.hasPrefix(Self.prefix) else { throw .refused("that is no registration key: it begins with \(Self.prefix)") }
         var base64 = trimmed.dropFirst(Self.prefix.count).replacingOccurrences(of: "-", with: "+").replacingOccurrences(of: "_", with: "/")
         base64 += String(repeating: "=", count: (4 - base64.count % 4) % 4)
-        guard let data = Data(base64Encoded: base64), let line = try? CanonicalJSON.decode(Line.self, [UInt8](data), object: "registration key"),
+        guard let data = Data(base64Encoded: base64), let line = try? CanonicalJSON.decodePart(Line.self, [UInt8](data), object: "registration key"),
             let secret = Hex.decode(line.secret), secret.count == 32
         else { throw .refused("the registration key is not whole: a character was lost or changed") }
         (url, vault, id, expiresMicros, self.secret) = (line.url, line.vault, line.id, line.expiresMicros, secret)

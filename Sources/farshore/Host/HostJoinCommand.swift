@@ -51,14 +51,15 @@ struct HostJoinCommand: ParsableCommand {
     }
 
     func run() throws {
-        let registration = try Registration(try text())
+        let text = try text()
+        let registration = try advised { try Registration(text) }
         let catalogue = try site.catalogue()
         guard let host = VaultID(try site.directory.hostID()) else { throw Failure(.failed, "\(site.directory.path)/host-id holds no host id", try: "restore it from a backup") }
         let url = url ?? registration.url
         let store = try openStore(url: url)
         // Told before the registration is used up.
         if try Vault.isEncrypted(store), keyFile == nil { throw Failure(.usage, "the vault is encrypted: its key needs a place", try: "--key-file with a new file") }
-        let kit = try Vault.join(registration, store: store, host: host)
+        let kit = try advised { try Vault.join(registration, store: store, host: host) }
         let file = kit.isEncrypted ? keyFile.map(absolutePath) : nil
         if let file { try keep(kit, in: file) }
         let files = KeyFiles(keyFile: file, passphraseFile: nil)
@@ -69,6 +70,13 @@ struct HostJoinCommand: ParsableCommand {
         try catalogue.record(.information, disk: nil, "this host joined the vault \(vault.id) at \(url) as \(called)")
         try output.print(Document(vault: vault.id.description, url: url, host: host.description, name: called, keyFile: file)) {
             "joined \($0.url) as \($0.name)" + ($0.keyFile.map { "; its key is in \($0)" } ?? "") + "\nNext: farshore upload, which keeps the contact"
+        }
+    }
+
+    private func advised<Value>(_ body: () throws -> Value) throws -> Value {
+        do { return try body() } catch let error as VaultError {
+            guard case .refused = error else { throw error }
+            throw Failure(.failed, "\(error)", try: "farshore host key URL --out FILE on a host that has the vault's key makes a new one")
         }
     }
 
