@@ -57,7 +57,7 @@ final class DiskReplication {
         guard disk.targetCount > 1, let other = try replicator.catalogue.targets(ofDisk: disk.name).first(where: { $0.vaultID != disk.vaultID && $0.takenOver != nil }) else { return }
         let message = "nothing of \(disk.name) is sent to \(disk.vaultURL), because another host has it at \(other.vaultURL): \(other.takenOver ?? "")"
         throw AttemptFailure(
-            .mayPass, message, remedy: "docs/operating/failover.md; it goes on when \(other.vaultURL) takes the disk from here again, or is no target any more: farshore target remove",
+            .mayPass, message, remedy: "docs/operating/failover.md; it goes on when \(other.vaultURL) takes the disk from here again, or is no target any more: farshore target remove \(disk.name) --vault \(other.vaultURL)",
             cause: VaultError.fenced(message))
     }
 

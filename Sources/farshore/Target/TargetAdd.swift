@@ -49,7 +49,7 @@ struct TargetAdd: ParsableCommand {
 
     private func refuseUnfit(_ disk: ProtectedDisk) throws {
         guard disk.state == .protected else { throw disk.releasingFailure }
-        guard disk.role == .source else { throw Failure(.failed, "\(disk.name) is a recovery disk, which is not replicated", try: "farshore reprotect first") }
+        guard disk.role == .source else { throw Failure(.failed, "\(disk.name) is a recovery disk, which is not replicated", try: "farshore reprotect \(disk.machine) first") }
         try disk.refuseWhileFilled()
     }
 
