@@ -167,7 +167,7 @@ import VirtualDisk
         try sites.home.close()
         try sites.prepare(sites.home)
         _ = try sites.failovers(sites.away).run(FailoverRequest(
-            unit: TwoSites.name, point: .latest, pointText: "latest", isPlanned: true, vaultURL: sites.store.location, keyFile: nil, passphraseFile: nil,
+            unit: TwoSites.name, point: .latest, isPlanned: true, vaultURL: sites.store.location, keyFile: nil, passphraseFile: nil,
             folder: sites.folder + "/recovery", sourceCommand: nil, startCommand: nil, commandSeconds: 5))
         // As the mount that serves it does.
         #expect(DiskRegistrations().note([try sites.away.entry]).isEmpty)

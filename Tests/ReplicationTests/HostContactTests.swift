@@ -144,8 +144,8 @@ private struct Host {
             world.pass(seconds: 3_600)
         }
         world.memory.resetRequests()
-        for _ in 0..<8_640 {
-            world.pass(seconds: 10)
+        for _ in 0..<1_440 {
+            world.pass(seconds: 60)
             a.take()
             b.take()
         }
