@@ -14,6 +14,7 @@
 
 package import BlockIO
 import Glibc
+import Synchronization
 
 package struct SiteDirectory: Sendable, Equatable {
     package let path: String
@@ -45,6 +46,13 @@ package struct SiteDirectory: Sendable, Equatable {
     /// Who this site is in heads and under `hosts/` of a vault: 32 lower-case hex digits, random, made at first use and never changed.
     /// A copy of the site is the same host.
     package func hostID() throws -> String {
+        // The uploader opens several vaults at once, and the file beside is named by the process.
+        try Self.makingHostID.withLock { _ in try findHostID() }
+    }
+
+    private static let makingHostID = Mutex<Void>(())
+
+    private func findHostID() throws -> String {
         while true {
             if let known = try knownHostID() { return known }
             try makeHostID((0..<32).map { _ in String(UInt8.random(in: 0...15), radix: 16) }.joined())
