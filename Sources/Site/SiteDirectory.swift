@@ -7,7 +7,7 @@
 //   heads/               the newest head seen of each vault and group, against rollback
 //   plans/               runs of recovery plans
 //   frozen/              a note for each machine that may be at rest because of us
-//   content/DISK         what kind of data the regions of a disk hold; a hint for the alarm on anomalies, may be removed
+//   content/DISK         (for further targets DISK-VAULT) what kind of data the regions of a disk hold; a hint for the alarm on anomalies, may be removed
 //   host-id              who this site is in vaults, 32 hex digits; made at first use
 //   run/                 sockets, logs, the pid files of the services (that of a mount stays when it was killed), locks of commands of failovers
 //   mount.lock           held by the one mount of the site; upload.lock by the one uploader
