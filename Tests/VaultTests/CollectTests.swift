@@ -132,7 +132,7 @@ private final class World {
             try world.collect(try World.open(store))
             try world.expectWhole(store, "restarted after \(number)", readsPoints: number % 4 == 1)
         }
-        #expect(number > 30, "\(number)")
+        #expect(number > 20, "\(number)")
     }
 
     @Test func twoCollectorsAtOnceDoNoHarm() throws {

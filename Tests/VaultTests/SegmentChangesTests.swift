@@ -122,5 +122,11 @@ import VaultFixtures
             }
         }
         #expect(refused > 2_000 && read > 0)
+        for (first, last) in [(UInt64(0), UInt64(159)), (100, 99)] {
+            let lying = SegmentEntry(
+                lineage: lineage, first: first, last: last, bytes: entry.bytes, hash: entry.hash, records: entry.records, payloadOffset: entry.payloadOffset,
+                payloadBytes: entry.payloadBytes, index: entry.index)
+            #expect(throws: VaultError.self) { try readAll(test.vault, disk, [lying]) }
+        }
     }
 }

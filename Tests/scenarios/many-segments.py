@@ -19,7 +19,7 @@ requires("fusermount3")
 requires_root()
 LONG = SCALE >= 20
 SEGMENTS, TESTS = (10_000, 20) if LONG else (1_000, 2)
-# On a machine that does nothing else; shared ones are slower. Printed beside what was measured, and held times five.
+# On a machine that does nothing else. Printed beside what was measured, and held times twenty: that finds what grows with the disk, on busy machines too.
 GOAL_READY, GOAL_FIRST, GOAL_BYTES = 1.0, 0.2, 256 * MIB
 SIZE, PARTS = 1 << 40, 16
 if LONG:
@@ -67,7 +67,7 @@ def counted(what, proxy):
 
 def told(what, seconds, goal):
     print(f"{what:<44} {seconds:7.3f} s (goal {goal:.1f})")
-    check(seconds <= 5 * goal or LONG, f"{what} took {seconds:.2f} s")
+    check(seconds <= 20 * goal, f"{what} took {seconds:.2f} s")
 
 
 with Scenario(seed=1) as s:

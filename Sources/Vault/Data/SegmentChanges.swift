@@ -2,8 +2,6 @@
 // request for each segment, else from the segment's own index. Points are read through it and maps are made from it.
 // Form: docs/formats/vault.md section 9, `index`.
 
-import BlockIO
-
 /// What a write, zero or discard record changes.
 package struct DiskChange: Equatable, Sendable {
     package let sequence: UInt64
@@ -62,7 +60,7 @@ package struct SegmentChanges: Sendable {
             try bytes.withBytes { bytes throws(VaultError) in try SealedObject(bytes, place: place, keys: keys) }
         }
         var reader = ChangeReader(bytes: bytes, position: object.header.tableEnd, entry: entry)
-        guard entry.isWithinLimits, UInt64(object.table.objectBytes) == entry.bytes, UInt64(object.header.plaintextBytes) == entry.payloadOffset + entry.payloadBytes,
+        guard entry.isWithinLimits, entry.first > 0, entry.first <= entry.last, UInt64(object.table.objectBytes) == entry.bytes, UInt64(object.header.plaintextBytes) == entry.payloadOffset + entry.payloadBytes,
             let changes = reader.changes()
         else { throw .damaged(object: place.key, reason: "what its manifest carries of it is not valid") }
         return SegmentChanges(id: id, object: object, changes: changes)
