@@ -16,6 +16,9 @@ package protocol ObjectStore: Sendable {
     /// or has not answered yet.
     var clockOffsetSeconds: Int? { get }
 
+    /// What the target can do with versions of objects; nil where it keeps none, or this program cannot use them there.
+    var versions: (any ObjectVersions)? { get }
+
     /// Keys under `chunks/` are kept at another target than all others.
     var keepsChunksApart: Bool { get }
 
@@ -103,6 +106,7 @@ package enum ObjectLimits {
 extension ObjectStore {
     package var clockOffsetSeconds: Int? { nil }
     package var keepsChunksApart: Bool { false }
+    package var versions: (any ObjectVersions)? { nil }
 
     package func get(_ key: String) throws(StoreError) -> [UInt8] { try get(key, range: nil) }
 

@@ -1,4 +1,6 @@
 """Object servers for the scenarios, started by the scripts beside this file and ended by pid."""
+import importlib.machinery
+import importlib.util
 import os
 import subprocess
 
@@ -23,3 +25,11 @@ def start(s, kind):
 
 def location(bucket, port, prefix):
     return f"s3://{bucket}/{prefix}?endpoint=http://127.0.0.1:{port}&region=us-east-1"
+
+
+def request(port, method, place, who, body=b"", headers=()):
+    """The answer (`status`, `headers`, `read()`) to a signed request for `/bucket/key?query`, by the identity whose environment is `who`."""
+    loader = importlib.machinery.SourceFileLoader("s3_admin", os.path.join(ROOT, "Tests", "servers", "s3-admin"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("s3_admin", loader))
+    loader.exec_module(module)
+    return module.send("s3", method, f"http://127.0.0.1:{port}", place, body, who["AWS_ACCESS_KEY_ID"], who["AWS_SECRET_ACCESS_KEY"], wanted="answer", headers=headers)

@@ -34,6 +34,7 @@ package final class RetryingStore: ObjectStore {
     package var location: String { base.location }
     package var features: StoreFeatures { base.features }
     package var clockOffsetSeconds: Int? { base.clockOffsetSeconds }
+    package var versions: (any ObjectVersions)? { base.versions.map { RetryingVersions($0, self) } }
 
     /// Tries beyond the first, over all requests.
     package var retryCount: UInt64 { retries.load(ordering: .relaxed) }
@@ -77,7 +78,7 @@ package final class RetryingStore: ObjectStore {
         try attempt { () throws(StoreError) in try base.probe(existing: key, bytes) }
     }
 
-    private func attempt<Result>(_ request: () throws(StoreError) -> Result) throws(StoreError) -> Result {
+    func attempt<Result>(_ request: () throws(StoreError) -> Result) throws(StoreError) -> Result {
         let start = ContinuousClock.now
         var tries = 1
         while true {

@@ -23,6 +23,11 @@ package final class SplitStore: ObjectStore {
         [main.clockOffsetSeconds, chunks.clockOffsetSeconds].compactMap(\.self).max { abs($0) < abs($1) }
     }
 
+    package var versions: (any ObjectVersions)? {
+        guard let one = main.versions, let other = chunks.versions else { return nil }
+        return SplitVersions(main: one, chunks: other)
+    }
+
     private func place(of key: String) -> any ObjectStore { key.utf8.starts(with: Self.apartPrefix.utf8) ? chunks : main }
 
     package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) { try place(of: key).put(key, bytes, ifAbsent: ifAbsent) }

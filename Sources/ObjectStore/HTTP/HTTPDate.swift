@@ -33,6 +33,18 @@ package struct HTTPDate {
         (self.year, self.month, self.day, self.hour, self.minute, self.second) = (year, month + 1, day, hour, minute, second)
     }
 
+    /// Of `2026-11-21T09:57:01Z`; a fraction of a second (`….285Z`) is left out. Nil for anything else.
+    package init?(rfc3339: String) {
+        let text = Array(rfc3339.utf8)
+        guard text.count >= 20, text.last == UInt8(ascii: "Z"), text.count == 20 || text[19] == UInt8(ascii: ".") else { return nil }
+        for (place, mark) in [(4, "-"), (7, "-"), (10, "T"), (13, ":"), (16, ":")] where text[place] != mark.utf8.first { return nil }
+        func part(_ range: Range<Int>, _ allowed: ClosedRange<Int>) -> Int? { Self.number(Substring(decoding: text[range], as: UTF8.self), allowed) }
+        guard let year = part(0..<4, 1970...9999), let month = part(5..<7, 1...12), let day = part(8..<10, 1...31), let hour = part(11..<13, 0...23),
+            let minute = part(14..<16, 0...59), let second = part(17..<19, 0...60)
+        else { return nil }
+        (self.year, self.month, self.day, self.hour, self.minute, self.second) = (year, month, day, hour, minute, second)
+    }
+
     package var secondsSince1970: Int {
         let shiftedYear = month <= 2 ? year - 1 : year
         let era = (shiftedYear >= 0 ? shiftedYear : shiftedYear - 399) / 400

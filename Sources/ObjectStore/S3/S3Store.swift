@@ -135,18 +135,19 @@ package final class S3Store: ObjectStore {
         for key in keys { try ObjectKey.check(key) }
         var rest = keys[...]
         while !rest.isEmpty {
-            try deleteBatch(Array(rest.prefix(ObjectLimits.listPageKeys)))
+            try delete(rest.prefix(ObjectLimits.listPageKeys).map { ($0, nil) })
             rest = rest.dropFirst(ObjectLimits.listPageKeys)
         }
     }
 
-    private func deleteBatch(_ keys: [String]) throws(StoreError) {
-        let body = S3Documents.deletion(of: keys.map { place.prefix + $0 })
+    /// At most a page of them.
+    func delete(_ keys: [(key: String, version: String?)]) throws(StoreError) {
+        let body = S3Documents.deletion(of: keys.map { (place.prefix + $0.key, $0.version) })
         let request = TargetRequest(
             .post, path: bucketPath, query: [("delete", "")], headers: [("content-type", "application/xml")], body: body, answerBytesMax: 4 << 20)
         let answer = try succeed(request, "deletion of \(keys.count) objects")
         guard let result = XMLDocument.read(S3DeleteBody.self, answer.body) else { throw damaged("deletion") }
-        let failures = (result.Error ?? []).filter { $0.Code != "NoSuchKey" }
+        let failures = (result.Error ?? []).filter { $0.Code != "NoSuchKey" && $0.Code != "NoSuchVersion" }
         guard let first = failures.first else { return }
         let xml = "<Error><Code>\(first.Code ?? "InternalError")</Code></Error>"
         throw failure(TargetAnswer(status: 500, headers: [:], body: Array(xml.utf8)), "deletion of \(failures.count) of \(keys.count) objects, \(first.Key ?? "?") first,")
