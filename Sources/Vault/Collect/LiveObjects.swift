@@ -36,6 +36,8 @@ struct LiveObjects {
         return lineages[lineage].map { sequence <= $0 } ?? false
     }
 
+    var count: Int { names.count + pages.count + chunks.count }
+
     /// True when the page was not known.
     mutating func insert(page: Hash256) -> Bool { pages.insert(page).inserted }
 
@@ -80,26 +82,33 @@ struct LiveVault {
     let catalog: Published<Catalog>
     let heads: [VaultID: Published<Head>]
     let live: LiveObjects
+    /// What could not be read, and what is behind it was not found; empty unless the survey was to go on at damage.
+    let damage: [VaultError]
 
-    /// Throws at the first damage: what cannot be read might lead anywhere.
-    static func survey(_ vault: Vault) throws(VaultError) -> LiveVault {
+    /// Throws at the first damage, for what cannot be read might lead anywhere; `goingOn` it finds what it can.
+    static func survey(_ vault: Vault, goingOn: Bool = false) throws(VaultError) -> LiveVault {
         while true {
             let catalog = try vault.catalog()
             var heads: [VaultID: Published<Head>] = [:]
-            for group in Set(catalog.document.disks.map(\.group)) { heads[group] = try vault.heads(group: group).newest() }
+            var damage: [VaultError] = []
+            for group in Set(catalog.document.disks.map(\.group)) {
+                do throws(VaultError) {
+                    heads[group] = try vault.heads(group: group).newest()
+                } catch {
+                    guard goingOn, error.damage != nil else { throw error }
+                    damage.append(error)
+                }
+            }
             // A disk that moved between the two would be in none of the heads that were read.
             guard try vault.catalog().hash == catalog.hash else { continue }
             var live = LiveObjects(disks: catalog.document.disks)
-            do throws(VaultError) {
-                for head in heads.values {
-                    for state in head.document.disks where !state.lineages.isEmpty { try add(state, vault, &live) }
-                }
-            } catch {
-                // What a head led to may be collected by somebody else once a newer head leads elsewhere.
-                guard error.isIntegrityDamage, try isOutdated(heads, vault) else { throw error }
-                continue
+            for head in heads.values {
+                for state in head.document.disks where !state.lineages.isEmpty && (damage.isEmpty || goingOn) { damage += try add(state, vault, &live) }
             }
-            return LiveVault(catalog: catalog, heads: heads, live: live)
+            // What a head led to may be collected by somebody else once a newer head leads elsewhere.
+            if !damage.isEmpty, try isOutdated(heads, vault) { continue }
+            if let first = damage.first, !goingOn { throw first }
+            return LiveVault(catalog: catalog, heads: heads, live: live, damage: damage)
         }
     }
 
@@ -108,22 +117,22 @@ struct LiveVault {
         return false
     }
 
-    private static func add(_ state: DiskState, _ vault: Vault, _ live: inout LiveObjects) throws(VaultError) {
+    /// Returns what could not be read.
+    private static func add(_ state: DiskState, _ vault: Vault, _ live: inout LiveObjects) throws(VaultError) -> [VaultError] {
         var survey = HistorySurvey(vault: vault, state: state, followPrevious: false)
         try survey.run()
-        if let found = survey.findings.values.first { throw .damaged(object: found.object, reason: found.reason) }
+        var damage = survey.findings.values.map { VaultError.damaged(object: $0.object, reason: $0.reason) }
         live.insert(survey)
-        var damage: VaultError?
         for (root, _, _) in survey.roots {
             var found = live
             live = LiveObjects(disks: [])
             let walk = MapWalk(
                 vault: vault, enters: { found.insert(page: $0) }, onLeaf: { found.insert($0.sources, of: state.disk) },
-                onDamage: { id, _, reason in damage = damage ?? .damaged(object: ObjectPlace.mapPage(id).key, reason: reason) })
+                onDamage: { id, _, reason in damage.append(.damaged(object: ObjectPlace.mapPage(id).key, reason: reason)) })
             try walk.visit(root)
             live = found
         }
-        if let damage { throw damage }
+        return damage
     }
 
     /// The groups whose writer has not acknowledged the epoch, with the heads that say so.

@@ -11,6 +11,8 @@ struct VaultCheckCommand: ParsableCommand {
             Without --read-data, metadata is read and opened, and data objects are asked for. With it, everything is read.
             Exit status 6 when there is damage.
 
+            With --locked-for, a target with object lock is also asked whether everything that points need stays locked so long; exit status 1 when it does not.
+
             Example:
               farshore vault check file:///backup/vault --key-file /etc/farshore/vault.key --read-data
             """)
@@ -32,6 +34,15 @@ struct VaultCheckCommand: ParsableCommand {
             let examples: [String]
         }
 
+        struct Locks: Encodable {
+            let objects: UInt64
+            /// Their lock ends too early.
+            let shortObjects: UInt64
+            /// Of these, those without one.
+            let unlockedObjects: UInt64
+            let hiddenObjects: UInt64
+        }
+
         let disks: UInt64
         let groups: UInt64
         let points: UInt64
@@ -41,6 +52,8 @@ struct VaultCheckCommand: ParsableCommand {
         let damaged: [Finding]
         /// Absent when something is damaged, or the credentials may not list the vault.
         let orphans: Orphans?
+        /// With `--locked-for`.
+        let locks: Locks?
     }
 
     @Argument(help: ArgumentHelp("The vault.", valueName: "url"))
@@ -51,21 +64,29 @@ struct VaultCheckCommand: ParsableCommand {
     @Flag(name: .long, help: "Read and open all data too.")
     var readData = false
 
+    @Option(name: .long, help: ArgumentHelp("Also tell how many of the objects that points need are not locked for so long from now on (15d, 2h).", valueName: "time"), transform: lockSpan)
+    var lockedFor: Int?
+
     @OptionGroup var site: SiteOptions
     @OptionGroup var output: OutputOptions
 
     func run() throws {
         let vault = try openVault(url: url, key: key, site: site)
         let report = try VaultCheck(vault: vault, readData: readData).run()
-        try output.print(document(report), text: Self.text)
+        let locks = try lockedFor.map { try VaultLock(soundVault(url: url, key: key, site: site, locking: true), spanSeconds: $0, extends: false).run() }
+        try output.print(document(report, locks), text: Self.text)
         guard report.isClean else {
             throw Failure(
                 .integrityDamage, "\(report.findings.count) damaged object\(report.findings.count == 1 ? "" : "s")",
-                try: "restore these objects from a copy of the vault, or use a point that is not affected; to have whole points again, end the disk's protection and protect it under a new name, which sends all of it anew")
+                try: "restore these objects from a copy of the vault, or use a point that is not affected; in a bucket that keeps versions look what `farshore vault undo URL` brings back; to have whole points again, end the disk's protection and protect it under a new name, which sends all of it anew")
+        }
+        try locks?.refuseMeddled()
+        if let locks, locks.shortObjects > 0 {
+            throw Failure(.failed, "\(locks.shortObjects) of \(locks.objects) objects that points need are not locked for so long", try: "run `farshore vault lock URL --for TIME`, each day")
         }
     }
 
-    private func document(_ report: CheckReport) -> Document {
+    private func document(_ report: CheckReport, _ locks: LockReport?) -> Document {
         Document(
             disks: report.disks, groups: report.groups, points: report.points, objects: report.objects, bytesRead: report.bytesRead, readData: readData,
             damaged: report.findings.map {
@@ -73,19 +94,26 @@ struct VaultCheckCommand: ParsableCommand {
                     object: $0.object, reason: $0.reason, disk: $0.disk, firstSequence: $0.firstSequence, lastSequence: $0.lastSequence,
                     points: $0.points.map(\.sequence), ranges: $0.ranges)
             },
-            orphans: report.orphans.map { Document.Orphans(objects: $0.objects, bytes: $0.bytes, examples: $0.examples) })
+            orphans: report.orphans.map { Document.Orphans(objects: $0.objects, bytes: $0.bytes, examples: $0.examples) },
+            locks: locks.map { Document.Locks(objects: $0.objects, shortObjects: $0.shortObjects, unlockedObjects: $0.unlockedObjects, hiddenObjects: $0.hiddenObjects) })
     }
 
     private static func text(_ document: Document) -> String {
         let summary = "Checked \(document.objects) objects of \(document.disks) disks with \(document.points) points"
             + (document.readData ? ", all data read (\(bytesText(document.bytesRead)))" : "; data was asked for, not read (--read-data)")
-        guard !document.damaged.isEmpty else { return summary + ": no damage." + orphansText(document) }
+        guard !document.damaged.isEmpty else { return summary + ": no damage." + orphansText(document) + locksText(document) }
         return ([summary + "."] + document.damaged.map(describe)).joined(separator: "\n")
     }
 
     private static func orphansText(_ document: Document) -> String {
         guard let orphans = document.orphans, orphans.objects > 0 else { return "" }
         return "\n\(orphans.objects) objects (\(bytesText(orphans.bytes))) are needed by no point, such as \(orphans.examples[0]); `farshore vault collect` removes them."
+    }
+
+    private static func locksText(_ document: Document) -> String {
+        guard let locks = document.locks else { return "" }
+        guard locks.shortObjects > 0 else { return "\nAll \(locks.objects) objects that points need are locked for so long." }
+        return "\n\(locks.shortObjects) of \(locks.objects) objects that points need are not locked for so long, \(locks.unlockedObjects) of them not at all."
     }
 
     private static func describe(_ finding: Document.Finding) -> String {
