@@ -81,6 +81,7 @@ with Scenario() as s:
         file.truncate(8 * MIB)
     s.farshore("protect", s.path("disk.img"), "--name", "d", *vault, "--policy", s.policy(1))
     set_policy(s.farshore_json("status")["disks"][0]["id"])
+    s.farshore("upload", "--once")
     _, mnt = s.mount(served="d")
     served, contents = os.path.join(mnt, "d", "disk.raw"), {}
 
