@@ -97,14 +97,16 @@ with Scenario(seed=1) as s:
     def begin(number):
         site = s.path(f"site-{number}")
         s.at_end(lambda: subprocess.run(["umount", "-l", os.path.join(site, "tests", "t", "mnt")], capture_output=True))
-        return subprocess.Popen([PROGRAM, "failover", "test", "long", *key, "--name", "t"], env=dict(os.environ, FARSHORE_SITE=site), stdin=subprocess.DEVNULL,
+        command = subprocess.Popen([PROGRAM, "failover", "test", "long", *key, "--name", "t"], env=dict(os.environ, FARSHORE_SITE=site), stdin=subprocess.DEVNULL,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        # Also of one whose end nobody waits for, because another one failed.
+        s.at_end(lambda: (command.wait(300), s.farshore("failover", "cleanup", "t", site=site, ok=False)))
+        return command
 
     def finish(number, command):
         said = command.communicate(timeout=300)[0]
         check(command.returncode == 0, said)
         site = s.path(f"site-{number}")
-        s.at_end(lambda: s.farshore("failover", "cleanup", "t", site=site))
         return os.path.join(site, "tests", "t", "mnt")
 
     def look(directory):
