@@ -124,7 +124,7 @@ with Scenario() as s:
     # --- the two kinds of points
     s.farshore("upload", "--once")
     crash = s.farshore_json("point", "cut", "web1", "--tag", "crash")[0]
-    app = s.farshore_json("point", "cut", "web1", "--tag", "app", "--app")[0]
+    app = s.farshore_json("point", "cut", "web1", "--tag", "app", "--app-consistent")[0]
     check((crash["kind"], app["kind"]) == ("crash", "app"), f"{crash} {app}")
     writer.reset()
     # Its writer in the cage would have to be alive to tell: the real agent says that nothing is at rest.

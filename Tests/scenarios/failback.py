@@ -167,7 +167,7 @@ with Scenario(seed=7) as s:
     check(size() - before < BLOCK * BLOCKS // 4, f"{size() - before} bytes were sent after 500 records: it was replicated anew")
     s.farshore("restore", "db", *key, "--at", "latest", "--to", s.path("restored.raw"))
     guest.check(s.path("restored.raw"), "the vault's newest point")
-    s.farshore("failover", "release", "db", site=there)
+    s.farshore("failback", "release", "db", site=there)
     check(s.farshore_json("status", site=there)["disks"] == [], "the other site still has the disk")
 
     # Forward once more, planned.

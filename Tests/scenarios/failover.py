@@ -146,7 +146,7 @@ with Scenario(seed=6) as s:
     check(writer.error is None, f"a refused prepare disturbed the guest: {writer.error}")
     s.farshore("failover", "prepare", "db", "--wait-seconds", "60")
     check(not os.path.exists(served), "a prepared disk is still served")
-    report = s.farshore_json("failover", "run", "db", "--planned", *key, site=there)
+    report = s.farshore_json("failover", "planned", "db", *key, site=there)
     check(records(report["disks"][0]["path"]) == last, "a planned failover lost records")
     print(f"planned: {last} of {last} records")
     s.farshore("failover", "commit", "db", site=there)

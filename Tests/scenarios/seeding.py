@@ -85,6 +85,10 @@ with Scenario() as s:
     s.farshore("retarget", online, *key, status=1)
     s.farshore("vault", "adopt", online, *key, **far)
     s.farshore(*copy, *key, status=7, **far)
+    # The same in one step.
+    s.farshore("vault", "adopt", "file://" + s.path("van"), "file://" + s.path("at-once"), *key, **far)
+    check([point["sequence"] for point in s.farshore_json("point", "list", "d", "--vault", "file://" + s.path("at-once"), *key, **far)]
+          == [point["sequence"] for point in s.farshore_json("point", "list", "d", "--vault", online, *key, **far)], "adopted at once, the vault has other points")
 
     # On the disk's host: not the old directory, and not while the uploader runs.
     s.farshore("retarget", "file://" + s.path("other"), "--key-file", s.path("other.key"), status=10)

@@ -14,7 +14,7 @@ struct FailbackCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "failback",
         abstract: "Bring machines home that were failed over and reprotected.",
-        subcommands: [FailbackStart.self, FailbackStatus.self, FailbackComplete.self, FailbackCancel.self])
+        subcommands: [FailbackStart.self, FailbackStatus.self, FailbackComplete.self, FailbackCancel.self, FailoverRelease.self])
 }
 
 /// One unit, with what counts what comes from its vault.
@@ -134,8 +134,14 @@ struct FailbackStart: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Where the logs go then (default: beside the images).", valueName: "dir"))
     var logFolder: String?
 
-    @Flag(name: .long, help: "Empty the images first and download all: for images that are not to be trusted.")
-    var fullDownload = false
+    /// How the images become what the replica holds.
+    enum Mode: String, ExpressibleByArgument, CaseIterable {
+        case minimiseDowntime = "minimise-downtime"
+        case fullDownload = "full-download"
+    }
+
+    @Option(name: .long, help: "minimise-downtime: fetch what differs. full-download: empty the images first and fetch all, for images that are not to be trusted.")
+    var mode = Mode.minimiseDowntime
 
     @Flag(name: .long, help: "Give up the writes on this host that the vault never got. What it did get stays readable as points.")
     var dropHomeWrites = false
@@ -146,7 +152,7 @@ struct FailbackStart: ParsableCommand {
         let failback = try OpenedFailback(options)
         let report = try failback.failbacks.start(
             .init(
-                unit: options.unit, imageFolder: imageFolder.map(absolutePath), logFolder: logFolder.map(absolutePath), isFull: fullDownload, dropsHomeWrites: dropHomeWrites),
+                unit: options.unit, imageFolder: imageFolder.map(absolutePath), logFolder: logFolder.map(absolutePath), isFull: mode == .fullDownload, dropsHomeWrites: dropHomeWrites),
             show: { for parted in $0 { printError("\(parted.disk.name): " + FailbackDocument.Sides(parted).text) } })
         try output.print(FailbackDocument(report)) {
             "\($0.text)\nNext: farshore failover prepare \(options.unit) on the active host, then farshore failback complete \(options.unit) here"

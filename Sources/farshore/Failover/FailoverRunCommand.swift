@@ -64,6 +64,39 @@ struct PointOptions: ParsableArguments {
     }
 }
 
+/// What planned and unplanned failovers are told alike.
+struct FailoverRunOptions: ParsableArguments {
+    @OptionGroup var unit: UnitOptions
+
+    @Option(name: .long, help: ArgumentHelp("Where the recovery disks lie (default: SITE/recovery/UNIT).", valueName: "dir"))
+    var folder: String?
+
+    @Option(name: .long, help: ArgumentHelp("Start the machine when its disks are served.", valueName: "command"))
+    var start: String?
+
+    @OptionGroup var times: CommandTimeOptions
+    @OptionGroup var output: OutputOptions
+
+    func run(isPlanned: Bool, point: PointName?, sourceCommand: String?) throws {
+        let opened = try unit.opened()
+        let report = try opened.failovers.run(FailoverRequest(
+            unit: unit.unit, point: point, isPlanned: isPlanned, vaultURL: opened.place.url, keyFile: opened.place.keyFile,
+            passphraseFile: opened.place.passphraseFile, folder: folder.map(absolutePath), sourceCommand: sourceCommand, startCommand: start, commandSeconds: Double(times.commandSeconds)))
+        try output.print(FailoverDocument(report), text: \.text)
+    }
+}
+
+struct FailoverPlanned: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "planned",
+        abstract: "Fail a machine or group over that `failover prepare` has shut down, and lose nothing: `failover run --planned`.",
+        discussion: "Example:\n  farshore failover planned db1 --vault s3://backup/vault --key-file vault.key --start ./start-db1")
+
+    @OptionGroup var options: FailoverRunOptions
+
+    func run() throws { try options.run(isPlanned: true, point: nil, sourceCommand: nil) }
+}
+
 struct FailoverRunCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "run",
@@ -79,9 +112,10 @@ struct FailoverRunCommand: ParsableCommand {
 
             Example:
               farshore failover run db1 --vault s3://backup/vault --key-file vault.key --start ./start-db1
-            """)
+            """,
+        aliases: ["unplanned"])
 
-    @OptionGroup var options: UnitOptions
+    @OptionGroup var options: FailoverRunOptions
     @OptionGroup var point: PointOptions
 
     @Flag(name: .long, help: "The source was shut down by `failover prepare`: lose nothing, or refuse.")
@@ -90,26 +124,11 @@ struct FailoverRunCommand: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Tell the source to stop, as far as it can be reached.", valueName: "command"))
     var sourceCommand: String?
 
-    @Option(name: .long, help: ArgumentHelp("Where the recovery disks lie (default: SITE/recovery/UNIT).", valueName: "dir"))
-    var folder: String?
-
-    @Option(name: .long, help: ArgumentHelp("Start the machine when its disks are served.", valueName: "command"))
-    var start: String?
-
-    @OptionGroup var times: CommandTimeOptions
-    @OptionGroup var output: OutputOptions
-
     func validate() throws {
         guard try !planned || point.point ?? .latest == .latest else { throw ValidationError("a planned failover loses nothing: it has no --at") }
     }
 
-    func run() throws {
-        let opened = try options.opened()
-        let report = try opened.failovers.run(FailoverRequest(
-            unit: options.unit, point: try point.point, isPlanned: planned, vaultURL: opened.place.url, keyFile: opened.place.keyFile,
-            passphraseFile: opened.place.passphraseFile, folder: folder.map(absolutePath), sourceCommand: sourceCommand, startCommand: start, commandSeconds: Double(times.commandSeconds)))
-        try output.print(FailoverDocument(report), text: \.text)
-    }
+    func run() throws { try options.run(isPlanned: planned, point: point.point, sourceCommand: sourceCommand) }
 }
 
 struct FailoverChangePoint: ParsableCommand {

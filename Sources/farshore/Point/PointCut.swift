@@ -49,7 +49,7 @@ struct PointCut: ParsableCommand {
     @Option(name: .long, help: "A name for the point: letters, digits, . _ - and at most 64 of them, not a number.")
     var tag: String?
 
-    @Flag(name: .long, help: "Bring the machines to rest for it: an app-consistent point.")
+    @Flag(name: [.customLong("app"), .customLong("app-consistent")], help: "Bring the machines to rest for it: an app-consistent point.")
     var app = false
 
     @OptionGroup var site: SiteOptions

@@ -121,12 +121,14 @@ struct VaultAdopt: ParsableCommand {
         commandName: "adopt",
         abstract: "Make a copy of a vault a vault of its own.",
         discussion: """
+            With SEED, a vault that was replicated to a portable disk, that is copied to the URL first; interrupted, it is run again.
             From then on uploaders and collections write to it, and `farshore vault copy` into it is refused. It is checked before that it can be
             read as far as its heads, manifests and maps; `farshore vault check URL --read-data` reads everything. For the disks of the other vault:
             farshore retarget.
 
             Example:
               farshore vault adopt 's3://second/vault?region=eu-west-1' --key-file /etc/farshore/vault.key
+              farshore vault adopt file:///mnt/portable/vault 's3://second/vault?region=eu-west-1' --key-file /etc/farshore/vault.key
             """)
 
     struct Document: Encodable {
@@ -134,13 +136,22 @@ struct VaultAdopt: ParsableCommand {
         let url: String
     }
 
-    @Argument(help: ArgumentHelp("The copy.", valueName: "url"))
-    var url: String
+    @Argument(help: ArgumentHelp("The copy; before another URL, the vault that is copied there first.", valueName: "seed-or-url"))
+    var first: String
+
+    @Argument(help: ArgumentHelp("Where the seed becomes a vault of its own: an empty place, or a copy of it that was begun.", valueName: "url"))
+    var second: String?
 
     @OptionGroup var key: KeyOptions
+    @OptionGroup var site: SiteOptions
     @OptionGroup var output: OutputOptions
 
     func run() throws {
+        let url = second ?? first
+        if second != nil {
+            let seed = try openVault(url: first, key: key, site: site)
+            _ = try VaultCopy(of: seed, at: openStore(url: url, createDirectory: true), begins: true) { _ in HeadMemory(folder: nil) }.run()
+        }
         // Without the site's memory: that of the other vault may be ahead of the copy.
         let vault = try Vault.open(store: openStore(url: url), key: try key.source(), memory: HeadMemory(folder: nil), keyFiles: key.files)
         try vault.adopt()
