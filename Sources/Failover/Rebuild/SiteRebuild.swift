@@ -104,7 +104,7 @@ package struct SiteRebuild {
                 let (others, name) = (log.state.targets.filter { $0 != vault.id.description }, log.registration?.name ?? id)
                 outcome.missing.append(others.isEmpty
                     ? Missing(subject: name, reason: "the vault does not know the disk of \(log.folder.path)", remedy: "protect its image anew, under a log folder of its own")
-                    : Missing(subject: name, reason: "\(log.folder.path) goes to the vault \(others.joined(separator: ", "))", remedy: "farshore site rebuild with that vault too"))
+                    : Missing(subject: name, reason: "\(log.folder.path) goes to the vault \(others.joined(separator: ", "))", remedy: "farshore site rebuild --vault URL, with that vault too"))
             }
         }
         return own

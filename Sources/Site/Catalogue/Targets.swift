@@ -63,7 +63,7 @@ extension Catalogue {
             for name in names {
                 let vaults = try String.fetchAll(database, sql: "SELECT vault FROM target WHERE disk = ?", arguments: [name])
                 guard vaults.count > 1 || !vaults.contains(id) else {
-                    throw SiteError(.refused, "it is the only target of \(name)", remedy: "farshore target add \(name) with another vault first, or farshore unprotect \(name)")
+                    throw SiteError(.refused, "it is the only target of \(name)", remedy: "farshore target add \(name) --vault URL with another vault first, or farshore unprotect \(name)")
                 }
                 try database.execute(sql: "DELETE FROM target WHERE disk = ? AND vault = ?", arguments: [name, id])
             }

@@ -39,7 +39,7 @@ struct TargetRemove: ParsableCommand {
         let group = try catalogue.sharing(named: unit)
         let disks = try group.diskNames.map { try catalogue.disk(named: $0, vault: vault) }
         if let last = disks.first(where: { $0.targetCount == 1 }) {
-            throw Failure(.failed, "\(vault) is the only target of \(last.name)", try: "farshore target add \(unit) with another vault first, or farshore unprotect \(last.name)")
+            throw Failure(.failed, "\(vault) is the only target of \(last.name)", try: "farshore target add \(unit) --vault URL with another vault first, or farshore unprotect \(last.name)")
         }
         guard let id = disks.first?.vaultID else { throw Failure(.notFound, "\(unit) has no disk", try: "farshore status") }
         let epochs = try disks.map { try catalogue.replication(ofDisk: $0.name, at: id).writerEpoch }

@@ -35,7 +35,7 @@ struct VaultForget: ParsableCommand {
     func run() throws {
         let opened = try vault.open(site)
         if let own = try site.catalogue().disksAtTargets().first(where: { ($0.name == disk || $0.id == disk) && $0.vaultID == opened.id.description }) {
-            throw Failure(.inUse, "this site still protects \(own.name) with that vault", try: own.targetCount > 1 ? "farshore target remove \(own.commandName)" : "farshore unprotect \(own.name)")
+            throw Failure(.inUse, "this site still protects \(own.name) with that vault", try: own.targetCount > 1 ? "farshore target remove \(own.name) --vault \(own.vaultURL)" : "farshore unprotect \(own.name)")
         }
         let forgotten = try opened.forget(disk)
         let document = Document(

@@ -58,8 +58,8 @@ struct VaultLockCommand: ParsableCommand {
 }
 
 extension LockMode: ExpressibleByArgument {
-    public init?(argument: String) { self.init(rawValue: argument.uppercased()) }
-    public static var allValueStrings: [String] { ["governance", "compliance"] }
+    package init?(argument: String) { self.init(rawValue: argument.uppercased()) }
+    package static var allValueStrings: [String] { ["governance", "compliance"] }
 }
 
 extension LockReport {
