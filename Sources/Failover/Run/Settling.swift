@@ -6,7 +6,7 @@ import Site
 import Vault
 
 extension Failovers {
-    /// Cut points from before the states that guests went on from, which no pin keeps.
+    /// Cut points from before the states that guests went on from, but for those that stay.
     package struct PointsBefore: Equatable, Sendable {
         package let count: Int
         /// Of the first and the last one; 0 where there are none.
@@ -18,13 +18,13 @@ extension Failovers {
     package func pointsBefore(_ standing: LifeCycleStanding) throws -> PointsBefore {
         let shared = SharedPoints(vault, head: standing.head, catalog: standing.catalog)
         let begun = (standing.lifeCycle?.points ?? []).map(\.sequence).min() ?? 0
-        let pinned = Set((standing.head.pins ?? []).map(\.sequence))
+        let staying = try Self.afterCommit(vault, epoch: standing.head.collectionEpoch).staying(in: standing.head, standing.catalog)
         var points: [VaultID: [RecoveryPoint]] = [:]
         for member in shared.members { points[member.disk.id] = try member.history.points() }
         // As they are listed: one that disks share counts once.
         var going: Set<[UInt64]> = []
         for member in shared.members {
-            for (point, _) in shared.points(of: member.disk.id, among: points) where point.sequence < begun && !pinned.contains(point.sequence) {
+            for (point, _) in shared.points(of: member.disk.id, among: points) where point.sequence < begun && !staying.contains(point.sequence) {
                 going.insert([point.timeMicros, point.sequence])
             }
         }
@@ -54,13 +54,15 @@ extension Failovers {
         return try heads.standing(of: unitName)
     }
 
+    private static func afterCommit(_ vault: Vault, epoch: UInt32) -> Retention { Retention(vault: vault, thinning: Thinning(rules: []), epoch: epoch) }
+
     /// A claim of its own, for collections wait while kept points are written under the epoch that it acknowledges.
     private func letGoOfPoints(_ standing: LifeCycleStanding) throws(VaultError) {
         let chain = vault.heads(group: standing.unit.group)
         let claimed = try chain.claim(host: heads.host.name, id: heads.host.id, keepsEpoch: { _ in false }) { head throws(VaultError) in
             guard head.lifeCycle?.state == .committed, head.lifeCycle?.run == standing.lifeCycle?.run else { throw .refused("\(standing.unit.name): another failover began meanwhile") }
         }.document
-        let pruning = try Retention(vault: vault, thinning: Thinning(rules: []), epoch: claimed.collectionEpoch).pruning(of: claimed, standing.catalog)
+        let pruning = try Self.afterCommit(vault, epoch: claimed.collectionEpoch).pruning(of: claimed, standing.catalog)
         try chain.update(epoch: claimed.writer.epoch) { head in
             pruning?.apply(to: &head)
             head.writer.isReleased = 1

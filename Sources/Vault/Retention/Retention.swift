@@ -42,6 +42,12 @@ package struct Retention: Sendable {
         return pruning.disks.isEmpty ? nil : pruning
     }
 
+    /// Sequences of points that stay in `head`, whichever of them are below the window then.
+    package func staying(in head: Head, _ catalog: Catalog) throws(VaultError) -> Set<UInt64> {
+        let timeline = try Timeline(SharedPoints(vault, head: head, catalog: catalog), clock: head.clock)
+        return timeline.kept(by: thinning).union((head.pins ?? []).map(\.sequence))
+    }
+
     private func points(
         of history: DiskHistory, below oldest: UInt64, _ kept: Set<UInt64>, _ timeline: Timeline, _ pins: [Head.Pin]
     ) throws(VaultError) -> [KeptPoint] {
