@@ -81,11 +81,8 @@ extension ChangeLog {
     var isMergeComing: Bool {
         if merging.isRunning { return true }
         guard isPressed else { return false }
-        return isMergeWorthATry || isDestageComing
+        return isMergeWorthATry || (destageObstacle == nil && live.contains { $0.currentIndex > destagedSegment && $0.phase != .active })
     }
-
-    /// The monitor is held.
-    private var isDestageComing: Bool { destageObstacle == nil && live.contains { $0.currentIndex > destagedSegment && $0.phase != .active } }
 
     /// A target that has nothing of the disk yet gets its image.
     private var isPressed: Bool {
@@ -137,12 +134,6 @@ extension ChangeLog {
         }
     }
 
-    private var isDestageBehind: Bool {
-        monitor.lock()
-        defer { monitor.unlock() }
-        return isDestageComing
-    }
-
     /// How many segments are to become free.
     private var wantedCount: Int {
         monitor.lock()
@@ -160,8 +151,6 @@ extension ChangeLog {
         var scratch: Segment?
         defer { giveBack(scratch) }
         for overAppPoints in [false, true] {
-            // What destage is about to make mergeable may be enough without them.
-            if overAppPoints, isDestageBehind { break }
             let inputs = takeMergeable()
             var first = 0
             while first < inputs.count {
