@@ -35,7 +35,7 @@ let undoTargets = """
     ALTER TABLE event DROP COLUMN vault;
     ALTER TABLE job DROP COLUMN vault;
     DROP TABLE target;
-    DELETE FROM grdb_migrations WHERE identifier = '11 targets';
+    DELETE FROM grdb_migrations WHERE identifier = '13 targets';
     """
 
 @Suite struct TargetTests {
