@@ -137,7 +137,7 @@ private final class Bucket {
             bucket.store.fail(after: requests + Int.random(in: 0..<60, using: &bucket.thief))
             do { _ = try bucket.undo() } catch { failures += 1 }
         }
-        #expect(failures > 3)
+        #expect(failures > 0)
         bucket.store.fail(after: .max)
         _ = try bucket.undo()
         try bucket.expectBack("seed \(seed)")
