@@ -90,7 +90,7 @@ package final class VaultCopy {
 
     /// Last: what is damaged there keeps no point from the copy.
     private func followAudit(_ state: SourceState) throws(VaultError) {
-        guard let newest = state.audit else { return }
+        guard let newest = try state.audit.get() else { return }
         let chain = ChainCopy(from: source.auditChain, to: copy.auditChain)
         let done = try chain.position(before: newest)
         guard done < newest.document.number else { return }
@@ -121,8 +121,8 @@ extension CopyReport {
 struct SourceState {
     let catalog: Published<Catalog>
     let heads: [Published<Head>]
-    /// Read before the catalog was found unchanged: what seals it is among the keys.
-    let audit: Published<AuditRecord>?
+    /// Read before the catalog was found unchanged: what seals it is among the keys. Where it cannot be read, the points come first.
+    let audit: Result<Published<AuditRecord>?, VaultError>
 
     init(of source: Vault) throws(VaultError) {
         while true {
@@ -131,7 +131,7 @@ struct SourceState {
             for group in Set(catalog.document.disks.map(\.group)).sorted(by: { $0.description < $1.description }) {
                 if let head = try source.heads(group: group).newest() { heads.append(head) }
             }
-            let audit = try source.newestAudit()
+            let audit = Result { () throws(VaultError) in try source.newestAudit() }
             // A disk that moved between the two would be in none of the heads that were read.
             guard try source.catalog().hash == catalog.hash else { continue }
             self.catalog = catalog
