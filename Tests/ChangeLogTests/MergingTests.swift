@@ -124,7 +124,7 @@ private struct Numbers: RandomNumberGenerator {
         }
     }
 
-    // Promise S5: While a target stays away, a log near its budget merges the oldest changes that the target lacks, of which it then gets
+    // Promise S5: While all targets of a disk stay away, a log near its budget merges the oldest changes that they lack, of which they then get
     // the end only: guests write on as long as what they overwrite makes room, and no resynchronisation is needed.
     @Test(.timeLimit(.minutes(1)), arguments: [1, 2]) func manyTimesTheBudgetIsOverwritten(seed: UInt64) throws {
         let region = try Region(seed: seed)

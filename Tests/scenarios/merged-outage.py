@@ -1,8 +1,8 @@
 """The target is away while a guest overwrites a small part of its disk many times more than the log's budget: no write fails, the log keeps its budget,
 nothing is resynchronised. Then the worker is killed. Afterwards the vault has the newest state, and every point it lists is restored bit-exact, by
 Farshore and by the example script."""
-# Promise S5: While a target stays away, a log near its budget merges the oldest changes that the target lacks, of which it
-# then gets the end only: guests write on as long as what they overwrite makes room, and no resynchronisation is needed.
+# Promise S5: While all targets of a disk stay away, a log near its budget merges the oldest changes that they lack, of which they
+# then get the end only: guests write on as long as what they overwrite makes room, and no resynchronisation is needed.
 # Promise S6: A point or flush boundary inside of what was merged is listed nowhere and refused, and every one that is listed
 # reads bit-exact.
 import os
