@@ -104,6 +104,13 @@ private final class TwoTargets: @unchecked Sendable {
         both.isHanging.withLock { $0 = false }
         try both.wait("the second target does not catch up") { try both.proven(both.secondID) >= last }
         #expect(!both.folder.isReleased(target: both.secondID))
+        // What the log's folder keeps of the catalogue is not written again for each target at each turn: a new file each time.
+        let registration = both.folder.registrationFile
+        func inode() throws -> Int? { try FileManager.default.attributesOfItem(atPath: registration)[.systemFileNumber] as? Int }
+        func modified() throws -> Date? { try FileManager.default.attributesOfItem(atPath: registration)[.modificationDate] as? Date }
+        let before = (try inode(), try modified())
+        usleep(1_500_000)
+        #expect(try inode() == before.0 && modified() == before.1 && before.1 != nil)
         try both.expectAllPoints(through: last)
     }
 

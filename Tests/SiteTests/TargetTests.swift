@@ -60,6 +60,7 @@ let undoTargets = """
         #expect(try catalogue.disk(named: "a").pointSeconds == 10)
         #expect(try catalogue.consistencyGroup(ofDisk: "a").pointSeconds == 10)
         #expect(try catalogue.disksAtTargets().map { $0.name + $0.vaultID } == ["av", "aw", "bv"])
+        #expect(try catalogue.vaultPlaces().map(\.id) == ["v", "w"])
         #expect(try catalogue.resynchronisation(ofDisk: "a") == nil)
         #expect(try catalogue.resynchronisation(ofDisk: "a", at: "w")?.isNow == true)
 

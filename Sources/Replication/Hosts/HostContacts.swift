@@ -136,7 +136,7 @@ package final class HostContacts: Sendable {
             vault: place.vault.id, host: own, name: place.name ?? name, role: role, version: version, everySeconds: UInt64(settings.everySeconds), lagSeconds: try lag(place)))
     }
 
-    private func disks(_ place: Place) throws(SiteError) -> [ProtectedDisk] { try catalogue.disks().filter { $0.vaultID == place.vault.id.description } }
+    private func disks(_ place: Place) throws(SiteError) -> [ProtectedDisk] { try catalogue.disksAtTargets().filter { $0.vaultID == place.vault.id.description } }
 
     private func role(_ place: Place) throws(SiteError) -> HostContact.Role {
         let disks = try disks(place)
@@ -148,7 +148,7 @@ package final class HostContacts: Sendable {
     private func lag(_ place: Place) throws(SiteError) -> UInt64? {
         var worst: UInt64?
         for disk in try disks(place) where disk.isReplicated {
-            guard let proven = try catalogue.replication(ofDisk: disk.name).provenSequence, let reader = try? LogReader(LogFolder(disk.logFolder)),
+            guard let proven = try catalogue.replication(ofDisk: disk.name, at: disk.vaultID).provenSequence, let reader = try? LogReader(LogFolder(disk.logFolder)),
                 let lag = try? ReplicationLag.measure(reader, provenSequence: proven)
             else { continue }
             worst = max(worst ?? 0, UInt64(lag.seconds))

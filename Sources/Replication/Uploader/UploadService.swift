@@ -47,7 +47,7 @@ package final class UploadService: Sendable {
                 for disk in disks where disk.isReplicated && threads[LaneKey(disk)] == nil {
                     threads[LaneKey(disk)] = try start(LaneKey(disk))
                 }
-                register(disks)
+                register(try catalogue.disks())
                 for connection in replicator.connections.open where retaining[ObjectIdentifier(connection)] == nil {
                     retaining[ObjectIdentifier(connection)] = try retain(connection)
                 }
@@ -62,6 +62,7 @@ package final class UploadService: Sendable {
         }
     }
 
+    /// Each disk once, with its first target: by one of several it would be written again at every turn.
     private func register(_ disks: [ProtectedDisk]) {
         for (disk, error) in registrations.note(disks) { log.warning("\(disk): its log's folder cannot keep what the catalogue says of it: \(error)") }
     }
@@ -113,7 +114,7 @@ package final class UploadService: Sendable {
             replications.append(replication)
             if let failure = try uploader.runOnce(disk, replication) { failures.append((disk.name, disk.vaultURL, failure)) }
         }
-        register(disks)
+        register(try catalogue.disks())
         for connection in replicator.connections.open { GroupRetention(connection, catalogue, log: log).round() }
         return failures
     }

@@ -60,7 +60,7 @@ extension Catalogue {
     /// Each vault once: where its disks go, else as it was joined.
     package func vaultPlaces() throws(SiteError) -> [VaultPlace] {
         var places: [String: VaultPlace] = [:]
-        for disk in try disks() where disk.role != .test && places[disk.vaultID] == nil {
+        for disk in try disksAtTargets() where disk.role != .test && places[disk.vaultID] == nil {
             places[disk.vaultID] = VaultPlace(id: disk.vaultID, url: disk.vaultURL, keyFile: disk.keyFile, passphraseFile: disk.passphraseFile)
         }
         let joined = try read { try Row.fetchAll($0, sql: "SELECT * FROM joined_vault") }
