@@ -2,12 +2,16 @@
 
 import CLinux
 import Glibc
+import Synchronization
 
 package enum DurableFile {
+    /// Two threads may replace one file at the same time: each writes a file of its own.
+    private static let replacements = Atomic<UInt64>(0)
+
     /// Writes `bytes` beside `path`, syncs, renames over it and syncs the directory.
     package static func replace(_ path: String, with bytes: [UInt8], mode: UInt32 = 0o600) throws(SystemError) {
         let parent = Directory.parent(of: path) ?? "."
-        let temporary = "\(path).\(getpid()).new"
+        let temporary = "\(path).\(getpid())-\(replacements.add(1, ordering: .relaxed).newValue).new"
         let file = try Descriptor.open(temporary, O_WRONLY | O_CREAT | O_TRUNC, mode: mode)
         do {
             try file.write(bytes, at: 0)

@@ -18,7 +18,7 @@ with Scenario(seed=3):
         before = run("mount").stdout, sorted(os.listdir("/var/tmp")), run("losetup", "-l").stdout
         done = subprocess.run([os.path.join(ROOT, "examples/quick-start/run")], capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode != 0:
-            raise Failed(f"the demo exited {done.returncode}\n{done.stdout}{done.stderr}")
+            raise Failed(f"the demo exited {done.returncode}; its last lines:\n{done.stderr[-1000:]}{done.stdout[-3000:]}")
         after = run("mount").stdout, sorted(os.listdir("/var/tmp")), run("losetup", "-l").stdout
         check(before == after, f"the demo left something behind: {before} {after}")
     said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)

@@ -12,7 +12,7 @@ struct PointCut: ParsableCommand {
             All disks named share one point: nothing acknowledged before the cut is missing in any of them, nothing issued
             after it returned is in one. The disks of a machine or replication group are always cut together, whichever is named;
             if one of them cannot take part, none is cut. Without disks, every served disk is cut. `point list` says when it
-            reached the vault. A tag may be used again: it names the newest point that has it.
+            reached the vault; one that is cut before initial replication began does not, and the output says so. A tag may be used again: it names the newest point that has it.
 
             A point is crash-consistent. With --app the machines come to rest for it, as `machine set` says, and it is
             app-consistent. Where one does not, the point is cut all the same, crash-consistent, and the exit status is 1.
@@ -27,13 +27,21 @@ struct PointCut: ParsableCommand {
         let time: String
         let tag: String?
         let kind: String
+        /// False while no target's initial replication has begun: what it sends is newer than this point.
+        let reachesVault: Bool
 
-        init(_ point: CutPoint) {
+        init(_ point: CutPoint, _ catalogue: Catalogue) throws {
             disk = point.disk
             sequence = point.sequence
             time = pointTimeText(nanoseconds: point.timeNanoseconds)
             tag = point.tag
             kind = (point.isAppConsistent ? RecoveryPoint.Kind.app : .crash).rawValue
+            reachesVault = try catalogue.targets(ofDisk: point.disk).contains { try catalogue.replication(ofDisk: $0.name, at: $0.vaultID).phase != .waiting }
+        }
+
+        func text(showsKind: Bool) -> String {
+            "\(disk)  #\(sequence)  \(time)" + (tag.map { "  \($0)" } ?? "") + (showsKind ? "  \(kind)" : "")
+                + (reachesVault ? "" : "  (no vault will have it: its initial replication has not begun; farshore status)")
         }
     }
 
@@ -74,13 +82,14 @@ struct PointCut: ParsableCommand {
     }
 
     func run() throws {
-        let names = try named(try site.catalogue())
+        let catalogue = try site.catalogue()
+        let names = try named(catalogue)
         let reply = try ControlClient(site: site.directory).demand(.cut(disks: names, tag: tag, isApp: app), timeoutSeconds: app ? 300 : 30)
         guard case .points(let points, let left) = reply else {
             throw SiteError(.controlGarbled, "the mount answered another question", remedy: "unmount and mount again")
         }
-        try output.print(points.map(Document.init)) { points in
-            points.isEmpty ? "no point was cut" : points.map { "\($0.disk)  #\($0.sequence)  \($0.time)" + ($0.tag.map { "  \($0)" } ?? "") + (app ? "  \($0.kind)" : "") }.joined(separator: "\n")
+        try output.print(points.map { try Document($0, catalogue) }) { points in
+            points.isEmpty ? "no point was cut" : points.map { $0.text(showsKind: app) }.joined(separator: "\n")
         }
         if let first = left.first { throw Failure(.failed, first, try: "farshore status") }
     }
