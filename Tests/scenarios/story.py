@@ -100,10 +100,28 @@ def across_disks(s):
         paths = {disk["disk"]: disk["path"] for disk in report["disks"]}
         check({disk["sequence"] for disk in report["disks"]} == {number}, f"not all disks are at #{number}: {report['disks']}")
         held[number] = newest([paths[name] for name in DISKS], f"point #{number}")
+    kept = deleted_but_open(s.path("mnt-there"))
+    check(len(kept) < 8, f"the mount keeps files open that are deleted: {kept}")
     numbers = [held[number] for number in sorted(held)]
     check(numbers == sorted(numbers) and 0 < numbers[-1] <= writer.acknowledged, f"the points hold up to {numbers}, {writer.acknowledged} were acknowledged")
     s.farshore("failover", "commit", "business", site=there)
     print(f"a group of 3 machines with {len(DISKS)} disks: {len(held)} of {len(choices)} points failed over to, {writer.acknowledged} writes: none out of order")
+
+
+def deleted_but_open(folder):
+    """The files below a deleted recovery disk's name that processes of this mount hold: their space stays taken."""
+    found = []
+    for process in os.listdir("/proc"):
+        try:
+            with open(f"/proc/{process}/cmdline", "rb") as file:
+                if folder.encode() not in file.read().split(b"\0"):
+                    continue
+            for descriptor in os.listdir(f"/proc/{process}/fd"):
+                target = os.readlink(f"/proc/{process}/fd/{descriptor}")
+                found += [target] if target.endswith(" (deleted)") and "/recovery/" in target else []
+        except OSError:
+            pass
+    return found
 
 
 def points(s, key):

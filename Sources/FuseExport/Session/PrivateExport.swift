@@ -49,5 +49,9 @@ package final class PrivateExport: Sendable {
         guard umount2(directory, detaching ? Int32(MNT_DETACH) : 0) == 0 else { throw SystemError(errno: errno, operation: "unmount", path: directory) }
     }
 
-    package func remove(_ served: Served) { session.waitUntilUnused(tree.remove(served.directory)) }
+    package func remove(_ served: Served) {
+        let removed = tree.remove(served.directory)
+        session.waitUntilUnused(removed)
+        removed.giveUpDisks()
+    }
 }

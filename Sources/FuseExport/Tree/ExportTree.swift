@@ -43,7 +43,16 @@ package struct FilePermissions: Equatable, Sendable {
 
 package final class ExportTree: Sendable {
     package struct Directory: Equatable, Sendable { let id: UInt64 }
-    package struct RemovedFiles: Equatable, Sendable { let ids: Set<UInt64> }
+    package struct RemovedFiles: Sendable {
+        fileprivate(set) var ids: Set<UInt64> = []
+        fileprivate(set) var files: [ServedFile] = []
+
+        /// Lets go of their disks, whose descriptors would keep the space of deleted files taken until the mount ends. To be
+        /// called when no request on them is being executed.
+        package func giveUpDisks() {
+            for file in files { file.disk.giveUp() }
+        }
+    }
 
     package static let root = Directory(id: 1)
     static let nameBytesMax = 255
@@ -134,19 +143,20 @@ package final class ExportTree: Sendable {
     }
 
     /// Takes a directory and all below it out of the tree. Files that are open answer ESTALE from now on; a request
-    /// that had begun may still run: see `FuseSession.waitUntilUnused`.
+    /// that had begun may still run: see `FuseSession.waitUntilUnused`. After that `giveUpDisks` is due.
     package func remove(_ directory: Directory) -> RemovedFiles {
         state.withLock { state in
-            var ids: Set<UInt64> = []
+            var removed = RemovedFiles()
             var pending = [directory.id]
             if let node = state.nodes[directory.id] { state.children[node.parent]?.removeAll { $0.id == directory.id } }
             while let id = pending.popLast() {
                 pending += state.children.removeValue(forKey: id)?.map(\.id) ?? []
                 guard let node = state.nodes.removeValue(forKey: id), case .file(let file) = node.kind else { continue }
                 file.isGone.store(true, ordering: .sequentiallyConsistent)
-                ids.insert(id)
+                removed.ids.insert(id)
+                removed.files.append(file)
             }
-            return RemovedFiles(ids: ids)
+            return removed
         }
     }
 

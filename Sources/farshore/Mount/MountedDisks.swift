@@ -270,7 +270,9 @@ final class MountedDisks: Sendable {
             throw SiteError(.diskBusy, "\(name) is in use by \(holders.joined(separator: ", "))", remedy: "stop what uses \(directory)/\(name)/disk.raw")
         }
         points.setReleased(name, true)
-        process.waitUntilUnused(tree.remove(entry.directory))
+        let removed = tree.remove(entry.directory)
+        process.waitUntilUnused(removed)
+        removed.giveUpDisks()
         entries.withLock { $0[name] = nil }
         // Also where it could not be closed cleanly: who mends it needs the locks.
         defer {
