@@ -162,7 +162,8 @@ extension ChangeLog {
             }
         }
         monitor.lock()
-        merging.exhaustedAt = live.count { isMergeable($0) }
+        // Without those that came to the image meanwhile: they were not tried.
+        merging.exhaustedAt = live.count { $0.isBeingMerged && isMergeable($0) }
         monitor.unlock()
     }
 

@@ -68,6 +68,12 @@ private struct Numbers: RandomNumberGenerator {
 
         func destage() throws { try Self.destage(log) }
 
+        /// Nothing is left for merging to wait for.
+        func destageAll() throws {
+            try log.sealAll()
+            try destage()
+        }
+
         /// As destage does it, but that there is no image.
         static func destage(_ log: ChangeLog) throws {
             try log.flush()
@@ -169,11 +175,15 @@ private struct Numbers: RandomNumberGenerator {
     private final class Snapshots: Sendable {
         let folder = Mutex<String?>(nil)
         let taken = Mutex<[String]>([])
+        /// Until then a merge that began early waits at its first sync.
+        let isReady = Atomic(false)
 
         /// The log's other threads change nothing that matters meanwhile, and their syncs would be seen in the middle of the merge's work.
         func take() {
             let isMerging = (try? Descriptor.open("/proc/thread-self/comm", O_RDONLY).read(count: 9, at: 0)) == Array("log-merge".utf8)
-            guard let folder = folder.withLock({ $0 }), isMerging else { return }
+            guard isMerging else { return }
+            while !isReady.load(ordering: .acquiring) { usleep(1_000) }
+            guard let folder = folder.withLock({ $0 }) else { return }
             let copy = taken.withLock { taken in
                 taken.append("\(folder)-\(taken.count)")
                 return taken[taken.count - 1]
@@ -204,8 +214,9 @@ private struct Numbers: RandomNumberGenerator {
         while region.log.status.liveSegments < 14 { try region.write(5) }
         let through = try region.log.makeDurable()
         let whole = try LogReader(region.test.folder).points().count
+        try region.destageAll()
         snapshots.folder.withLock { $0 = region.test.folder.path }
-        try region.destage()
+        snapshots.isReady.store(true, ordering: .releasing)
         try region.waitUntilMerged()
         snapshots.folder.withLock { $0 = nil }
         let taken = snapshots.taken.withLock { $0 }
@@ -236,6 +247,7 @@ private struct Numbers: RandomNumberGenerator {
             try region.write(5)
             try region.destage()
         }
+        try region.destageAll()
         try region.waitUntilMerged()
         let listed = try LogReader(region.test.folder).points().map(\.sequence)
         #expect(listed.contains(kept) && listed.count < region.points.count)
@@ -265,7 +277,7 @@ private struct Numbers: RandomNumberGenerator {
     @Test func aMergedSegmentThatCannotBeIsRefused() throws {
         let region = try Region()
         while region.log.status.unreplicatedBytes < region.log.budgetBytes * 3 / 4 { try region.write(5) }
-        try region.destage()
+        try region.destageAll()
         try region.waitUntilMerged()
         region.log.abandon()
         let segment = try #require(try region.test.segmentFiles().first { try Descriptor.open($0, O_RDONLY).read(count: 12, at: 0)[8] == 2 })

@@ -4,6 +4,7 @@
 import BlockIO
 import ChangeLog
 import Glibc
+import Replication
 import Site
 import Vault
 
@@ -108,7 +109,7 @@ extension Failbacks {
             throw FailoverError(.incomplete, "the image of \(home.disk.name) is not at #\(target.sequence) yet", remedy: "the same command again")
         }
         let sizeBytes = state.sizeBytes(at: target.sequence)
-        let old = try OwnerLock.acquire(folder)
+        let old = try waitingForUploader(of: catalogue.site) { try OwnerLock.acquire(folder) }
         try folder.discard(old, duringFailback: true)
         let sequencer = try Sequencer(path: catalogue.site.sequencePath)
         try sequencer.raise(above: head.disks.flatMap(\.lineages).map(\.sequence).max() ?? target.sequence)

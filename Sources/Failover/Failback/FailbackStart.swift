@@ -4,6 +4,7 @@ import BlockIO
 import ChangeLog
 import Glibc
 import RecoveryPoints
+import Replication
 package import Site
 package import Vault
 
@@ -224,7 +225,7 @@ extension Failbacks {
     private func goBack(_ disk: ProtectedDisk, _ unit: String) throws {
         let folder = LogFolder(disk.logFolder)
         guard try catalogue.placeLeft(ofDisk: disk.name) != nil, access(folder.failbackFile, F_OK) == 0 else { return }
-        let lock = try OwnerLock.acquire(folder)
+        let lock = try waitingForUploader(of: catalogue.site) { try OwnerLock.acquire(folder) }
         try DurableFile.remove(disk.imagePath)
         // Guests write elsewhere still: no mount serves it before somebody says so.
         try catalogue.hold(disk: disk.name, reason: Self.takenBack(unit))

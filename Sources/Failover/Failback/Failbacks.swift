@@ -118,7 +118,7 @@ package struct Failbacks: Sendable {
     func refresh(_ home: HomeDisk, after last: RefreshMark?, to target: RefreshMark.State, _ history: DiskHistory, isFull: Bool) throws -> RefreshMark {
         let folder = home.folder
         try Directory.create(folder.path, mode: 0o700)
-        let owner = try OwnerLock.acquire(folder)
+        let owner = try waitingForUploader(of: catalogue.site) { try OwnerLock.acquire(folder) }
         let isBegun = home.isBegun || last != nil
         guard isBegun || home.isUnchanged else {
             throw FailoverError(.inUse, "\(home.disk.name) was written to on this host since it was looked at", remedy: "end who writes there, then the same command again")

@@ -123,7 +123,7 @@ package struct HomeDisk: Sendable {
         guard !folder.isBeingFilled else { return "\(disk.imagePath) was never filled from its recovery point" }
         do {
             guard access(folder.path, F_OK) == 0 else { throw LogError.notALog(folder: folder.path) }
-            let owner = try OwnerLock.acquire(folder)
+            let owner = try waitingForUploader(of: site) { try OwnerLock.acquire(folder) }
             let lock = try ImageLock.take(disk.imagePath, for: .exclusive)
             try VirtualDisk.completeGrowth(of: disk.imagePath, format: try disk.imageFormat(), folder: folder, lock: owner)
             let parents = ParentLocks()

@@ -61,7 +61,7 @@ extension Failbacks {
             let removes = try self.removes(disk, removesImages)
             try catalogue.setState(.releasing, ofDisk: disk.name)
             if access(folder.path, F_OK) == 0 {
-                let lock = try OwnerLock.acquire(folder)
+                let lock = try waitingForUploader(of: catalogue.site) { try OwnerLock.acquire(folder) }
                 // An image that was half changed must not look like a disk without its mark: the name of the file tells.
                 if access(folder.failbackFile, F_OK) == 0, !removes {
                     guard rename(disk.imagePath, disk.imagePath + ".half-refreshed") == 0 || errno == ENOENT else {

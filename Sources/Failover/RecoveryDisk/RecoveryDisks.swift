@@ -7,6 +7,7 @@ import ChangeLog
 import DiskImage
 import Glibc
 import RecoveryPoints
+import Replication
 package import Site
 package import Vault
 import VirtualDisk
@@ -224,7 +225,7 @@ package struct RecoveryDisks {
             try release(name)
             let folder = LogFolder(disk.logFolder)
             if access(folder.path, F_OK) == 0 {
-                let lock = try OwnerLock.acquire(folder)
+                let lock = try waitingForUploader(of: catalogue.site) { try OwnerLock.acquire(folder) }
                 try catalogue.setState(.releasing, ofDisk: name)
                 try DurableFile.remove(disk.imagePath)
                 try folder.discard(lock)

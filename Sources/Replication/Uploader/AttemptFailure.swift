@@ -92,6 +92,8 @@ package struct AttemptFailure: Error, CustomStringConvertible {
         case .system(let system): return of(system, cause: system)
         // The owner may recycle a segment that the vault has while it is listed; only what stays so is a loss.
         case .recycled: return AttemptFailure(.mayPass, "\(error)", remedy: "it is tried again; if it stays, docs/operating/recovering.md says what to do", cause: error)
+        case .underFailback:
+            return AttemptFailure(.forGood, "\(error); nothing is replicated from here until then", remedy: "farshore failback status UNIT says how far it is", cause: error)
         default: return AttemptFailure(.forGood, "\(error)", remedy: "docs/operating/recovering.md says what a damaged log means", cause: error)
         }
     }

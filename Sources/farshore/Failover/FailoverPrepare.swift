@@ -4,6 +4,7 @@ import ArgumentParser
 import Failover
 import FuseExport
 import Glibc
+import Replication
 import Site
 import VirtualDisk
 

@@ -6,6 +6,7 @@ import ChangeLog
 import DiskImage
 import FuseExport
 import Glibc
+import Replication
 import Site
 
 struct DiskLocks: ~Copyable {
