@@ -26,6 +26,7 @@ package struct LogFolder: Equatable, Sendable {
     package var isBeingFilled: Bool { access(baseFile, F_OK) == 0 }
     package func markFile(target: String) -> String { path + "/replicated-" + target }
     package func sendingFile(target: String) -> String { path + "/sending-" + target }
+    package func publishingFile(target: String) -> String { path + "/publishing-" + target }
 
     func segmentFile(_ number: Int) -> String {
         let digits = String(number)
@@ -71,9 +72,23 @@ package struct LogFolder: Equatable, Sendable {
 
     /// Tells that objects with all up to `mark.sequence` were verified at the target, though no head lists them yet: a full log
     /// waits for more. Not durable, for a power loss ends the waiting as well.
-    package func noteSending(_ mark: ReplicatedMark, target: String) throws(SystemError) {
-        let path = sendingFile(target: target)
-        try Descriptor.open(path + ".new", O_WRONLY | O_CREAT | O_TRUNC).write(Array(mark.encoded().utf8), at: 0)
+    package func noteSending(_ mark: ReplicatedMark, target: String) throws(SystemError) { try note(mark.encoded(), sendingFile(target: target)) }
+
+    /// Tells, before it is put, which manifest the next head at the target names as the disk's newest: an answer that is lost may come before an
+    /// outage in which the log loses the records that would show whose it is. Not durable, for a power loss begins a new history.
+    package func notePublishing(manifest: String, target: String) throws(SystemError) {
+        try note("farshore publishing 1\nmanifest \(manifest)\n", publishingFile(target: target))
+    }
+
+    /// Nil where nothing that can be read was noted.
+    package func publishing(target: String) throws(LogError) -> String? {
+        guard let text = try text(of: publishingFile(target: target)) else { return nil }
+        var lines = StateLines(text.split(separator: "\n").map(String.init)[...])
+        return lines.value("farshore publishing") == "1" ? lines.value("manifest") : nil
+    }
+
+    private func note(_ text: String, _ path: String) throws(SystemError) {
+        try Descriptor.open(path + ".new", O_WRONLY | O_CREAT | O_TRUNC).write(Array(text.utf8), at: 0)
         guard rename(path + ".new", path) == 0 else { throw SystemError(errno: errno, operation: "rename", path: path) }
     }
 

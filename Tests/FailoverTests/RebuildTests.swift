@@ -162,6 +162,47 @@ import VirtualDisk
         #expect(try sites.newest() == sites.model)
     }
 
+    /// What the log would keep for a target that the new catalogue does not have nobody would ever send: it would fill up for good.
+    @Test func theLogOfSeveralTargetsKeepsNothingForThoseThatAreNotBroughtBack() throws {
+        let sites = try TwoSites(seed: 48)
+        let entry = try sites.home.entry
+        let folder = LogFolder(entry.logFolder)
+        let second = VaultID.random().description
+        let mark = try #require(try folder.readMark(target: entry.vaultID))
+        try folder.storeMark(mark, target: second)
+        try folder.release(target: second)
+        try #require(sites.home.disk).log.setTargets([entry.vaultID, second])
+        #expect(DiskRegistrations().note([entry]).isEmpty)
+        kill(sites.home)
+        try lose(sites.home)
+        let outcome = try rebuild(sites, sites.home)
+        #expect(outcome.missing == [] && outcome.warnings.contains { $0.contains(second) && $0.contains("farshore target add") }, "\(outcome.warnings)")
+        #expect(try folder.readState().targets == [entry.vaultID] && !folder.isReleased(target: second))
+        try sites.home.open()
+        try sites.write(sites.home)
+        #expect(try sites.upload(sites.home).map(\.message) == [])
+        let log = try #require(sites.home.disk).log
+        let deadline = Date(timeIntervalSinceNow: 20)
+        while log.status.replicatedSequence ?? 0 < log.status.durableSequence, Date() < deadline { usleep(50_000) }
+        #expect(log.status.replicatedSequence ?? 0 >= log.status.durableSequence)
+    }
+
+    /// The registration is of the first target: its rules would let go of points that the other one's keep.
+    @Test func thePolicyOfAnotherVaultLetsNoPointGo() throws {
+        let sites = try TwoSites(seed: 49)
+        let catalogue = try Catalogue(site: sites.home.site)
+        _ = try catalogue.addPolicy(named: "brief", PolicyChange(retention: try RetentionRules("all:1h")))
+        try catalogue.assignPolicy(named: "brief", disks: [TwoSites.name])
+        var first = try sites.home.entry
+        first.vaultID = VaultID.random().description
+        #expect(DiskRegistrations().note([first]).isEmpty)
+        kill(sites.home)
+        try lose(sites.home)
+        let outcome = try rebuild(sites, sites.home)
+        #expect(outcome.missing == [] && outcome.warnings.contains { $0.contains("policy") })
+        #expect(try sites.home.entry.policy.retention == .everything)
+    }
+
     @Test func whereGuestsWentOverBothSidesFindThat() throws {
         let sites = try TwoSites(seed: 45)
         try sites.home.close()

@@ -1,6 +1,7 @@
 // Hosts that keep contact with a vault and watch each other, on a simulated clock.
 
 import BlockIO
+import ChangeLog
 import Foundation
 import Logging
 import ObjectStore
@@ -10,6 +11,7 @@ import Synchronization
 import Testing
 import Vault
 import VaultFixtures
+import VirtualDisk
 
 private final class World: Sendable {
     let memory = MemoryStore()
@@ -132,6 +134,26 @@ private struct Host {
         world.pass(seconds: 3_600)
         a.take()
         #expect(try world.vault.catalog().document.hosts?.count == 2)
+    }
+
+    /// What the log has let go of cannot be counted: the host must not look as if its vault had everything.
+    @Test func aDiskThatWaitsForItsResynchronisationIsBehindForOtherHostsToo() throws {
+        let disk = try ReplicatedDisk(content: sampleContent())
+        #expect(try disk.upload() == nil)
+        let catalogue = try Catalogue(site: disk.site)
+        let vault = try disk.openVault()
+        try markResynchronisation(disk.entry(vault: vault), LogFolder(disk.folder + "/log"), catalogue, reason: "test")
+        try disk.write([1, 2, 3], at: 4_096)
+        try disk.disk.mergeAll()
+        var state = try disk.proven
+        state.provenAtNanoseconds = try #require(state.provenAtNanoseconds) - 1_000_000_000_000
+        try catalogue.setReplication(state, ofDisk: ReplicatedDisk.name)
+        let contacts = HostContacts(catalogue: catalogue, name: "a", version: "9.9", settings: ContactSettings(), log: ReplicatedDisk.quiet) { _ in vault }
+        var round = HostContacts.Round(contacts)
+        round.take()
+        let own = try #require(VaultID(try disk.site.hostID()))
+        let contact = try #require(try HostContactChain(vault, of: own).newest())
+        #expect(try #require(contact.lagSeconds) >= 1_000)
     }
 
     @Test func aDayOfTwoIdleHostsCostsLittle() throws {

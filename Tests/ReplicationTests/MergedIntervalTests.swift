@@ -137,6 +137,35 @@ import VirtualDisk
         #expect(try VaultCheck(vault: disk.openVault(), readData: true).run().isClean)
     }
 
+    /// The head arrived, its mark could not be stored, and then the log merged what that head ends with, for a second target lacks it too.
+    @Test func aMergeOverAHeadWithoutItsMarkIsNoOtherHostsDoing() throws {
+        var random = SeededRandom(5)
+        let disk = try replicatedDisk()
+        let folder = LogFolder(disk.folder + "/log")
+        let target = try disk.openVault().id.description
+        let mark = folder.markFile(target: target)
+        let before = try #require(try folder.readMark(target: target))
+        try folder.storeMark(before, target: "second")
+        try disk.disk.log.setTargets([target, "second"])
+        try overwrite(disk, bytes: 3 << 20, using: &random)
+        try disk.cut()
+        disk.store.failPuts { key, _ in
+            if key.hasPrefix("heads/"), rename(mark, mark + "-aside") == 0 { mkdir(mark, 0o700) }
+            return nil
+        }
+        #expect(try disk.upload()?.message.contains("rename") == true)
+        let newest = try #require(try disk.history()).newestSequence
+        #expect(newest > before.sequence && rmdir(mark) == 0 && rename(mark + "-aside", mark) == 0)
+        disk.store.failPuts { _, _ in unreachable }
+        try overwrite(disk, bytes: 3 * Int(Self.budget), using: &random)
+        #expect(disk.disk.status.log.merged.contains { $0.after < newest && newest < $0.through }, "\(disk.disk.status.log)")
+        disk.store.failPuts(nil)
+        #expect(try disk.upload()?.message == nil)
+        let history = try #require(try disk.history())
+        #expect(try vaultContent(history, at: history.newestSequence) == disk.model)
+        _ = try expectWhatIsListed(disk, through: history.newestSequence)
+    }
+
     /// One disk of a group merges, the other has every record.
     @Test func aPointThatOneDiskLostIsOneOfNone() throws {
         let group = try ReplicatedGroup(["a", "b"], logBudgetBytes: Self.budget, catchingUpSeconds: 1)

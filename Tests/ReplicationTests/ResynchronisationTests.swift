@@ -86,6 +86,56 @@ import VirtualDisk
         #expect(try disk.proven.provenSequence == disk.points.keys.max())
     }
 
+    /// The answer to the last head before an outage was lost, and in the outage the log was let go of.
+    @Test func aHeadWhoseAnswerWasLostIsOwnAfterTheLogWasLetGo() throws {
+        var random = SeededRandom(9)
+        let disk = try diskWithHistory(&random)
+        let folder = LogFolder(disk.folder + "/log")
+        let before = try disk.proven.provenSequence
+        try disk.scribble(5, using: &random)
+        let isNamed = Mutex(false)
+        disk.store.failPuts { key, moment in
+            guard moment == .after else { return nil }
+            if key.contains("/manifests/") { isNamed.withLock { $0 = true } }
+            return key.hasPrefix("heads/") && isNamed.withLock { $0 } ? unreachable : nil
+        }
+        #expect(try disk.upload() != nil)
+        let newest = try #require(try disk.history()).newestSequence
+        #expect(try disk.proven.provenSequence == before && before ?? 0 < newest)
+        disk.store.failPuts { _, _ in unreachable }
+        try mark(disk, releasing: true)
+        try disk.scribble(20, using: &random)
+        let lost = try #require(disk.points.keys.max())
+        try disk.write([1], at: 200)
+        try disk.disk.mergeAll()
+        let deadline = Date(timeIntervalSinceNow: 20)
+        while try LogReader(folder).beginning()?.afterSequence ?? .max <= newest, Date() < deadline { usleep(50_000) }
+        disk.store.failPuts(nil)
+        #expect(try disk.upload()?.message == nil)
+        #expect(try !isMarked(disk))
+        try expectAllPoints(disk, except: newest + 1...lost)
+    }
+
+    /// Another target's first state was on its way to hold the image, at a state that this vault has already.
+    @Test func anImageThatAnotherLaneHasJustHeldIsNoOtherHistory() throws {
+        struct Held: DiskOwner {
+            let owner: TestOwner
+            func makeDurable() throws -> UInt64 {
+                _ = try owner.freeze()
+                return try owner.makeDurable()
+            }
+            func cut() throws { try owner.cut() }
+            func freeze() throws -> UInt64 { try owner.freeze() }
+            func unfreeze() throws { try owner.unfreeze() }
+        }
+        var random = SeededRandom(8)
+        let disk = try diskWithHistory(&random)
+        try mark(disk)
+        #expect(try disk.upload(owner: Held(owner: TestOwner { disk.disk }))?.message == nil)
+        #expect(try !isMarked(disk))
+        try expectAllPoints(disk)
+    }
+
     // Promise S2: A resynchronisation that is killed anywhere is gone on from, and sends nothing again that was answered.
     @Test(arguments: [WatchedStore.Moment.before, .after]) func aKillAtEveryRequestIsGoneOnFrom(_ moment: WatchedStore.Moment) throws {
         var random = SeededRandom(2)

@@ -114,6 +114,22 @@ private final class TwoTargets: @unchecked Sendable {
         try both.expectAllPoints(through: last)
     }
 
+    /// A failback takes it away with the log, and a volume may be full when it is first written.
+    @Test func aRegistrationThatIsGoneIsWrittenAgain() throws {
+        let both = try TwoTargets()
+        let disks = try both.catalogue.disks()
+        let path = both.folder.registrationFile
+        let registrations = DiskRegistrations()
+        #expect(mkdir(path, 0o700) == 0)
+        #expect(registrations.note(disks).map(\.disk) == [ReplicatedDisk.name] && registrations.note(disks).isEmpty, "told once")
+        #expect(rmdir(path) == 0)
+        for _ in 0..<2 {
+            #expect(registrations.note(disks).isEmpty)
+            #expect(try DiskRegistration.load(both.folder, of: both.disk.id) == DiskRegistration(disks[0]))
+            try DurableFile.remove(path)
+        }
+    }
+
     @Test func theFirstStateOfOneIsSentWhileTheOtherGoesOn() throws {
         let both = try TwoTargets()
         #expect(try both.service().runOnce().isEmpty)
@@ -226,6 +242,33 @@ private final class TwoTargets: @unchecked Sendable {
         try both.catalogue.removeTarget(vault: both.secondID, ofDisks: [ReplicatedDisk.name])
         usleep(3_500_000)
         #expect(try listed() == before)
+    }
+
+    /// The other one is paused: nobody else would ever let go of the image, and the log could not make room.
+    @Test func aTargetThatIsRemovedHoldsTheImageNoLonger() throws {
+        let both = try TwoTargets()
+        #expect(try both.service().runOnce().isEmpty)
+        try both.addSecond()
+        try both.catalogue.setPaused(true, disk: ReplicatedDisk.name, vault: both.disk.store.location)
+        let isHeld = Mutex(true)
+        both.second.failPuts { key, moment in
+            while key.hasPrefix("chunks/"), moment == .before, isHeld.withLock({ $0 }) { usleep(10_000) }
+            return nil
+        }
+        let stop = StopFlag()
+        let service = try both.service(stop: stop)
+        let thread = try OwnThread(name: "test") { do { try service.run() } catch { Issue.record(error) } }
+        defer {
+            isHeld.withLock { $0 = false }
+            stop.stop()
+            thread.join()
+        }
+        try both.wait("no initial replication begins") { try both.folder.readFreeze() != nil }
+        try both.disk.disk.log.setTargets(try both.folder.readState().targets.filter { $0 != both.secondID })
+        try both.catalogue.removeTarget(vault: both.secondID, ofDisks: [ReplicatedDisk.name])
+        try both.folder.forget(target: both.secondID)
+        isHeld.withLock { $0 = false }
+        try both.wait("the image is held for a target that is none any more") { try both.folder.readFreeze() == nil }
     }
 
     @Test func theLogGoesFreeOfATargetThatIsRemoved() throws {

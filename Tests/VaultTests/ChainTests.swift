@@ -144,6 +144,53 @@ import VaultFixtures
         #expect(Set(try vault.heads(group: group).newest()?.document.pins?.map(\.name) ?? []) == Set((0..<20).map { "\($0)" }))
     }
 
+    /// A program that is slow must not put what it saw in place of what another has seen since.
+    @Test func whatSeveralProgramsRememberNeverGoesBack() throws {
+        let folder = try temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        let memories = (0..<4).map { _ in HeadMemory(folder: folder) }
+        for round in 0..<40 {
+            let first = UInt64(round * memories.count) + 1
+            forEachInParallel(Array(memories.indices), threads: memories.count) { place in
+                let number = first + UInt64(place)
+                let hash = Hash256(bytes: Digest.sha256(Array("\(number)".utf8)))!
+                let previous = Hash256(bytes: Digest.sha256(Array("\(number - 1)".utf8)))!
+                // Who comes late is told so.
+                try? memories[place].accept("chain", number: number, hash: hash, previous: previous)
+            }
+            #expect(try HeadMemory(folder: folder).newest("chain")?.number == first + UInt64(memories.count) - 1)
+        }
+    }
+
+    /// Another program of this host goes on from what this one has put, before this one could note that.
+    @Test func aSuccessorThatCameAtOnceIsNoRollback() throws {
+        var meddled: MeddledStore!
+        let test = try TestVault(encrypted: false) { inner in
+            meddled = MeddledStore(inner)
+            return meddled
+        }
+        let folder = try temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        func heads(_ store: any ObjectStore) throws -> HeadChain {
+            try Vault.open(store: store, key: .none, memory: HeadMemory(folder: folder), settings: TestVault.settings).heads(group: group)
+        }
+        let own = try heads(meddled)
+        let rival = try heads(DirectoryStore(root: test.directory, create: false))
+        let epoch = try own.claim(host: "a").document.writer.epoch
+        let isOver = Mutex(false)
+        meddled.meddle { meddling in
+            meddling.fails = { key in
+                guard key.hasPrefix("heads/"), !isOver.withLock({ $0 }), (try? rival.newest())??.document.pins?.first?.name == "own" else { return nil }
+                isOver.withLock { $0 = true }
+                try? bump(rival, epoch, "rival")
+                return nil
+            }
+        }
+        try bump(own, epoch, "own")
+        #expect(isOver.withLock { $0 })
+        #expect(try own.newest()?.document.pins?.first?.name == "rival")
+    }
+
     @Test func rollbackAndForksAreRefused() throws {
         let test = try TestVault()
         let folder = test.directory + "-memory"

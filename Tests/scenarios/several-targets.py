@@ -4,6 +4,7 @@ state while the others go on; one is removed and the log goes free of it. Every 
 # Promise M1: A target that fails or hangs delays nothing that goes to another target of the disk.
 # Promise M2: No write is refused for want of room on account of a target that fails, while another target of the disk gets what is written.
 # Promise G2: A point of several disks is listed in a vault when every one of them has its part there, and not before.
+import fcntl
 import hashlib
 import os
 import threading
@@ -115,6 +116,13 @@ with Scenario() as s:
     check(target("db", far)["resynchronisation"]["isLogReleased"], target("db", far))
     check("resynchronisation" not in target("db", near), target("db", near))
     print(f"a dead target, {3 * BUDGET // MIB} MiB written over a log of {BUDGET // MIB} MiB: the other's lag was {max(lags):.1f} s at most")
+
+    # Two that change the targets at once would each leave out in the log what the other has just put there.
+    with open(s.path("site", "run", f"failover-{s.farshore_json('status', 'db')['disks'][0]['id']}.lock"), "a+") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        for change in (["add", "db", "--vault", third, "--key-file", keys[third]], ["remove", "db", "--vault", far]):
+            other = s.farshore("target", *change, status=9)
+            check("another command changes the targets of db" in other.stderr, other.stderr)
 
     # A third one, while the far one is gone.
     s.farshore("target", "add", "db", "--vault", third, "--key-file", keys[third], "--policy", "near")

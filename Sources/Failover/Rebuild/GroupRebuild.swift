@@ -62,11 +62,20 @@ struct GroupRebuild {
         } catch let error as ImageError {
             throw missing("\(error)", "--image \(disk.name)=FILE, where that is not its image; --parent-dir with the folder of an image that it differs from")
         }
-        if log.registration == nil {
-            warnings.append("\(disk.name): nothing says which policy it had; \(SiteRebuild.policyOfUnknown) has the default one's intervals and lets no point go: farshore policy assign POLICY \(disk.name)")
+        if registration(log) == nil {
+            warnings.append("\(disk.name): nothing says which policy it had at this vault; \(SiteRebuild.policyOfUnknown) has the default one's intervals and lets no point go: farshore policy assign POLICY \(disk.name)")
+        }
+        let others = otherTargets(log)
+        if !others.isEmpty {
+            warnings.append("\(disk.name): it was replicated to \(others.joined(separator: ", ")) too, for which its log keeps nothing any more: farshore target add \(name) --vault URL with that vault")
         }
         return Found(id: disk.id, disk: protected(disk, log, standing, path, format, parents), log: log, standing: standing, warnings: warnings)
     }
+
+    /// Policy and pause are kept of the first target only: those of another vault would let points of this one go.
+    private func registration(_ log: FoundLog) -> DiskRegistration? { log.registration.flatMap { $0.vault == rebuild.vault.id.description ? $0 : nil } }
+
+    private func otherTargets(_ log: FoundLog) -> [String] { log.state.targets.filter { $0 != rebuild.vault.id.description } }
 
     /// That the log is of the history in the vault, and not an older copy. What the vault lacks, it may lack; where guests write on another host, it may
     /// have been left long ago.
@@ -126,7 +135,7 @@ struct GroupRebuild {
         let unknown = Policy(name: SiteRebuild.policyOfUnknown, retention: .everything)
         return ProtectedDisk(
             name: disk.name, id: disk.id.description, imagePath: path, format: format.rawValue, sizeBytes: log.state.diskBytes, logFolder: log.folder.path,
-            logBudgetBytes: log.state.budgetBytes, policy: (try? log.registration?.protectedPolicy()) ?? unknown, vaultURL: rebuild.request.vaultURL,
+            logBudgetBytes: log.state.budgetBytes, policy: (try? registration(log)?.protectedPolicy()) ?? unknown, vaultURL: rebuild.request.vaultURL,
             vaultID: rebuild.vault.id.description, keyFile: rebuild.request.keyFile, passphraseFile: rebuild.request.passphraseFile, machine: disk.machineName,
             parentFolders: parents, role: standing.role)
     }
@@ -137,15 +146,26 @@ struct GroupRebuild {
     func register(_ found: [Found], besides there: [ProtectedDisk]) throws -> [String] {
         let rebuilt = found.map { one in
             RebuiltDisk(
-                disk: one.disk, isPaused: one.log.registration?.isPaused ?? false, proven: proven(one), held: one.standing.held,
+                disk: one.disk, isPaused: registration(one.log)?.isPaused ?? false, proven: proven(one), held: one.standing.held,
                 resynchronisation: one.log.folder.isReleased(target: rebuild.vault.id.description) ? "it was marked when the catalogue was lost" : nil)
         }
+        // Before: a log must not keep what it gets for a vault that nobody sends to.
+        for one in found { try forgetOtherTargets(one.log) }
         let (machineIDs, group) = there.isEmpty ? RecoveryDisks.sharing(of: disks, catalog) : ([:], catalog.group(disks[0].group).map { ($0.name, $0.id.description) })
         let differing = try rebuild.catalogue.add(rebuilt: rebuilt, machineIDs: machineIDs, group: group, isNew: there.isEmpty, failover: failover(found))
         for one in found {
             try rebuild.catalogue.record(.information, disk: one.disk.name, "brought back from the vault and the log \(one.log.folder.path): \(one.disk.imagePath)")
         }
         return differing
+    }
+
+    private func forgetOtherTargets(_ log: FoundLog) throws {
+        let others = otherTargets(log)
+        if others.isEmpty { return }
+        let owner = try OwnerLock.acquire(log.folder)
+        try log.folder.setTargets([rebuild.vault.id.description], holding: owner)
+        for target in others { try log.folder.forget(target: target) }
+        _ = consume owner
     }
 
     /// The vault has all of the log's own lineage up to there.

@@ -148,9 +148,15 @@ package final class HostContacts: Sendable {
     private func lag(_ place: Place) throws(SiteError) -> UInt64? {
         var worst: UInt64?
         for disk in try disks(place) where disk.isReplicated {
-            guard let proven = try catalogue.replication(ofDisk: disk.name, at: disk.vaultID).provenSequence, let reader = try? LogReader(LogFolder(disk.logFolder)),
-                let lag = try? ReplicationLag.measure(reader, provenSequence: proven)
-            else { continue }
+            let state = try catalogue.replication(ofDisk: disk.name, at: disk.vaultID)
+            let folder = LogFolder(disk.logFolder)
+            if folder.isReleased(target: disk.vaultID), let time = state.provenAtNanoseconds {
+                // What the log has let go of it cannot count.
+                let now = Clock.wallNanoseconds()
+                worst = max(worst ?? 0, (now - min(now, time)) / 1_000_000_000)
+                continue
+            }
+            guard let proven = state.provenSequence, let reader = try? LogReader(folder), let lag = try? ReplicationLag.measure(reader, provenSequence: proven) else { continue }
             worst = max(worst ?? 0, UInt64(lag.seconds))
         }
         return worst

@@ -22,9 +22,11 @@ package final class Publisher {
     package let heads: GroupHeads
     let vault: Vault
     private let history: HistoryWriter
+    private let announce: (ManifestRef) -> Void
 
-    /// `vault` is that of the heads, as the disk's data goes into it.
-    init(disk: VaultID, heads: GroupHeads, vault: Vault) {
+    /// `vault` is that of the heads, as the disk's data goes into it. `announce` is told of the newest manifest before a head that names it is put.
+    init(disk: VaultID, heads: GroupHeads, vault: Vault, announce: @escaping (ManifestRef) -> Void) {
+        self.announce = announce
         self.disk = disk
         self.heads = heads
         self.vault = vault
@@ -59,6 +61,7 @@ package final class Publisher {
             next.lineages.insert(contentsOf: before.lineages, at: 0)
             next.oldestSequence = before.oldestSequence
         }
+        announceNewest(of: next)
         let since = heads.group == disk ? nil : DiskState.notYet
         try heads.publish { [disk, next] head in
             var state = head.state(of: disk) ?? next
@@ -104,6 +107,7 @@ package final class Publisher {
         state.noteSizes(of: log, through: sequence)
         var next = try history.resynchronise(state, to: RecoveryPoint(sequence: sequence, timeMicros: timeMicros, kind: .crash, tag: nil), root: root)
         next.since = heads.group == disk ? nil : DiskState.notYet
+        announceNewest(of: next)
         try heads.publish { [next] head in
             guard var state = head.state(of: next.disk) else { return }
             state.follow(next)
@@ -118,7 +122,12 @@ package final class Publisher {
         try heads.publish { [disk] in $0.join(disk) }
     }
 
+    private func announceNewest(of next: DiskState) {
+        if let current = next.current { announce(current.newest) }
+    }
+
     private func publish(_ next: DiskState) throws(VaultError) {
+        announceNewest(of: next)
         try heads.publish { head in
             guard var state = head.state(of: next.disk) else { return }
             state.follow(next)

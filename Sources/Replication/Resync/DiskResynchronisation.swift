@@ -152,7 +152,12 @@ extension DiskReplication {
         // Two histories under one lineage must not be mixed.
         if try folder.readState().lineage.vaultID == publisher.state?.current?.id { try settleMark(disk, publisher, folder) }
         if try owner.makeDurable() <= newest { try owner.cut() }
-        let sequence = try replicator.holds.hold(disk, owner)
+        var sequence = try replicator.holds.hold(disk, owner)
+        if sequence <= newest, try owner.makeDurable() > newest {
+            // Another lane was about to hold it, at a state that this vault has already: that one begins anew as well.
+            try owner.unfreeze()
+            sequence = try replicator.holds.hold(disk, owner)
+        }
         guard sequence > newest else {
             try replicator.holds.letGo(disk, owner)
             throw Self.otherHistory("the log of \(disk.name) is at sequence \(sequence), but the vault has it up to \(newest): sequences are never used twice", disk, publisher)

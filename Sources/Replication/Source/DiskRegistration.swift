@@ -102,9 +102,12 @@ package final class DiskRegistrations: Sendable {
         noted.withLock { noted in
             disks.compactMap { disk in
                 let registration = DiskRegistration(disk)
-                guard noted[disk.id] != registration else { return nil }
+                let folder = LogFolder(disk.logFolder)
+                let isKnown = noted[disk.id] == registration
+                // Gone with the log that a failback ended, or it could not be stored.
+                guard !isKnown || disk.state == .protected && access(folder.registrationFile, F_OK) != 0 else { return nil }
                 noted[disk.id] = registration
-                do { try registration.store(LogFolder(disk.logFolder)) } catch { return (disk.name, error) }
+                do { try registration.store(folder) } catch { return isKnown ? nil : (disk.name, error) }
                 return nil
             }
         }

@@ -111,7 +111,7 @@ final class DiskReplication {
         if mark?.sequence == current.sequence { return }
         let marked = try mark?.sequence(in: folder.readState().lineages) ?? 0
         let shared = SharedHistory(vault: publisher.vault, disk: publisher.disk, reader: try LogReader(folder))
-        guard try marked >= current.sequence || isShared(shared, current, after: marked) else {
+        guard try marked >= current.sequence || folder.publishing(target: disk.vaultID) == current.newest.hash.description || isShared(shared, current, after: marked) else {
             throw Self.otherHistory("the vault's history of \(disk.name) after sequence \(marked) is not that of this log: another host has replicated a copy of this disk", disk, publisher)
         }
         try noteProven(disk, publisher, folder)
@@ -143,7 +143,11 @@ final class DiskReplication {
             throw SiteError(.catalogueDamaged, "the disk \(disk.name) has the impossible id \(disk.id)", remedy: "protect the disk again")
         }
         let lane = UploadLane(disk, replicator.limits)
-        let made = Publisher(disk: id, heads: try placement(connection).heads(of: disk, in: group), vault: lane.vault(connection.vault))
+        let made = Publisher(disk: id, heads: try placement(connection).heads(of: disk, in: group), vault: lane.vault(connection.vault)) { newest in
+            do throws(SystemError) { try LogFolder(disk.logFolder).notePublishing(manifest: newest.hash.description, target: disk.vaultID) } catch {
+                // Then the records tell, as long as the log has them; the mark that follows is written to the same folder, and its failure is told.
+            }
+        }
         try made.heads.refreshIfNeeded()
         (publisher, self.lane, machine) = (made, lane, disk.machine)
         return made

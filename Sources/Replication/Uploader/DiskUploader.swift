@@ -48,10 +48,12 @@ package final class DiskUploader: Sendable {
         var announced: UInt64?
         var unrecorded: AttemptFailure?
         let replication = DiskReplication(replicator, fill: fill)
+        var last: ProtectedDisk?
         defer { replication.storeContent(log) }
         while !stop.isStopping {
             do throws(SiteError) {
-                guard let disk = try catalogue.findDisk(name, at: vault), disk.isReplicated else { return }
+                guard let disk = try catalogue.findDisk(name, at: vault), disk.isReplicated else { return try letGoOfImage(removed: last) }
+                last = disk
                 cycle.setInterval(seconds: disk.policy.intervalSeconds)
                 // The catalogue may have failed with the attempt: health and `resume` go by what is noted there.
                 if let failure = unrecorded { announced = try recordFailure(failure, disk, nextAttemptIn: wait(cycle)) }
@@ -85,6 +87,14 @@ package final class DiskUploader: Sendable {
 
     private func letGoOfImage(_ disk: ProtectedDisk, _ replication: DiskReplication) {
         do { try replication.letGoOfImage(disk, LogFolder(disk.logFolder)) } catch { log.error("\(name): the image cannot be let go of: \(error)") }
+    }
+
+    /// Of a disk that goes on at other targets: what was held for this one nobody else may ever let go of.
+    private func letGoOfImage(removed disk: ProtectedDisk?) throws(SiteError) {
+        guard let disk, let left = try catalogue.findDisk(name, at: nil), left.id == disk.id, left.isReplicated else { return }
+        do {
+            if try replicator.holds.isHeld(by: disk) { try replicator.holds.letGo(disk, replicator.owner(disk)) }
+        } catch { log.error("\(name): the image cannot be let go of: \(error)") }
     }
 
     /// One attempt now, whatever the schedule says; its failure, when it failed.

@@ -97,7 +97,12 @@ struct Chain<Document: ChainDocument>: Sendable {
         try vault.memory.begin(memoryName, number: next.number)
         try create(bytes, next.number)
         let hash = Hash256(bytes: Digest.sha256(bytes))!
-        try vault.memory.accept(memoryName, number: next.number, hash: hash, previous: next.previous)
+        do throws(VaultError) {
+            try vault.memory.accept(memoryName, number: next.number, hash: hash, previous: next.previous)
+        } catch .rolledBack(let reason) {
+            // Another program of this host may have built upon it already.
+            guard try vault.memory.newest(memoryName)?.number ?? 0 > next.number, try vault.fetch(place) == bytes else { throw .rolledBack(reason) }
+        }
         return Published(document: next, hash: hash)
     }
 

@@ -24,6 +24,8 @@ package struct LineageState: Codable, Equatable, Sendable {
     package var full: ManifestRef
     package var tail: [ManifestRef]
 
+    package var newest: ManifestRef { tail.last ?? full }
+
     package init(id: VaultID, parent: VaultID? = nil, branchSequence: UInt64? = nil, sequence: UInt64, full: ManifestRef, tail: [ManifestRef] = []) {
         self.id = id
         self.parent = parent

@@ -2,6 +2,7 @@
 // chain in a folder that several programs may share; without a folder it lasts as long as the process.
 
 import BlockIO
+import Glibc
 import Synchronization
 
 package final class HeadMemory: Sendable {
@@ -16,9 +17,11 @@ package final class HeadMemory: Sendable {
         let number: UInt64
     }
 
+    /// For another's write of a small file. Who takes longer was stopped with the lock.
+    private static let lockMillisecondsMax = 5_000
+
     private let folder: String?
-    /// Guards what was seen and the files. Another process may write the same file: each writes only what it has seen
-    /// itself after reading what is there, so the file is at worst as old as one of them.
+    /// Guards what was seen. Other memories of this process and other processes share the files: those have a lock of their own (`withFiles`).
     private let chains = Mutex<[String: Seen]>([:])
     private let begun = Mutex<[String: UInt64]>([:])
 
@@ -27,27 +30,54 @@ package final class HeadMemory: Sendable {
         self.folder = folder
     }
 
-    func newest(_ chain: String) throws(VaultError) -> (number: UInt64, hash: Hash256)? {
+    package func newest(_ chain: String) throws(VaultError) -> (number: UInt64, hash: Hash256)? {
         try chains.withLock { chains throws(VaultError) in try recall(chain, &chains).map { ($0.number, $0.hash) } }
     }
 
     /// Checks what the target shows as newest against what was seen before, then remembers it.
-    func accept(_ chain: String, number: UInt64, hash: Hash256, previous: Hash256?) throws(VaultError) {
+    package func accept(_ chain: String, number: UInt64, hash: Hash256, previous: Hash256?) throws(VaultError) {
         try chains.withLock { chains throws(VaultError) in
-            if let seen = try recall(chain, &chains) {
-                guard number >= seen.number else {
-                    throw VaultError.rolledBack("\(chain) ends at \(number), but this host has seen number \(seen.number): the target was rolled back or lost objects")
-                }
-                let fits = number == seen.number ? hash == seen.hash : number > seen.number + 1 || previous == seen.hash
-                guard fits else {
-                    throw VaultError.rolledBack("\(chain) number \(number) is not what this host has seen: the chain was forked")
-                }
-                if number == seen.number { return }
+            guard try isNew(chain, number, hash, previous, &chains) else { return }
+            try withFiles { () throws(VaultError) in
+                // Another may have seen more since: what is remembered must never go back.
+                guard try isNew(chain, number, hash, previous, &chains) else { return }
+                let seen = Seen(number: number, hash: hash)
+                chains[chain] = seen
+                try save(chain, seen)
             }
-            let seen = Seen(number: number, hash: hash)
-            chains[chain] = seen
-            try save(chain, seen)
         }
+    }
+
+    /// False for what was seen already.
+    private func isNew(_ chain: String, _ number: UInt64, _ hash: Hash256, _ previous: Hash256?, _ chains: inout [String: Seen]) throws(VaultError) -> Bool {
+        guard let seen = try recall(chain, &chains) else { return true }
+        guard number >= seen.number else {
+            throw .rolledBack("\(chain) ends at \(number), but this host has seen number \(seen.number): the target was rolled back or lost objects")
+        }
+        let fits = number == seen.number ? hash == seen.hash : number > seen.number + 1 || previous == seen.hash
+        guard fits else { throw .rolledBack("\(chain) number \(number) is not what this host has seen: the chain was forked") }
+        return number > seen.number
+    }
+
+    /// Alone with the files, as long as nobody keeps the lock for seconds: a memory that may be weaker for a moment is better than none.
+    private func withFiles(_ body: () throws(VaultError) -> Void) throws(VaultError) {
+        guard let folder else { return try body() }
+        let lock = try lock(folder + "/lock")
+        let result = Result { () throws(VaultError) in try body() }
+        _ = consume lock
+        try result.get()
+    }
+
+    private func lock(_ path: String) throws(VaultError) -> Descriptor {
+        do throws(SystemError) {
+            let file = try Descriptor.open(path, O_RDWR | O_CREAT)
+            var waited = 0
+            while try !file.tryLock(.exclusive), waited < Self.lockMillisecondsMax {
+                usleep(1_000)
+                waited += 1
+            }
+            return file
+        } catch { throw .memory(error) }
     }
 
     /// This host is about to put that object of the chain. Should the target not keep it as it was sent, and this program die

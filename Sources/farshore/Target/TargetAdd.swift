@@ -33,6 +33,8 @@ struct TargetAdd: ParsableCommand {
     func run() throws {
         let catalogue = try site.catalogue()
         let group = try catalogue.sharing(named: unit)
+        let lock = try site.alone(with: group)
+        defer { withExtendedLifetime(lock) {} }
         for disk in group.disks { try refuseUnfit(disk) }
         _ = try catalogue.policy(named: policy)
         let opened = try vault.open(site)
@@ -51,6 +53,7 @@ struct TargetAdd: ParsableCommand {
         guard disk.state == .protected else { throw disk.releasingFailure }
         guard disk.role == .source else { throw Failure(.failed, "\(disk.name) is a recovery disk, which is not replicated", try: "farshore reprotect \(disk.machine) first") }
         try disk.refuseWhileFilled()
+        try LogFolder(disk.logFolder).refuseDuringFailback()
     }
 
     /// The disks whose history the vault has from before.
@@ -80,6 +83,15 @@ struct TargetAdd: ParsableCommand {
         let target = opened.id.description
         try folder.release(target: target)
         try setTargets(try folder.readState().targets.filter { $0 != target } + [target], of: disk, site.directory)
+    }
+}
+
+extension SiteOptions {
+    /// Nobody else adds or removes targets of what shares points meanwhile, who would read the log's before this is done, nor fails it over or back.
+    func alone(with group: ConsistencyGroup) throws -> SiteLock {
+        if let lock = try SiteLock.tryTake(directory.failoverLockPath(group: group.id)) { return lock }
+        throw Failure(
+            .inUse, "another command changes the targets of \(group.name), or prepares, fails over or brings it back, on this host", try: "wait until it ends (farshore job list), then the same command again")
     }
 }
 

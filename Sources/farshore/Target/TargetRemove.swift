@@ -37,6 +37,8 @@ struct TargetRemove: ParsableCommand {
     func run() throws {
         let catalogue = try site.catalogue()
         let group = try catalogue.sharing(named: unit)
+        let lock = try site.alone(with: group)
+        defer { withExtendedLifetime(lock) {} }
         let disks = try group.diskNames.map { try catalogue.disk(named: $0, vault: vault) }
         if let last = disks.first(where: { $0.targetCount == 1 }) {
             throw Failure(.failed, "\(vault) is the only target of \(last.name)", try: "farshore target add \(unit) --vault URL with another vault first, or farshore unprotect \(last.name)")
