@@ -64,12 +64,15 @@ struct Program {
         // Whoever owns a log has a file open for each of its segments: hundreds, with several disks thousands.
         _ = farshore_raise_open_files_max()
         do {
-            var command = try Farshore.parseAsRoot(siteLifted(from: Array(CommandLine.arguments.dropFirst())))
+            var command = try Farshore.parseAsRoot(words)
             try command.run()
         } catch {
             exit(report(error).rawValue)
         }
     }
+
+    /// What it was told to do.
+    static var words: [String] { siteLifted(from: Array(CommandLine.arguments.dropFirst())) }
 
     /// `farshore --site DIR command` means the same as `farshore command --site DIR`.
     private static func siteLifted(from arguments: [String]) -> [String] {

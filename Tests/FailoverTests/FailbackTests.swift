@@ -17,7 +17,7 @@ import VirtualDisk
 @Suite struct FailbackTests {
     private func start(_ sites: TwoSites, drops: Bool = false, isFull: Bool = false, imageFolder: String? = nil) throws -> FailbackReport {
         try sites.failbacks(sites.home).start(
-            .init(unit: TwoSites.name, imageFolder: imageFolder, logFolder: nil, isFull: isFull, dropsHomeWrites: drops), show: { _ in })
+            .init(unit: TwoSites.name, imageFolder: imageFolder, isFull: isFull, dropsHomeWrites: drops), show: { _ in })
     }
 
     private func complete(_ sites: TwoSites) throws -> FailbackReport { try sites.failbacks(sites.home).complete(TwoSites.name) }
@@ -95,7 +95,7 @@ import VirtualDisk
         try sites.upload(sites.away)
         var shown: [PartedDisk] = []
         let failure = #expect(throws: FailoverError.self) {
-            try sites.failbacks(sites.home).start(.init(unit: TwoSites.name, imageFolder: nil, logFolder: nil, isFull: false, dropsHomeWrites: false), show: { shown = $0 })
+            try sites.failbacks(sites.home).start(.init(unit: TwoSites.name), show: { shown = $0 })
         }
         #expect(failure?.message.contains("8 writes on this host that the vault never got") == true, "\(failure?.message ?? "")")
         #expect(shown.first?.unsent.records == 8 && shown.first?.common?.sequence == left && shown.first?.replicaRecords ?? 0 > 8)
@@ -151,7 +151,7 @@ import VirtualDisk
         try sites.upload(sites.away)
         #expect(throws: RefreshError.self) {
             try sites.failbacks(sites.home, isOver: { true }).start(
-                .init(unit: TwoSites.name, imageFolder: nil, logFolder: nil, isFull: false, dropsHomeWrites: true), show: { _ in })
+                .init(unit: TwoSites.name, dropsHomeWrites: true), show: { _ in })
         }
         let folder = LogFolder(try sites.home.entry.logFolder)
         #expect(try RefreshMark.load(folder)?.hasUnsent == true)
@@ -342,7 +342,7 @@ import VirtualDisk
         try sites.write(sites.away)
         try sites.upload(sites.away)
         let (before, elsewhere) = (try sites.home.entry, sites.folder + "/elsewhere")
-        let request = Failbacks.StartRequest(unit: TwoSites.name, imageFolder: elsewhere, logFolder: nil, isFull: false, dropsHomeWrites: true)
+        let request = Failbacks.StartRequest(unit: TwoSites.name, imageFolder: elsewhere, dropsHomeWrites: true)
         if isWhole { _ = try sites.failbacks(sites.home).start(request, show: { _ in }) } else {
             #expect(throws: RefreshError.self) { try sites.failbacks(sites.home, isOver: { true }).start(request, show: { _ in }) }
         }
@@ -361,6 +361,59 @@ import VirtualDisk
         try settle(sites)
         #expect(try Catalogue(site: sites.home.site).placeLeft(ofDisk: TwoSites.name) == nil)
         #expect(try sites.home.entry.imagePath.hasPrefix(sites.folder + "/third"))
+    }
+
+    /// What the home said of a disk holds where it went, without the home, and is what the home says now at the next time.
+    @Test func policiesTravelWithTheirDisks() throws {
+        let sites = try TwoSites(seed: 15)
+        let (home, away) = (try Catalogue(site: sites.home.site), try Catalogue(site: sites.away.site))
+        _ = try home.addPolicy(named: "office", PolicyChange(intervalSeconds: 2, retention: try RetentionRules("all:3h,daily:7d"), rpoSeconds: 77, bandwidth: try BandwidthCalendar("mon-fri 08:00-18:00 20MiB"), anomaly: .warn))
+        _ = try home.changePolicy(named: "office-failback", PolicyChange(download: try BandwidthCalendar("30MiB")))
+        try home.assignPolicy(named: "office", disks: [TwoSites.name])
+        try sites.write(sites.home)
+        try sites.upload(sites.home)
+        let published = try #require(try sites.vault().catalog().document.policies?.first)
+        #expect(try published.policy.policy() == home.policy(named: "office") && published.failback?.policy() == home.policy(named: "office-failback"))
+        try sites.home.close()
+        try sites.failOver(planned: true)
+        #expect(try sites.away.entry.policy == home.policy(named: "office-failback"))
+        #expect(try away.policy(named: "office") == home.policy(named: "office"))
+        // Away it is the failback policy, which nobody takes for that of the home.
+        try sites.write(sites.away)
+        try sites.upload(sites.away)
+        #expect(try sites.vault().catalog().document.policies == [published])
+        _ = try start(sites)
+        try sites.prepare(sites.away)
+        _ = try complete(sites)
+        _ = try home.changePolicy(named: "office", PolicyChange(rpoSeconds: 78))
+        try settle(sites)
+        #expect(try sites.home.entry.policy.name == "office")
+        _ = try sites.failbacks(sites.away).releaseReplica(TwoSites.name, removesImages: true, dropsWrites: false)
+        try sites.home.close()
+        try sites.failOver(planned: true)
+        // That site's own of that name stays.
+        let given = try sites.away.entry.policy
+        #expect(given.name.hasPrefix("office-of-") && given.name.hasSuffix("-failback") && given.rpoSeconds == 78)
+        #expect(try away.policy(named: "office").rpoSeconds == 77)
+    }
+
+    /// Of earlier releases, and of later ones with words that mean nothing here.
+    @Test(arguments: [nil, "on-tuesdays"]) func aVaultThatSaysNothingOfAPolicyLeavesTheHostsOwn(retention: String?) throws {
+        let sites = try TwoSites(seed: 16)
+        let disk = try sites.vault().disk(TwoSites.name).id
+        try sites.vault().updateCatalog { catalog in
+            catalog.policies = nil
+            guard let retention else { return }
+            let words = PolicyWords(
+                name: "newer", parent: nil, intervalSeconds: 1, pointSeconds: 1, retention: retention, rpoSeconds: nil, bandwidth: "unlimited", download: "unlimited", compression: "auto",
+                resyncWindow: "always", whenFull: "refuse", appSeconds: nil, resyncPercent: 50, anomaly: "pin")
+            catalog.set(Catalog.DiskPolicy(disk: disk, policy: words, failback: nil))
+        }
+        try sites.home.close()
+        try sites.failOver(planned: false)
+        #expect(try sites.away.entry.policy.name == "default-failback")
+        let events = try Catalogue(site: sites.away.site).events(limit: 20).filter { $0.text.contains("newer is not understood here") }
+        #expect(events.count == (retention == nil ? 0 : 1))
     }
 
     /// The pins of a failover keep what its disks are filled from, and go when they are.

@@ -42,7 +42,7 @@ import Vault
             case .changePoint: #expect(next == .failedOver && (cell.state == .failedOver || cell.state == .failingOver) && cell.place == .target, "\(cell)")
             case .commit: #expect(next == .committed && cell.place == .target, "\(cell)")
             case .prepare: #expect(next == .prepared && cell.place == .active, "\(cell)")
-            case .test: #expect(next == cell.state, "\(cell)")
+            case .test, .failbackCancel: #expect(next == cell.state, "\(cell)")
             case .cancel, .reprotect, .failbackStart, .failbackComplete, .release: #expect(next == .replicating || cell.command == .failbackComplete, "\(cell)")
             }
         }
@@ -66,7 +66,7 @@ import Vault
                 for lost in places where lost != .other {
                     #expect(LifeCycleCommand.allCases.contains { command in
                         places.contains { place in
-                            guard place != lost, command != .test, case .next = LifeCycleDecision(command, in: state, on: place) else { return false }
+                            guard place != lost, command != .test, command != .failbackCancel, case .next = LifeCycleDecision(command, in: state, on: place) else { return false }
                             return true
                         }
                     }, "\(state) without \(lost)")

@@ -246,7 +246,7 @@ import VirtualDisk
         #expect(try sites.newest() == sites.model)
         // And home finds its old disk, shut down, for the failback.
         #expect(try rebuild(sites, sites.home, in: sites.folder + "/home.image.log").missing == [])
-        _ = try sites.failbacks(sites.home).start(.init(unit: TwoSites.name, imageFolder: nil, logFolder: nil, isFull: false, dropsHomeWrites: false), show: { _ in })
+        _ = try sites.failbacks(sites.home).start(.init(unit: TwoSites.name), show: { _ in })
         #expect(try sites.image(sites.home) == sites.model)
     }
 

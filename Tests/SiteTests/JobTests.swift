@@ -60,4 +60,95 @@ import Testing
         let seen = try catalogue.job(job.id)
         #expect(seen.secondsLeft(now: seen.startedNanoseconds + 10_000_000_000) == 30)
     }
+
+    // MARK: What can be done about one
+
+    private let command = Job.Command(folder: "/srv", words: ["failover", "run", "db", "--vault", "file:///v", "--key-file=k"])
+
+    /// A job of a command, with steps that were done.
+    private func job(_ kind: Job.Kind, _ site: TemporarySite, done: [String] = [], open: [String] = [], vault: String? = nil, words: [String]? = nil, state: Job.State = .failed) throws -> Job {
+        let catalogue = try Catalogue(site: site.directory, command: words.map { Job.Command(folder: "/srv", words: $0) } ?? command)
+        let job = try catalogue.beginJob(kind, disk: "db", vault: vault, steps: done + open)
+        for step in done { try job.step(step) { nil } }
+        switch state {
+        case .succeeded: try job.succeed()
+        case .failed: try job.fail("refused", remedy: "ask again")
+        case .running, .interrupted, .cancelled: break
+        }
+        return try catalogue.job(job.id)
+    }
+
+    @Test func howAJobWasBegunIsKept() throws {
+        let site = try TemporarySite()
+        #expect(try job(.failover, site).command == command)
+        // The uploader runs as a service: its own words begin nothing again.
+        #expect(try job(.initialReplication, site).command == nil)
+        #expect(try site.catalogue().job(site.catalogue().beginJob(.protect, disk: "a", steps: []).id).command == nil)
+    }
+
+    @Test func whatIsTriedAgainIsTheCommandThatBeganIt() throws {
+        let site = try TemporarySite()
+        for kind in [Job.Kind.protect, .unprotect, .failover, .failback, .failoverPreparation, .testFailover] {
+            #expect(try job(kind, site).retry(later: nil) == .command(command.words), "\(kind)")
+        }
+        #expect(try job(.initialReplication, site).retry(later: nil) == .command(["resume", "db"]))
+        #expect(try job(.resynchronisation, site, vault: "s3://b").retry(later: nil) == .command(["resync", "db", "--now", "--vault", "s3://b"]))
+        for (state, word) in [(Job.State.running, "runs"), (.succeeded, "succeeded")] {
+            guard case .refused(let reason, _) = try job(.failover, site, state: state).retry(later: nil) else { Issue.record("\(state)"); continue }
+            #expect(reason.hasSuffix(word), "\(reason)")
+        }
+        let old = try site.catalogue()
+        let before = try old.beginJob(.failover, disk: "db", steps: [])
+        try before.fail("", remedy: "")
+        guard case .refused(let reason, _) = try old.job(before.id).retry(later: nil) else { Issue.record("a job without a command"); return }
+        #expect(reason.contains("earlier release"))
+    }
+
+    @Test func onlyTheNewestAttemptIsTriedAgainOrTakenBack() throws {
+        let site = try TemporarySite()
+        let (first, other, test) = (try job(.failover, site), try job(.failback, site), try job(.testFailover, site))
+        #expect(try site.catalogue().laterJob(than: first) == nil)
+        let second = try job(.failover, site, state: .succeeded)
+        let later = try site.catalogue().laterJob(than: first)
+        #expect(later?.id == second.id)
+        for recourse in [first.retry(later: later), first.cancel(later: later)] {
+            guard case .refused(let reason, _) = recourse else { Issue.record("\(recourse)"); continue }
+            #expect(reason == "job \(second.id) is a later attempt at it")
+        }
+        // Of something else, at another target, or tests, which are several.
+        _ = try job(.testFailover, site)
+        _ = try job(.initialReplication, site, vault: "s3://other")
+        for job in [other, test] { #expect(try site.catalogue().laterJob(than: job) == nil) }
+    }
+
+    @Test func whatIsTakenBackIsWhatNobodyUsesYet() throws {
+        let site = try TemporarySite()
+        let vault = ["--vault", "file:///v", "--key-file", "k"]
+        #expect(try job(.initialReplication, site).cancel(later: nil) == .command(["pause", "db"]))
+        #expect(try job(.resynchronisation, site, vault: "s3://b").cancel(later: nil) == .command(["pause", "db", "--vault", "s3://b"]))
+        #expect(try job(.failoverPreparation, site, open: ["stop"]).cancel(later: nil) == .command(["failover", "cancel", "db"] + vault))
+        #expect(try job(.failover, site, done: ["prerequisites", "source"], open: ["failover"]).cancel(later: nil) == .command(["failover", "cancel", "db"] + vault))
+        #expect(try job(.failback, site, done: ["prerequisites"], open: ["refresh"]).cancel(later: nil) == .command(["failback", "cancel", "db"] + vault))
+        #expect(try job(.failback, site, done: ["claim"], open: ["refresh"]).cancel(later: nil) == .command(["failover", "cancel", "db"] + vault))
+        #expect(try job(.testFailover, site, open: ["pin"], words: ["failover", "test", "db", "--name", "db-4"]).cancel(later: nil) == .command(["failover", "cleanup", "db-4"]))
+        let refused: [(Job, String)] = [
+            (try job(.failover, site, done: ["failover"], open: ["start"]), "guests may write"), (try job(.failback, site, done: ["claim", "publish"], open: ["serve"]), "is back on this host"),
+            (try job(.failover, site, open: ["failover"], words: ["failover", "change-point", "db"]), "change of point"), (try job(.testFailover, site, open: ["unmount"]), "cleaned up"),
+            (try job(.protect, site), "nothing to take back"), (try job(.unprotect, site), "only be ended"), (try job(.testFailover, site, open: ["pin"]), "which test"),
+            (try job(.failover, site, state: .succeeded), "nothing to cancel"),
+        ]
+        for (job, words) in refused {
+            guard case .refused(let reason, let remedy) = job.cancel(later: nil) else { Issue.record("\(job.kind), \(words)"); continue }
+            #expect(reason.contains(words) && remedy.contains("farshore"), "\(reason)")
+        }
+    }
+
+    @Test func aCancelledJobIsSaidToBeOne() throws {
+        let site = try TemporarySite()
+        let (failed, done) = (try job(.failover, site), try job(.failback, site, state: .succeeded))
+        for job in [failed, done] { try site.catalogue().noteCancelled(job: job.id) }
+        #expect(try site.catalogue().job(failed.id).state == .cancelled && site.catalogue().job(done.id).state == .succeeded)
+        #expect(try site.catalogue().job(failed.id).retry(later: nil) == .command(command.words))
+        guard case .refused = try site.catalogue().job(failed.id).cancel(later: nil) else { Issue.record("cancelled twice"); return }
+    }
 }

@@ -121,4 +121,29 @@ import Testing
         #expect(try catalogue.policies().allSatisfy { $0.retention == .everything })
         #expect(try catalogue.policy(named: "every-2s-failback").parent == "every-2s")
     }
+
+    /// Of a disk that came from another host: under its name where that is free or the same, else under one that tells where it is from.
+    @Test func aPolicyFromAnotherHostKeepsItsSettings() throws {
+        let catalogue = try TemporarySite().catalogue()
+        try catalogue.add(makeDisk("a"))
+        let vault = try catalogue.disk(named: "a").vaultID
+        let office = Policy(name: "office", intervalSeconds: 7, rpoSeconds: 90)
+        try catalogue.adopt(office, failback: Policy(name: "office-failback", parent: "office", intervalSeconds: 9), ofDisk: "a", atVault: vault, from: "alpha")
+        #expect(try catalogue.disk(named: "a").policy == office)
+        #expect(try catalogue.policy(named: "office-failback").intervalSeconds == 9 && catalogue.policy(named: "office-failback").parent == "office")
+        // Another one that is called so here stays as it is.
+        _ = try catalogue.changePolicy(named: "default", PolicyChange(intervalSeconds: 3))
+        let own = try catalogue.policies()
+        for interval in [20, 21] {
+            try catalogue.adopt(Policy(name: "default", intervalSeconds: interval), failback: nil, ofDisk: "a", atVault: vault, from: "alpha beta/é")
+            #expect(try catalogue.disk(named: "a").policy == Policy(name: "default-of-alpha-beta--", intervalSeconds: interval))
+            #expect(try catalogue.policy(named: "default-of-alpha-beta---failback").intervalSeconds == interval)
+        }
+        for policy in own { #expect(try catalogue.policy(named: policy.name) == policy) }
+        try catalogue.assignPolicy(ofDisk: "a", away: true)
+        #expect(try catalogue.disk(named: "a").policy.name == "default-of-alpha-beta---failback")
+        // The same settings need no other name.
+        try catalogue.adopt(Policy(name: "default", intervalSeconds: 3), failback: nil, ofDisk: "a", atVault: vault, from: "alpha")
+        #expect(try catalogue.disk(named: "a").policy.name == "default")
+    }
 }

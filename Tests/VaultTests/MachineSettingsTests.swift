@@ -44,6 +44,37 @@ import VaultFixtures
         for (number, change) in wrong.enumerated() { #expect(settings(change).flaw != nil, "number \(number)") }
     }
 
+    private func words(_ name: String = "office", retention: String = "forever") -> PolicyWords {
+        PolicyWords(
+            name: name, parent: nil, intervalSeconds: 30, pointSeconds: 30, retention: retention, rpoSeconds: 60, bandwidth: "unlimited", download: "unlimited", compression: "auto",
+            resyncWindow: "always", whenFull: "refuse", appSeconds: nil, resyncPercent: 50, anomaly: "pin")
+    }
+
+    @Test func thePolicyOfADiskIsKeptUntilItIsForgotten() throws {
+        let test = try TestVault()
+        let disks = try ["a", "b"].map { try test.vault.register(disk: .random(), name: $0, sizeBytes: 1 << 20).id }
+        #expect(try test.reopened().catalog().document.policies == nil)
+        try test.vault.updateCatalog { catalog in
+            for disk in disks { catalog.set(Catalog.DiskPolicy(disk: disk, policy: words("first"), failback: nil)) }
+            catalog.set(Catalog.DiskPolicy(disk: disks[0], policy: words(), failback: words("office-failback", retention: "of a later release")))
+        }
+        let read = try test.reopened().catalog().document
+        #expect(read.policies?.count == 2 && read.policy(ofDisk: disks[0])?.policy == words() && read.policy(ofDisk: disks[1])?.policy.name == "first")
+        #expect(read.policy(ofDisk: disks[0])?.failback?.retention == "of a later release")
+        for (disk, left) in zip(disks, [1, nil] as [Int?]) {
+            _ = try test.vault.forget(disk.description)
+            #expect(try test.reopened().catalog().document.policies?.count == left)
+        }
+    }
+
+    @Test func aCatalogWithAFlawedPolicyIsRefused() throws {
+        for (policy, failback) in [(words("a/b"), nil), (words(), words("..")), (words(retention: String(repeating: "x", count: 4_097)), nil)] as [(PolicyWords, PolicyWords?)] {
+            let test = try TestVault()
+            try test.vault.updateCatalog { $0.set(Catalog.DiskPolicy(disk: .random(), policy: policy, failback: failback)) }
+            #expect(throws: VaultError.self) { try test.reopened().catalog() }
+        }
+    }
+
     @Test func aCatalogWithAFlawIsRefused() throws {
         for flawed in [settings { $0.cpus = -1 }, MachineSettings(name: "..")] {
             let test = try TestVault()

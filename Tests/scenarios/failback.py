@@ -2,7 +2,8 @@
 
 The home is killed and failed over: what is found is a prefix of its records that has all that was sent. Reprotected there; the home comes back and
 gives up what the vault never got, when that is said. Its image follows the running replica, killed with -9 in the middle and gone on with; then the
-last part, taken back once, and guests go on at home. Last, planned to the other site again and reprotected. A collection runs after each step.
+last part, taken back once, and guests go on at home. Then planned to the other site again and reprotected, with the settings of its policy at home each time, and home to
+an image elsewhere: killed, cancelled and tried again as a job. A collection runs after each step.
 No record is missing after a planned move, none that was sent is after the unplanned one, and nothing is replicated anew.
 """
 import os
@@ -103,8 +104,9 @@ with Scenario(seed=7) as s:
     collect("committed")
     policies = s.farshore_json("reprotect", "db", site=there)["policies"]
     collect("reprotected")
-    check(policies == [{"disk": "db", "policy": "default-failback"}], f"the failback policy does not hold: {policies}")
-    check(s.farshore_json("status", site=there)["disks"][0]["policy"] == "default-failback", "the failback policy does not hold")
+    check(policies == [{"disk": "db", "policy": "every-1s-failback"}], f"the failback policy does not hold: {policies}")
+    given = s.farshore_json("policy", "show", "every-1s-failback", site=there)
+    check(given["intervalSeconds"] == 1 and given["failbackOf"] == "every-1s" and given["disks"] == ["db"], f"the policy of home: {given}")
     guest.write(away, 2000)
     before = size()
     s.farshore("upload", "--once", site=there)
@@ -182,4 +184,49 @@ with Scenario(seed=7) as s:
     collect("replicated from there", waits=True)
     s.farshore("vault", "check", url, "--key-file", s.key())
     guest.check(away, "at the end")
+
+    # Home, to another image: what is there is not written over; a start that is killed is taken back, then tried again, as a job.
+    os.mkdir(s.path("new"))
+    other = s.path("new/db.image")
+    open(other, "w").close()
+    taken = s.farshore("failback", "start", "db", "--to", other, status=9).stderr
+    check("is there already and is not the image of db" in taken and image in taken, taken)
+    os.remove(other)
+    s.farshore("failback", "start", "db", "--to", s.path("nowhere/db.image"), status=10)
+    killed = s.start("failback", "start", "db", "--to", "new/db.image", cwd=s.path())
+    deadline = time.monotonic() + 20
+    while not os.path.exists(other) and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+
+    def job():
+        return [job for job in s.farshore_json("job", "list") if job["kind"] == "failback"][0]
+
+    begun = job()
+    check(begun["state"] == "interrupted" and begun["command"] == ["failback", "start", "db", "--to", "new/db.image"], f"the killed job: {begun}")
+    s.farshore("job", "cancel", begun["id"])
+    check(job()["state"] == "cancelled", f"cancelled, and it is {job()}")
+    check(s.farshore_json("failback", "status", "db")["disks"][0]["image"] == image and not os.path.exists(other), "the disk is not where it was")
+    collect("a failback elsewhere was cancelled", waits=True)
+    s.farshore("job", "retry", begun["id"])
+    check(job()["state"] == "succeeded" and job()["id"] > begun["id"], f"tried again: {job()}")
+    for words in ("retry", "cancel"):
+        refused = s.farshore("job", words, begun["id"], status=12).stderr
+        check(f"job {job()['id']} is a later attempt" in refused and "Try: farshore job" in refused, refused)
+    guest.check(other, "the image elsewhere")
+    with open(image, "rb") as file:
+        before = file.read()
+    guest.write(away, 100)
+    s.farshore("failover", "prepare", "db", "--wait-seconds", "60", site=there)
+    s.farshore("failback", "complete", "db")
+    s.farshore("failover", "commit", "db")
+    check(s.farshore_json("reprotect", "db")["policies"] == [{"disk": "db", "policy": "every-1s"}], "at home the policy is not the one it was")
+    guest.write(served, 100)
+    s.farshore("upload", "--once")
+    guest.check(served, "the disk at home, elsewhere")
+    guest.check(other, "its image")
+    with open(image, "rb") as file:
+        check(file.read() == before, "the old image was changed")
+    s.farshore("vault", "check", url, "--key-file", s.key())
     print(f"{len(guest.records)} records, there, back and there again; {strays} collections")

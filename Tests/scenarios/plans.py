@@ -68,9 +68,22 @@ with Scenario() as s:
         file.write(PLAN.format(log=log))
     s.farshore("plan", "apply", s.path("shop.yaml"), *key)
 
+    # One name for a plan and a machine: which is meant is asked, and can be said.
+    with open(s.path("web3.yaml"), "w") as file:
+        file.write("plan: web3\ngroups:\n  - machines: [web3]\n")
+    s.farshore("plan", "create", s.path("web3.yaml"), *key)
+    for words in (("test", "web3"), ("planned", "web3"), ("unplanned", "web3")):
+        refused = s.farshore("failover", *words, *key, site=there, status=2).stderr
+        check("a recovery plan and a machine" in refused and "Try: plan:web3 or machine:web3" in refused, refused)
+    refused = s.farshore("failover", "unplanned", "shop", "--at", "latest", *key, site=there, status=2).stderr
+    check("are not told --at" in refused, refused)
+    check(s.farshore_json("failover", "show", "machine:web3", *key, site=there)["standing"]["disks"] == ["web3"], "machine:web3")
+    check(s.farshore_json("plan", "list", *key, site=there)[1]["plan"] == "web3", "the plan web3")
+    s.farshore("plan", "delete", "web3", *key)
+
     # Rehearsed, while the source runs on.
     began = time.monotonic()
-    report = s.farshore_json("plan", "run", "shop", "--kind", "test", *key, site=there)
+    report = s.farshore_json("failover", "test", "shop", *key, site=there)
     for name in MACHINES:
         s.at_end(lambda name=name: subprocess.run(["umount", "-l", os.path.join(there, f"tests/shop-1-{name}/mnt")], capture_output=True))
     check(report["state"] == "succeeded", f"the test run: {json.dumps(report, indent=1)}")
@@ -88,7 +101,7 @@ with Scenario() as s:
     mount.wait()
     subprocess.run(["umount", "-l", mnt], capture_output=True)
     s.mount(s.path("mnt-there"), site=there)
-    done = s.farshore_json("plan", "run", "shop", "--kind", "unplanned", *key, site=there)
+    done = s.farshore_json("failover", "unplanned", "plan:shop", *key, site=there)
     check(done["run"] == "shop-2" and done["state"] == "waiting" and done["steps"][0]["state"] == "succeeded", f"the manual action: {done}")
     check(steps(done)["db"]["state"] == "waiting", "a machine came up before the person said so")
 
@@ -130,7 +143,11 @@ with Scenario() as s:
     # Mended here, for there is nobody there.
     s.farshore("failover", "run", "web2", *key, site=there, status=1)
     s.farshore("machine", "set", "web2", "--nic", "network=lan,test=isolated", *key, site=there)
-    s.farshore("failover", "run", "web2", *key, site=there)
+    failed = [job for job in s.farshore_json("job", "list", site=there) if job["kind"] == "failover" and job["disk"] == "web2"]
+    check(len(failed) == 2 and all(job["state"] == "failed" for job in failed), f"{failed}")
+    s.farshore("job", "retry", failed[1]["id"], site=there, status=12)
+    told = s.farshore("job", "retry", failed[0]["id"], site=there)
+    check(f"job {failed[0]['id']}: farshore failover run web2" in told.stderr and " to " in told.stderr, told.stderr)
     check("FARSHORE_NIC_1_IP" not in environment(started, "web2", 0), "the start command is told the old address")
 
     # The host that took over goes on with the settings of the vault.

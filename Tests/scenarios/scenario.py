@@ -92,11 +92,11 @@ class Scenario:
     def farshore_json(self, *words, **options):
         return json.loads(self.farshore(*words, "--json", **options).stdout)
 
-    def start(self, *words, site=None, env=None, log=None, wait_for=None, timeout=120, program=PROGRAM):
+    def start(self, *words, site=None, env=None, log=None, wait_for=None, timeout=120, program=PROGRAM, cwd=None):
         """Starts farshore in the foreground; returns its process when `wait_for()` is true. Ended at the end, by pid."""
         environment = dict(os.environ, FARSHORE_SITE=site or self.site, **(env or {}))
         out = open(log or self.path(f"{words[0]}-{len(self._ends)}.log"), "w")
-        process = subprocess.Popen([program, *map(str, words)], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True)
+        process = subprocess.Popen([program, *map(str, words)], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True, cwd=cwd)
         process.log = out.name
         self.at_end(lambda: self.stop(process))
         if wait_for:

@@ -2,6 +2,7 @@
 
 import BlockIO
 import ChangeLog
+import DiskImage
 import Glibc
 import RecoveryPoints
 import Replication
@@ -44,14 +45,17 @@ extension Failbacks {
 
     package struct StartRequest: Sendable {
         package let unit: String
+        /// Where the image is to be, of a unit of one disk; of others `imageFolder` with the names they have.
+        package let image: String?
         package let imageFolder: String?
         package let logFolder: String?
         package let isFull: Bool
         /// Writes of the home that the vault never got are given up.
         package let dropsHomeWrites: Bool
 
-        package init(unit: String, imageFolder: String?, logFolder: String?, isFull: Bool, dropsHomeWrites: Bool) {
+        package init(unit: String, image: String? = nil, imageFolder: String? = nil, logFolder: String? = nil, isFull: Bool = false, dropsHomeWrites: Bool = false) {
             self.unit = unit
+            self.image = image
             self.imageFolder = imageFolder
             self.logFolder = logFolder
             self.isFull = isFull
@@ -70,7 +74,7 @@ extension Failbacks {
                 let own = try ownDisks(standing.unit)
                 // A place that was left before an earlier failback ended is no place to go back to.
                 for disk in own where access(LogFolder(disk.logFolder).failbackFile, F_OK) != 0 { try catalogue.settleMove(ofDisk: disk.name, goingBack: false) }
-                let places = try own.map { try place(of: $0, request) }
+                let places = try places(of: own, request)
                 try holding(own) {
                     // Where a disk is now tells what it has, also of one that is left.
                     homes = try examine(own, standing.head, leaving: Set(zip(own, places).filter { $0 != $1 }.map(\.0.name)))
@@ -132,25 +136,61 @@ extension Failbacks {
             remedy: "\(copy); then farshore failback start \(request.unit) --drop-home-writes")
     }
 
-    /// Where image and log are to be; a failback that was begun stays where it is.
+    /// Where images and logs are to be; a failback that was begun stays where it is.
+    private func places(of disks: [ProtectedDisk], _ request: StartRequest) throws -> [ProtectedDisk] {
+        guard request.image == nil || disks.count == 1 else {
+            throw FailoverError(
+                .prerequisite, "\(request.unit) has \(disks.count) disks, and one image was named for them",
+                remedy: "farshore failback start \(request.unit) --image-folder with a folder for all of them")
+        }
+        return try disks.map { try place(of: $0, request) }
+    }
+
     private func place(of disk: ProtectedDisk, _ request: StartRequest) throws -> ProtectedDisk {
-        guard request.imageFolder != nil || request.logFolder != nil else { return disk }
-        var moved = disk
         let name = disk.imagePath.split(separator: "/").last.map(String.init) ?? disk.name
-        if let folder = request.imageFolder { moved.imagePath = "\(folder)/\(name)" }
-        moved.logFolder = request.logFolder.map { "\($0)/\(name).log" } ?? (request.imageFolder == nil ? disk.logFolder : moved.imagePath + ".log")
+        let named = request.image ?? request.imageFolder.map { "\($0)/\(name)" }
+        let image = named.flatMap { Self.isSameFile($0, disk.imagePath) ? nil : $0 }
+        var moved = disk
+        moved.imagePath = image ?? disk.imagePath
+        let logName = moved.imagePath.split(separator: "/").last.map(String.init) ?? disk.name
+        moved.logFolder = request.logFolder.map { "\($0)/\(logName).log" } ?? (image == nil ? disk.logFolder : moved.imagePath + ".log")
         guard moved != disk else { return disk }
         guard access(disk.logFolder + "/failback", F_OK) != 0 else {
-            throw FailoverError(.inUse, "a failback of \(disk.name) was begun in \(disk.imagePath)", remedy: "farshore failback start \(request.unit) without another folder, or farshore failback cancel \(request.unit) first")
+            throw FailoverError(
+                .inUse, "a failback of \(disk.name) was begun in \(disk.imagePath)",
+                remedy: "farshore failback start \(request.unit) without another place, or farshore failback cancel \(request.unit) first")
         }
-        if request.imageFolder == nil {
-            throw FailoverError(.prerequisite, "the log alone cannot move: it tells what the image holds", remedy: "--image-folder as well")
+        if image == nil {
+            throw FailoverError(.prerequisite, "the log alone cannot move: it tells what the image holds", remedy: "--to or --image-folder as well")
         }
-        let isLeftover = try RefreshMark.load(LogFolder(moved.logFolder))?.disk.description == disk.id
-        guard access(moved.imagePath, F_OK) != 0, isLeftover || access(moved.logFolder, F_OK) != 0 else {
-            throw FailoverError(.inUse, "\(moved.imagePath) or its log is there already", remedy: "another --image-folder")
+        guard !Self.isTaken(moved.imagePath), try !catalogue.disks().contains(where: { $0.imagePath == moved.imagePath }) else {
+            throw FailoverError(
+                .inUse, "\(moved.imagePath) is there already and is not the image of \(disk.name): a failback writes over no other file",
+                remedy: "--to or --image-folder with a place that is free, or farshore failback start \(request.unit) without them, which reuses \(disk.imagePath)")
+        }
+        guard try isFree(moved.logFolder, for: disk) else {
+            throw FailoverError(.inUse, "the folder \(moved.logFolder) for its log is there already", remedy: "--log-folder with another folder, or another place for the image")
         }
         return moved
+    }
+
+    private static func isTaken(_ path: String) -> Bool {
+        var info = stat()
+        return lstat(path, &info) == 0
+    }
+
+    /// By another name too.
+    private static func isSameFile(_ path: String, _ other: String) -> Bool {
+        var (first, second) = (stat(), stat())
+        guard path != other else { return true }
+        return stat(path, &first) == 0 && stat(other, &second) == 0 && (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
+    }
+
+    /// There is nothing, or what a start left that was killed before the catalogue named the place.
+    private func isFree(_ logFolder: String, for disk: ProtectedDisk) throws -> Bool {
+        guard Self.isTaken(logFolder) else { return true }
+        if try RefreshMark.load(LogFolder(logFolder))?.disk.description == disk.id { return true }
+        return try Directory.list(logFolder).allSatisfy(RefreshMark.isUnfinished)
     }
 
     private func move(_ disk: ProtectedDisk, to place: ProtectedDisk) throws {
@@ -209,9 +249,7 @@ extension Failbacks {
     package func cancel(_ unitName: String) throws -> (begun: [ProtectedDisk], untouched: [ProtectedDisk]) {
         let (standing, lock) = try heads.alone(unitName, on: catalogue.site)
         defer { withExtendedLifetime(lock) {} }
-        guard standing.place == .home || standing.place == .former else {
-            throw FailoverError(.notNow, "no failback of \(unitName) to this host is under way", remedy: "farshore failover show \(unitName)")
-        }
+        try standing.check(.failbackCancel)
         for disk in try ownDisks(standing.unit) { try goBack(disk, unitName) }
         let disks = try ownDisks(standing.unit)
         try vault.heads(group: standing.unit.group).edit { unpin(&$0) }
@@ -226,7 +264,7 @@ extension Failbacks {
         let folder = LogFolder(disk.logFolder)
         guard try catalogue.placeLeft(ofDisk: disk.name) != nil, access(folder.failbackFile, F_OK) == 0 else { return }
         let lock = try waitingForUploader(of: catalogue.site) { try OwnerLock.acquire(folder) }
-        try DurableFile.remove(disk.imagePath)
+        for path in [disk.imagePath, disk.imagePath + OutputImage.partialSuffix] { try DurableFile.remove(path) }
         // Guests write elsewhere still: no mount serves it before somebody says so.
         try catalogue.hold(disk: disk.name, reason: Self.takenBack(unit))
         try catalogue.settleMove(ofDisk: disk.name, goingBack: true)

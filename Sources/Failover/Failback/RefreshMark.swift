@@ -46,6 +46,9 @@ package struct RefreshMark: Codable, Equatable, Sendable {
         self.hasUnsent = hasUnsent
     }
 
+    /// A file of a mark that was never put in its place: nothing was done under it.
+    static func isUnfinished(_ name: String) -> Bool { name.hasPrefix("failback.") && name.hasSuffix(".new") }
+
     /// Nil when no failback was begun there. A file that is none is an error: what the image holds is not known then.
     package static func load(_ folder: LogFolder) throws(RefreshError) -> RefreshMark? {
         let bytes: [UInt8]?

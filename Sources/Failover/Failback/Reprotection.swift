@@ -25,7 +25,10 @@ extension Failbacks {
         }
         let home = try heads.standing(of: unitName).lifeCycle?.home
         // Sources elsewhere than at home have been given theirs before.
-        for disk in disks where disk.role != .source || home == heads.host.id { try catalogue.assignPolicy(ofDisk: disk.name, away: home != heads.host.id) }
+        for disk in disks where disk.role != .source || home == heads.host.id {
+            if home != heads.host.id { try adoptPolicy(of: disk, from: home, standing) }
+            try catalogue.assignPolicy(ofDisk: disk.name, away: home != heads.host.id)
+        }
         // After the head: a source whose head does not name this host is a suspected split brain.
         try catalogue.setRole(.source, ofDisks: disks.map(\.name))
         for disk in disks {
@@ -34,6 +37,16 @@ extension Failbacks {
         }
         try catalogue.record(.information, disk: nil, "\(unitName) is replicated from this host")
         return try heads.standing(of: unitName)
+    }
+
+    /// As the vault has it from the host where the disk was before; that may be gone. Vaults of earlier releases have none.
+    private func adoptPolicy(of disk: ProtectedDisk, from home: VaultID?, _ standing: LifeCycleStanding) throws {
+        guard let id = VaultID(disk.id), let published = standing.catalog.policy(ofDisk: id) else { return }
+        let (policy, failback): (Policy, Policy?)
+        do throws(SiteError) { (policy, failback) = (try published.policy.policy(), try published.failback?.policy()) } catch {
+            return try catalogue.record(.warning, disk: disk.name, "its policy \(published.policy.name) is not understood here, it keeps \(disk.policy.name): \(error)")
+        }
+        try catalogue.adopt(policy, failback: failback, ofDisk: disk.name, atVault: disk.vaultID, from: standing.name(of: home ?? LifeCycle.unknownHost))
     }
 
     package struct Released: Sendable {

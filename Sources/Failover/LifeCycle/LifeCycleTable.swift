@@ -15,6 +15,7 @@ package enum LifeCycleCommand: String, CaseIterable, Sendable {
     case reprotect = "reprotect"
     case failbackStart = "failback start"
     case failbackComplete = "failback complete"
+    case failbackCancel = "failback cancel"
     case release = "failover release"
     case test = "failover test"
 }
@@ -145,6 +146,7 @@ package enum LifeCycleDecision: Equatable, Sendable {
         case .reprotect: isActive ? .next(.replicating) : .refused(.notActive)
         case .failbackStart: isActive ? .refused(.isActive) : place == .home ? .next(.replicating) : .refused(.notHome)
         case .failbackComplete: .refused(isActive ? .isActive : place == .home ? .notPrepared : .notHome)
+        case .failbackCancel: isActive ? .refused(.isActive) : place == .home ? .next(.replicating) : .refused(.notHome)
         case .release: isActive ? .refused(.isActive) : .next(.replicating)
         }
     }
@@ -159,6 +161,7 @@ package enum LifeCycleDecision: Equatable, Sendable {
         case .changePoint, .commit, .cancelLost, .reprotect: .refused(.nothingFailedOver)
         case .failbackStart: .refused(isActive ? .isActive : place == .home ? .isStopped : .notHome)
         case .failbackComplete: isActive ? .refused(.isActive) : place == .home ? .next(.failedOver) : .refused(.notHome)
+        case .failbackCancel: isActive ? .refused(.isActive) : place == .home ? .next(.prepared) : .refused(.notHome)
         case .release: .refused(.isStopped)
         }
     }
@@ -171,6 +174,8 @@ package enum LifeCycleDecision: Equatable, Sendable {
         case .cancelLost: isTarget ? .refused(.isTarget) : .next(.replicating)
         case .commit, .reprotect: .refused(isTarget ? .notYetOver : .otherTarget)
         case .prepare, .failbackStart, .release: .refused(.underWay)
+        // What a home began before somebody else took over. On the target `failover cancel` is before it.
+        case .failbackCancel: isTarget ? .refused(.isTarget) : .next(.failingOver)
         case .test: .next(.failingOver)
         }
     }
@@ -186,6 +191,8 @@ package enum LifeCycleDecision: Equatable, Sendable {
         case .cancelLost: isTarget ? .refused(.isTarget) : .next(.replicating)
         case .prepare, .reprotect: .refused(isTarget ? .notCommitted : .otherTarget)
         case .failbackStart, .release: .refused(.notCommitted)
+        // What a home began before somebody else took over. On the target `failover cancel` is before it.
+        case .failbackCancel: isTarget ? .refused(.isTarget) : .next(.failedOver)
         case .test: .next(.failedOver)
         }
     }
@@ -199,6 +206,7 @@ package enum LifeCycleDecision: Equatable, Sendable {
         case .reprotect: isTarget ? .next(.replicating) : .refused(.otherTarget)
         case .prepare: .refused(isTarget ? .notReprotected : .otherTarget)
         case .failbackStart, .release: .refused(.notReprotected)
+        case .failbackCancel: isTarget ? .refused(.isCommitted) : .next(.committed)
         case .test: .next(.committed)
         }
     }

@@ -139,7 +139,7 @@ extension Failovers {
         let record = FailoverRecord(
             run: run, kind: .failover, name: standing.unit.name, unit: standing.unit.name, group: standing.unit.group.description, vaultURL: request.vaultURL,
             vaultID: vault.id.description, keyFile: request.keyFile, passphraseFile: request.passphraseFile, point: (request.point ?? .latest).text,
-            isPlanned: request.isPlanned, folder: request.folder ?? "\(catalogue.site.path)/recovery/\(standing.unit.name)")
+            isPlanned: request.isPlanned, folder: request.folder ?? "\(catalogue.site.path)/recovery/\(standing.unit.plainName)")
         try catalogue.begin(record)
         return record
     }

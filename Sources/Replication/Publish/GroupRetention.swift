@@ -65,9 +65,10 @@ final class GroupRetention: Sendable {
         guard state.withLock({ $0.settingsDue }) <= Clock.monotonicNanoseconds() else { return }
         do {
             try catalogue.publishSettings(to: connection.vault)
+            try connection.publishPolicies(of: catalogue)
         } catch {
             state.withLock { $0.settingsDue = Clock.monotonicNanoseconds() + Self.settingsPauseNanoseconds }
-            log.warning("settings of machines are not in the vault yet: \(error)")
+            log.warning("settings of machines and policies of disks are not in the vault yet: \(error)")
         }
     }
 

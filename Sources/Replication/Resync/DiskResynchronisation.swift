@@ -66,9 +66,7 @@ extension DiskReplication {
             try job.succeed()
             try replicator.catalogue.record(.information, of: disk, "resynchronisation finished")
         } catch {
-            let failure = error is Stopped ? nil : AttemptFailure(error)
-            try job.fail(failure?.message ?? "the uploader was stopped", remedy: failure?.remedy ?? "farshore upload")
-            if failure != nil { try letGoOfImage(disk, folder) }
+            try fail(job, error, disk, folder)
             throw error
         }
     }

@@ -6,28 +6,11 @@ import BlockIO
 import Foundation
 package import Site
 import Synchronization
+import Vault
 
 package struct DiskRegistration: Codable, Equatable, Sendable {
     private static let formatVersion = 1
     private static let bytesMax = 1 << 20
-
-    /// A policy in the words of the command line.
-    private struct Words: Codable, Equatable {
-        let name: String
-        let parent: String?
-        let intervalSeconds: Int
-        let pointSeconds: Int
-        let retention: String
-        let rpoSeconds: Int?
-        let bandwidth: String
-        let download: String
-        let compression: String
-        let resyncWindow: String
-        let whenFull: String
-        let appSeconds: Int?
-        let resyncPercent: Int
-        let anomaly: String
-    }
 
     private let format: Int
     package let vault: String
@@ -38,18 +21,13 @@ package struct DiskRegistration: Codable, Equatable, Sendable {
     package let parentFolders: [String]
     private let role: String
     package let isPaused: Bool
-    private let policy: Words
+    private let policy: PolicyWords
 
     package init(_ disk: ProtectedDisk) {
         format = Self.formatVersion
         (vault, self.disk, name, image) = (disk.vaultID, disk.id, disk.name, disk.imagePath)
         (imageFormat, parentFolders, role, isPaused) = (disk.format, disk.parentFolders, disk.role.rawValue, disk.isPaused)
-        let policy = disk.policy
-        self.policy = Words(
-            name: policy.name, parent: policy.parent, intervalSeconds: policy.intervalSeconds, pointSeconds: policy.pointSeconds, retention: policy.retention.text,
-            rpoSeconds: policy.rpoSeconds, bandwidth: policy.bandwidth.text, download: policy.download.text, compression: policy.compression.text,
-            resyncWindow: policy.resyncWindow.text, whenFull: policy.whenFull.rawValue, appSeconds: policy.appSeconds, resyncPercent: policy.resyncPercent,
-            anomaly: policy.anomaly.rawValue)
+        policy = PolicyWords(disk.policy)
     }
 
     /// Nil where there is none. Throws where it cannot be read, is of another disk than the log, or holds what no catalogue would.
@@ -67,18 +45,7 @@ package struct DiskRegistration: Codable, Equatable, Sendable {
 
     package var diskRole: ProtectedDisk.Role { ProtectedDisk.Role(rawValue: role) ?? .source }
 
-    package func protectedPolicy() throws(SiteError) -> Policy {
-        guard let whenFull = Policy.WhenFull(rawValue: policy.whenFull), let anomaly = Policy.Anomaly(rawValue: policy.anomaly) else {
-            throw SiteError(.policyWrong, "the policy \(policy.name) says \(policy.whenFull), \(policy.anomaly)", remedy: "farshore policy create POLICY")
-        }
-        let found = Policy(
-            name: policy.name, parent: policy.parent, intervalSeconds: policy.intervalSeconds, pointSeconds: policy.pointSeconds,
-            retention: try RetentionRules(policy.retention), rpoSeconds: policy.rpoSeconds, bandwidth: try BandwidthCalendar(policy.bandwidth),
-            compression: try Policy.Compression(policy.compression), resyncWindow: try WeeklyWindow(policy.resyncWindow), whenFull: whenFull,
-            download: try BandwidthCalendar(policy.download), appSeconds: policy.appSeconds, resyncPercent: policy.resyncPercent, anomaly: anomaly)
-        // A person's limits hold for what a file says too.
-        return try PolicyChange(appSeconds: policy.appSeconds).applied(to: found)
-    }
+    package func protectedPolicy() throws(SiteError) -> Policy { try policy.policy() }
 
     /// Durable. Only into the log of that very disk: its volume may not be mounted.
     package func store(_ folder: LogFolder) throws {

@@ -168,11 +168,18 @@ final class DiskReplication {
             try setPhase(.delta, disk)
             try replicator.catalogue.record(.information, of: disk, "initial replication finished")
         } catch {
-            let failure = error is Stopped ? nil : AttemptFailure(error)
-            try job.fail(failure?.message ?? "the uploader was stopped", remedy: failure?.remedy ?? "farshore upload")
-            if failure != nil { try letGoOfImage(disk, folder) }
+            try fail(job, error, disk, folder)
             throw error
         }
+    }
+
+    /// What stopped it is no failure of the disk where a person did.
+    func fail(_ job: RunningJob, _ error: any Error, _ disk: ProtectedDisk, _ folder: LogFolder) throws {
+        if error is Stopped { return try job.fail("the uploader was stopped", remedy: "farshore upload") }
+        if error is Paused { return try job.fail("\(error)", remedy: "farshore resume \(disk.commandName)") }
+        let failure = AttemptFailure(error)
+        try job.fail(failure.message, remedy: failure.remedy)
+        try letGoOfImage(disk, folder)
     }
 
     private func carryOutInitial(
@@ -225,10 +232,13 @@ final class DiskReplication {
 
     func throttledProgress(_ job: RunningJob, _ disk: ProtectedDisk) -> @Sendable (UInt64, UInt64) throws -> Void {
         let gate = ProgressGate()
-        return { [progress = replicator.progress, holds = replicator.holds] done, total in
+        return { [progress = replicator.progress, holds = replicator.holds, catalogue = replicator.catalogue] done, total in
             if try !holds.isHeld(by: disk) { throw ImageWanted() }
             progress(disk.name, done, total)
-            if gate.opens(isLast: done == total) { try job.progress(doneBytes: done, totalBytes: total) }
+            guard gate.opens(isLast: done == total) else { return }
+            try job.progress(doneBytes: done, totalBytes: total)
+            // At its end it is shorter to go on.
+            if done < total, try catalogue.findDisk(disk.name, at: disk.vaultID)?.isPaused == true { throw Paused() }
         }
     }
 

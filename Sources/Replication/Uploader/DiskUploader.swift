@@ -110,6 +110,8 @@ package final class DiskUploader: Sendable {
             return nil
         } catch let stopped as Stopped {
             throw stopped
+        } catch let paused as Paused {
+            return AttemptFailure(.mayPass, "\(paused)", remedy: "farshore resume \(disk.commandName)", cause: VaultError.refused("it was paused"))
         } catch {
             let failure = AttemptFailure(error)
             _ = try recordFailure(failure, disk, nextAttemptIn: nil)
@@ -127,7 +129,7 @@ package final class DiskUploader: Sendable {
                 delays?.succeeded(LaneKey(disk), begunAt: began)
                 try recordSuccess(disk)
             }
-        } catch is Stopped {
+        } catch where error is Stopped || error is Paused {
             cycle.ended(.succeeded, now: clock.now())
         } catch VaultError.store(let error) where error.code == .heldBack {
             // By the bandwidth limit, until the time to drain was over.

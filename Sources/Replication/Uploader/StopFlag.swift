@@ -40,3 +40,8 @@ package final class StopFlag: Sendable {
 
 /// The attempt ended because the uploader is stopping: no failure of the disk.
 package struct Stopped: Error {}
+
+/// The attempt ended because a person paused the disk: no failure of it.
+struct Paused: Error, CustomStringConvertible {
+    var description: String { "the upload was paused" }
+}

@@ -31,7 +31,7 @@ package final class VaultConnection: Sendable {
         newestCatalog = Mutex(try vault.catalog().document)
     }
 
-    private func remember(_ catalog: Catalog) {
+    func remember(_ catalog: Catalog) {
         readAt.withLock { $0 = Clock.monotonicNanoseconds() }
         // Threads may come here in another order than they read.
         newestCatalog.withLock { if catalog.number >= $0.number { $0 = catalog } }

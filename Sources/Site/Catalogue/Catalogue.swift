@@ -16,10 +16,13 @@ package final class Catalogue: Sendable {
     /// pages it could not read. The next call opens it again.
     private let connection: Mutex<DatabaseQueue?>
     package let site: SiteDirectory
+    /// Kept with the jobs that are begun here.
+    let command: Job.Command?
 
     /// Opens the catalogue, making the site when it is new.
-    package init(site: SiteDirectory) throws(SiteError) {
+    package init(site: SiteDirectory, command: Job.Command? = nil) throws(SiteError) {
         self.site = site
+        self.command = command
         do throws(SystemError) {
             try site.create()
         } catch {

@@ -20,6 +20,7 @@ extension Catalogue {
         migrator.registerMigration("11 vaults of hosts") { try createHosts($0) }
         migrator.registerMigration("12 what failovers did") { try addFailoverProgress($0) }
         migrator.registerMigration("13 targets") { try createTargets($0) }
+        migrator.registerMigration("14 commands of jobs") { try $0.execute(sql: "ALTER TABLE job ADD COLUMN command TEXT") }
         return migrator
     }
 

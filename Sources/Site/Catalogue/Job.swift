@@ -1,7 +1,8 @@
 // Jobs: long work with steps, progress and an end, kept so that a crash can be told from success. A job whose process
 // is gone is shown as interrupted; the work itself is begun again by whoever does that work.
 
-import BlockIO
+package import BlockIO
+import Foundation
 import GRDB
 
 package struct Job: Equatable, Sendable {
@@ -11,9 +12,23 @@ package struct Job: Equatable, Sendable {
         case resynchronisation, failover, failback
         case failoverPreparation = "failover-preparation"
         case testFailover = "test-failover"
+
+        /// Begun by the uploader, when it is due, and not by a person's command.
+        var isOfUploader: Bool { self == .initialReplication || self == .resynchronisation }
     }
 
-    package enum State: String, Sendable { case running, succeeded, failed, interrupted }
+    package enum State: String, Sendable { case running, succeeded, failed, interrupted, cancelled }
+
+    /// How a person began it: the words after the program's name, and the folder that relative paths in them are meant from.
+    package struct Command: Codable, Equatable, Sendable {
+        package let folder: String
+        package let words: [String]
+
+        package init(folder: String, words: [String]) {
+            self.folder = folder
+            self.words = words
+        }
+    }
 
     package struct Step: Equatable, Sendable {
         package enum State: String, Sendable { case waiting, running, succeeded, failed }
@@ -36,6 +51,10 @@ package struct Job: Equatable, Sendable {
     package let remedy: String?
     package let startedNanoseconds: UInt64
     package let endedNanoseconds: UInt64?
+    /// Nil of what the uploader began, and of jobs of earlier releases.
+    package let command: Command?
+    /// Who runs it, or ran it.
+    private let process: ProcessIdentity
 
     init(row: Row, steps: [Step]) throws {
         id = row["id"]
@@ -43,8 +62,8 @@ package struct Job: Equatable, Sendable {
         disk = row["disk"]
         vault = row["vault"]
         let stored: State = try storedName(row["state"])
-        let isAlive = ProcessIdentity.isAlive(Int32(truncatingIfNeeded: row["process"] as Int64), start: row["process_start"])
-        state = stored == .running && !isAlive ? .interrupted : stored
+        process = ProcessIdentity(processID: Int32(truncatingIfNeeded: row["process"] as Int64), start: row["process_start"])
+        state = stored == .running && !process.isAlive ? .interrupted : stored
         self.steps = steps
         doneBytes = UInt64(bitPattern: row["done_bytes"])
         totalBytes = UInt64(bitPattern: row["total_bytes"])
@@ -52,7 +71,11 @@ package struct Job: Equatable, Sendable {
         remedy = row["remedy"]
         startedNanoseconds = UInt64(bitPattern: row["started"])
         endedNanoseconds = (row["ended"] as Int64?).map(UInt64.init(bitPattern:))
+        command = try (row["command"] as String?).map { try JSONDecoder().decode(Command.self, from: Data($0.utf8)) }
     }
+
+    /// Tells the process that runs it to end; nothing where that is gone.
+    package func endProcess() throws(SystemError) { try process.end() }
 
     /// Seconds left at the mean rate so far, when there is one.
     package func secondsLeft(now: UInt64 = Clock.wallNanoseconds()) -> Double? {
@@ -81,6 +104,26 @@ extension Catalogue {
         return found
     }
 
+    /// The newest attempt at the same that was begun after `job`. Tests go by their names, and each is itself.
+    package func laterJob(than job: Job) throws(SiteError) -> Job? {
+        guard job.kind != .testFailover else { return nil }
+        return try read { database in
+            try Row.fetchOne(
+                database, sql: "SELECT * FROM job WHERE id > ? AND kind = ? AND disk IS ? AND vault IS ? ORDER BY id DESC LIMIT 1",
+                arguments: [job.id, job.kind.rawValue, job.disk, job.vault]
+            ).map { try Job(row: $0, steps: Self.steps(of: $0["id"], database)) }
+        }
+    }
+
+    /// Of a job that ended otherwise.
+    package func noteCancelled(job id: Int64) throws(SiteError) {
+        try write {
+            try $0.execute(
+                sql: "UPDATE job SET state = ?, ended = coalesce(ended, ?) WHERE id = ? AND state != ?",
+                arguments: [Job.State.cancelled.rawValue, Int64(bitPattern: Clock.wallNanoseconds()), id, Job.State.succeeded.rawValue])
+        }
+    }
+
     private static func steps(of job: Int64, _ database: Database) throws -> [Job.Step] {
         try Row.fetchAll(database, sql: "SELECT * FROM job_step WHERE job = ? ORDER BY number", arguments: [job]).map {
             Job.Step(name: $0["name"], state: try storedName($0["state"]), detail: $0["detail"])
@@ -90,12 +133,14 @@ extension Catalogue {
     /// Begins a job run by this process; its steps wait.
     package func beginJob(_ kind: Job.Kind, disk: String?, vault: String? = nil, steps: [String]) throws(SiteError) -> RunningJob {
         let process = ProcessIdentity.current()
+        let command = kind.isOfUploader ? nil : command
         let id = try write { database in
+            let words = try command.map { String(decoding: try JSONEncoder().encode($0), as: UTF8.self) }
             try database.execute(
-                sql: "INSERT INTO job (kind, disk, vault, state, process, process_start, started) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                sql: "INSERT INTO job (kind, disk, vault, state, process, process_start, started, command) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 arguments: [
                     kind.rawValue, disk, vault, Job.State.running.rawValue, Int64(process.processID), process.start,
-                    Int64(bitPattern: Clock.wallNanoseconds()),
+                    Int64(bitPattern: Clock.wallNanoseconds()), words,
                 ])
             let id = database.lastInsertedRowID
             for (number, name) in steps.enumerated() {

@@ -85,6 +85,30 @@ extension Catalogue {
         }
     }
 
+    /// Gives a disk that came from another host the policy it had there; the one it gets away from home follows from it. Under its own name where the
+    /// site has none of that name or the same, else as NAME-of-HOST, which is as that host has it and changes with it.
+    package func adopt(_ policy: Policy, failback: Policy?, ofDisk disk: String, atVault vault: String, from host: String) throws(SiteError) {
+        try write { database in
+            let wanted = (policy, failback ?? policy)
+            let known = (try Self.policy(policy.name, database), try Self.policy(policy.failbackName, database))
+            let isFree = known.0 == nil && known.1 == nil
+            let isSame = known.0?.parent == nil && known.0?.hasSettings(of: wanted.0) == true && known.1?.hasSettings(of: wanted.1) == true
+            let name = isFree || isSame ? policy.name : Self.name(of: policy, from: host)
+            let home = policy.named(name)
+            for made in [home, wanted.1.named(home.failbackName, parent: name)] {
+                if try Self.policy(made.name, database) == nil { try Self.insert(made, database) } else { try Self.store(made, database) }
+            }
+            try database.execute(sql: "UPDATE target SET policy = ? WHERE disk = ? AND vault = ?", arguments: [name, disk, vault])
+        }
+    }
+
+    private static func name(of policy: Policy, from host: String) -> String {
+        let letters = host.unicodeScalars.prefix(16).map { scalar in
+            scalar.isASCII && (scalar.properties.isAlphabetic || scalar.properties.numericType != nil || "._-".unicodeScalars.contains(scalar)) ? Character(scalar) : "-"
+        }
+        return "\(policy.name.prefix(30))-of-\(String(letters))"
+    }
+
     static func refuseUnusable(_ name: String, _ database: Database) throws {
         guard let policy = try policy(name, database) else { throw noPolicy(name) }
         guard let parent = policy.parent else { return }

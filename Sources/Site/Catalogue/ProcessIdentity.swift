@@ -11,13 +11,19 @@ struct ProcessIdentity: Equatable, Sendable {
 
     static func current() -> ProcessIdentity { ProcessIdentity(of: getpid()) }
 
-    init(of processID: Int32) {
+    init(of processID: Int32) { self.init(processID: processID, start: Self.startMark(of: processID)) }
+
+    init(processID: Int32, start: String) {
         self.processID = processID
-        start = Self.startMark(of: processID)
+        self.start = start
     }
 
-    static func isAlive(_ processID: Int32, start: String) -> Bool {
-        !start.isEmpty && startMark(of: processID) == start
+    var isAlive: Bool { !start.isEmpty && Self.startMark(of: processID) == start }
+
+    /// Asks it to end; nothing where it is gone.
+    func end() throws(SystemError) {
+        guard isAlive, kill(processID, SIGTERM) != 0, errno != ESRCH else { return }
+        throw SystemError(errno: errno, operation: "end the process", path: "\(processID)")
     }
 
     /// Field 22 of /proc/PID/stat follows the command name, which may itself hold spaces and parentheses.

@@ -106,6 +106,9 @@ package struct Policy: Equatable, Sendable {
             compression: compression, resyncWindow: resyncWindow, whenFull: whenFull, download: download, appSeconds: appSeconds, resyncPercent: resyncPercent, anomaly: anomaly)
     }
 
+    /// Whatever the two are called.
+    package func hasSettings(of other: Policy) -> Bool { named("") == other.named("") }
+
     package var failbackName: String { "\(name)-failback" }
     /// Seconds of lag from which on the vault counts as late.
     package var lateSeconds: Int { rpoSeconds ?? 3 * intervalSeconds + 60 }

@@ -72,6 +72,7 @@ package struct Catalog: ChainDocument, Equatable {
     package var groups: [Group]?
     package var plans: [Plan]?
     package var machines: [MachineSettings]?
+    package var policies: [DiskPolicy]?
 
     /// Itself sealed with the key it names: who cannot open it is told so by the first object read.
     package var sealingGeneration: UInt32? { keyGeneration }
@@ -93,7 +94,7 @@ package struct Catalog: ChainDocument, Equatable {
         let groups = groups ?? []
         if let group = groups.first(where: { !Self.isValidName($0.name) }) { return "\(group.name.debugDescription) cannot be a group's name" }
         if Set(groups.map(\.name)).count != groups.count || Set(groups.map(\.id)).count != groups.count { return "a group stands in it twice" }
-        if let flaw = settingsFlaw { return flaw }
+        if let flaw = settingsFlaw ?? policyFlaw { return flaw }
         if let host = (hosts ?? []).first(where: { $0.name.utf8.count > FormatLimits.hostNameBytesMax }) { return "the name of the host \(host.id) has \(host.name.utf8.count) bytes" }
         let isSized = disks.allSatisfy { $0.sizeBytes > 0 && $0.sizeBytes % 512 == 0 && $0.sizeBytes <= FormatLimits.diskBytesMax }
         return isSized ? nil : "a disk in it has an impossible size"
@@ -148,6 +149,8 @@ package struct Catalog: ChainDocument, Equatable {
         disks.removeAll { $0.id == disk }
         let left = (groups ?? []).map { Group(id: $0.id, name: $0.name, disks: $0.disks.filter { $0 != disk }) }.filter { !$0.disks.isEmpty }
         groups = left.isEmpty ? nil : left
+        policies = policies?.filter { $0.disk != disk }
+        if policies?.isEmpty == true { policies = nil }
         let settings = machines?.filter { settings in disks.contains { $0.machineName == settings.name } } ?? []
         machines = settings.isEmpty ? nil : settings
     }

@@ -120,13 +120,18 @@ struct FailbackStart: ParsableCommand {
         discussion: """
             Only what differs is fetched and written, in the image's own format. Killed, the command goes on when it is run again; run again later, it brings the
             images closer, so that `failback complete` is short. Meanwhile nothing else may use the images. Where home and replica were both written to, both are shown,
-            and nothing is dropped without --drop-home-writes.
+            and nothing is dropped without --drop-home-writes. With --to or --image-folder new images are made and the old ones stay as they are.
 
             Example:
-              farshore failback start db1
+              farshore failback start db1 --to /srv/new/db1.vhd
             """)
 
     @OptionGroup var options: UnitOptions
+
+    @Option(
+        name: .long,
+        help: ArgumentHelp("The image to bring back to: the disk's own (the default), or a new one in the same format, where nothing is yet. Of several disks: --image-folder.", valueName: "image"))
+    var to: String?
 
     @Option(name: .long, help: ArgumentHelp("Make new images in this folder; the old ones stay.", valueName: "dir"))
     var imageFolder: String?
@@ -148,11 +153,16 @@ struct FailbackStart: ParsableCommand {
 
     @OptionGroup var output: OutputOptions
 
+    func validate() throws {
+        guard to == nil || imageFolder == nil else { throw ValidationError("give --to or --image-folder, not both") }
+    }
+
     func run() throws {
+        let image = try to.map(newPath)
         let failback = try OpenedFailback(options)
         let report = try failback.failbacks.start(
             .init(
-                unit: options.unit, imageFolder: imageFolder.map(absolutePath), logFolder: logFolder.map(absolutePath), isFull: mode == .fullDownload, dropsHomeWrites: dropHomeWrites),
+                unit: options.unit, image: image, imageFolder: imageFolder.map(absolutePath), logFolder: logFolder.map(absolutePath), isFull: mode == .fullDownload, dropsHomeWrites: dropHomeWrites),
             show: { for parted in $0 { printError("\(parted.disk.name): " + FailbackDocument.Sides(parted).text) } })
         try output.print(FailbackDocument(report)) {
             "\($0.text)\nNext: farshore failover prepare \(options.unit) on the active host, then farshore failback complete \(options.unit) here"
@@ -245,7 +255,7 @@ struct FailbackCancel: ParsableCommand {
         commandName: "cancel",
         abstract: "Give a failback up; guests run on where they are.",
         discussion: """
-            The vault no longer keeps states for it. New images made by --image-folder are removed, and the old ones are the disks' again. Images that were
+            The vault no longer keeps states for it. New images made by --to or --image-folder are removed, and the old ones are the disks' again. Images that were
             changed in their place stay refused: `failback start` goes on with them, or compares them as a whole, and `failover release` takes them out of this site.
 
             Example:

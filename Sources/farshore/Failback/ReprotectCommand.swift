@@ -11,7 +11,7 @@ struct ReprotectCommand: ParsableCommand {
         abstract: "Replicate a machine from the host that it was failed over to.",
         discussion: """
             After `failover commit`. The uploader of this host sends what was written here since; nothing is replicated anew, and all points stay.
-            Policies do not travel with a machine: away from home its disks get the failback policy of this host's default one, and the command says which.
+            Away from home its disks get the failback policy of the policy that they have at home, as the vault has it; the command says which.
 
             Example:
               farshore reprotect db1 && farshore upload

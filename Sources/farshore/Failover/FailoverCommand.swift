@@ -10,8 +10,8 @@ struct FailoverCommand: ParsableCommand {
         commandName: "failover",
         abstract: "Run machines on another host, for a test or in earnest.",
         subcommands: [
-            FailoverShow.self, FailoverPrepare.self, FailoverRunCommand.self, FailoverPlanned.self, FailoverChangePoint.self, FailoverCommit.self, FailoverCancel.self, FailoverRelease.self,
-            FailoverTest.self, FailoverTests.self, FailoverCleanup.self,
+            FailoverShow.self, FailoverPrepare.self, FailoverRunCommand.self, FailoverPlanned.self, FailoverUnplanned.self, FailoverChangePoint.self, FailoverCommit.self, FailoverCancel.self,
+            FailoverRelease.self, FailoverTest.self, FailoverTests.self, FailoverCleanup.self,
         ])
 }
 

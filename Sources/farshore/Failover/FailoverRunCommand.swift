@@ -74,27 +74,72 @@ struct FailoverRunOptions: ParsableArguments {
     @Option(name: .long, help: ArgumentHelp("Start the machine when its disks are served.", valueName: "command"))
     var start: String?
 
+    @Option(name: .long, help: ArgumentHelp("Refuse unless guests write on the first host and this is the second, by the names that `failover show` prints, or ids.", valueName: "from:to"))
+    var direction: String?
+
     @OptionGroup var times: CommandTimeOptions
     @OptionGroup var output: OutputOptions
 
-    func run(isPlanned: Bool, point: PointName?, sourceCommand: String?) throws {
-        let opened = try unit.opened()
+    func validate() throws {
+        guard direction.map({ $0.split(separator: ":", omittingEmptySubsequences: false).count == 2 }) ?? true else { throw ValidationError("--direction is FROM:TO, two hosts") }
+    }
+
+    func run(_ opened: OpenedUnit, isPlanned: Bool, point: PointName?, sourceCommand: String?) throws {
+        try opened.announce(point: isPlanned ? nil : point ?? .latest, direction: direction)
         let report = try opened.failovers.run(FailoverRequest(
             unit: unit.unit, point: point, isPlanned: isPlanned, vaultURL: opened.place.url, keyFile: opened.place.keyFile,
             passphraseFile: opened.place.passphraseFile, folder: folder.map(absolutePath), sourceCommand: sourceCommand, startCommand: start, commandSeconds: Double(times.commandSeconds)))
         try output.print(FailoverDocument(report), text: \.text)
+    }
+
+    /// The plan that was named, of which a run decides all else.
+    func plan(_ opened: OpenedUnit, _ others: [String: String?] = [:]) throws -> NamedPlan? {
+        try NamedPlan(opened, output, others: others.merging(["--folder": folder, "--start": start, "--direction": direction]) { first, _ in first })
     }
 }
 
 struct FailoverPlanned: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "planned",
-        abstract: "Fail a machine or group over that `failover prepare` has shut down, and lose nothing: `failover run --planned`.",
-        discussion: "Example:\n  farshore failover planned db1 --vault s3://backup/vault --key-file vault.key --start ./start-db1")
+        abstract: "Fail a machine, group or recovery plan over that `failover prepare` has shut down, and lose nothing.",
+        discussion: """
+            The same as `failover run --planned`. UNIT may be a recovery plan (plan:NAME, where something else has the name too): a planned run of it, as by `plan run --kind planned`.
+
+            Example:
+              farshore failover planned db1 --vault s3://backup/vault --key-file vault.key --start ./start-db1
+            """)
 
     @OptionGroup var options: FailoverRunOptions
 
-    func run() throws { try options.run(isPlanned: true, point: nil, sourceCommand: nil) }
+    func run() throws {
+        let opened = try options.unit.opened()
+        if let plan = try options.plan(opened) { return try plan.begin(.planned) }
+        try options.run(opened, isPlanned: true, point: nil, sourceCommand: nil)
+    }
+}
+
+struct FailoverUnplanned: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "unplanned",
+        abstract: "Fail a machine, group or recovery plan over to this host, whatever became of the source.",
+        discussion: """
+            The same as `failover run`. UNIT may be a recovery plan (plan:NAME, where something else has the name too): an unplanned run of it, as by `plan run --kind unplanned`.
+
+            Example:
+              farshore failover unplanned shop --vault s3://backup/vault --key-file vault.key
+            """)
+
+    @OptionGroup var options: FailoverRunOptions
+    @OptionGroup var point: PointOptions
+
+    @Option(name: .long, help: ArgumentHelp("Tell the source to stop, as far as it can be reached.", valueName: "command"))
+    var sourceCommand: String?
+
+    func run() throws {
+        let opened = try options.unit.opened()
+        if let plan = try options.plan(opened, ["--at": point.at, "--source-command": sourceCommand]) { return try plan.begin(.unplanned) }
+        try options.run(opened, isPlanned: false, point: point.point, sourceCommand: sourceCommand)
+    }
 }
 
 struct FailoverRunCommand: ParsableCommand {
@@ -106,14 +151,13 @@ struct FailoverRunCommand: ParsableCommand {
             it is told to stop first; where that fails the failover goes on. --planned is for a source that `failover prepare` has shut down: every write
             it acknowledged is here, or the command is refused. The recovery disks are served by this site's mount at once and filled from the vault
             meanwhile. Killed, the command goes on when it is run again; `failover cancel` takes it back. Of a unit that is failed over already it starts the
-            machines that no run has started yet, and nothing else.
+            machines that no run has started yet, and nothing else. Which way it goes, and the time of each point, is printed before it begins.
 
             --start is run for each machine, told FARSHORE_UNIT, FARSHORE_MACHINE, FARSHORE_DISKS (how many) and FARSHORE_DISK_1 … (their paths, in the order of names).
 
             Example:
               farshore failover run db1 --vault s3://backup/vault --key-file vault.key --start ./start-db1
-            """,
-        aliases: ["unplanned"])
+            """)
 
     @OptionGroup var options: FailoverRunOptions
     @OptionGroup var point: PointOptions
@@ -128,7 +172,7 @@ struct FailoverRunCommand: ParsableCommand {
         guard try !planned || point.point ?? .latest == .latest else { throw ValidationError("a planned failover loses nothing: it has no --at") }
     }
 
-    func run() throws { try options.run(isPlanned: planned, point: point.point, sourceCommand: sourceCommand) }
+    func run() throws { try options.run(options.unit.opened(), isPlanned: planned, point: point.point, sourceCommand: sourceCommand) }
 }
 
 struct FailoverChangePoint: ParsableCommand {

@@ -5,16 +5,18 @@ import BlockIO
 import Failover
 import Foundation
 import FuseExport
+import RecoveryPoints
 import Site
 
 struct FailoverTest: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "test",
-        abstract: "Run a machine or group from a point beside its replication, on disks that are thrown away.",
+        abstract: "Run a machine, group or recovery plan from a point beside its replication, on disks that are thrown away.",
         discussion: """
             Any host can, also for one machine of a group. The disks are served by a mount of their own below SITE/tests/NAME; the point is pinned until
             `failover cleanup NAME`. --start and --check are told what `failover run` tells its start command, and FARSHORE_TEST; when one of them fails the
             test stays, to be looked into, and the same command with --name NAME goes on from there: with the same disks, machines that were started are not started again.
+            UNIT may be a recovery plan (plan:NAME, where something else has the name too): a test run of it, as by `plan run --kind test`.
 
             Example:
               farshore failover test db1 --vault s3://backup/vault --key-file vault.key --check 'fsck.ext4 -fn "$FARSHORE_DISK_1"'
@@ -36,10 +38,14 @@ struct FailoverTest: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        let opened = try options.opened()
-        let taken = Set(try opened.catalogue.openFailovers(.test).map(\.name))
-        let free = (1...10_000).lazy.map { "\(options.unit)-\($0)" }.first { !taken.contains($0) } ?? options.unit
+        let unit = UnitName(options.unit).plain
+        let taken = Set(try options.site.catalogue().openFailovers(.test).map(\.name))
+        let free = (1...10_000).lazy.map { "\(unit)-\($0)" }.first { !taken.contains($0) } ?? unit
+        let opened = try options.opened(remembering: name == nil ? ["--name", free] : [])
+        // With --name it is the test of one unit, as the runs of plans make them.
+        if name == nil, let plan = try NamedPlan(opened, output, others: ["--at": point.at, "--start": start, "--check": check]) { return try plan.begin(.test) }
         let name = name ?? free
+        try opened.announce(point: try point.point ?? .latest, isTest: true)
         let report = try opened.tests.run(TestRequest(
             unit: options.unit, name: name, point: try point.point, vaultURL: opened.place.url, keyFile: opened.place.keyFile,
             passphraseFile: opened.place.passphraseFile, startCommand: start, checkCommand: check, commandSeconds: Double(times.commandSeconds)))

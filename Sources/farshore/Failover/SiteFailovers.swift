@@ -28,14 +28,15 @@ struct UnitVaultOptions: ParsableArguments {
     }
 
     func place(of unit: String, _ catalogue: Catalogue) throws -> Place {
-        let members = try catalogue.consistencyGroups().first { $0.name == unit }?.diskNames ?? []
-        let own = try catalogue.disksAtTargets().filter { $0.machine == unit || $0.name == unit || members.contains($0.name) }
+        let name = UnitName(unit)
+        let members = try catalogue.consistencyGroups().first { name.means(.group) && $0.name == name.plain }?.diskNames ?? []
+        let own = try catalogue.disksAtTargets().filter { (name.means(.machine) && $0.machine == name.plain) || (name.means(.disk) && $0.name == name.plain) || members.contains($0.name) }
         if let vault {
             let known = key.keyFile == nil && key.passphraseFile == nil ? own.first { $0.vaultURL == vault } : nil
             return Place(url: vault, keyFile: known?.keyFile ?? key.keyFile.map(absolutePath), passphraseFile: known?.passphraseFile ?? key.passphraseFile.map(absolutePath))
         }
         for kind in [FailoverRecord.Kind.failover, .preparation, .test] {
-            if let record = try catalogue.openFailovers(kind).last(where: { $0.unit == unit }) {
+            if let record = try catalogue.openFailovers(kind).last(where: { UnitName($0.unit).plain == name.plain }) {
                 return Place(url: record.vaultURL, keyFile: record.keyFile, passphraseFile: record.passphraseFile)
             }
         }
@@ -51,13 +52,13 @@ struct UnitVaultOptions: ParsableArguments {
 
 /// A command on one unit.
 struct UnitOptions: ParsableArguments {
-    @Argument(help: "The machine or replication group.")
+    @Argument(help: "The machine, replication group or disk (machine:NAME and so on, where two have one name).")
     var unit: String
 
     @OptionGroup var vault: UnitVaultOptions
     @OptionGroup var site: SiteOptions
 
-    func opened() throws -> OpenedUnit { try OpenedUnit(unit, try vault.place(of: unit, site.catalogue()), site) }
+    func opened(remembering words: [String] = []) throws -> OpenedUnit { try OpenedUnit(unit, try vault.place(of: unit, site.catalogue()), site, remembering: words) }
 }
 
 struct OpenedUnit {
@@ -67,11 +68,13 @@ struct OpenedUnit {
     let catalogue: Catalogue
     let heads: LifeCycleHeads
 
-    init(_ unit: String, _ place: UnitVaultOptions.Place, _ site: SiteOptions, through wrap: (any ObjectStore) -> any ObjectStore = { $0 }) throws {
+    init(
+        _ unit: String, _ place: UnitVaultOptions.Place, _ site: SiteOptions, remembering words: [String] = [], through wrap: (any ObjectStore) -> any ObjectStore = { $0 }
+    ) throws {
         self.unit = unit
         self.place = place
         self.site = site
-        catalogue = try site.catalogue()
+        catalogue = try site.catalogue(remembering: words)
         let files = KeyFiles(keyFile: place.keyFile, passphraseFile: place.passphraseFile)
         let vault = try Vault.open(store: wrap(try openStore(url: place.url)), key: try files.read(), memory: headMemory(site), keyFiles: files)
         guard let id = VaultID(try site.directory.hostID()) else { throw Failure(.failed, "\(site.directory.path)/host-id holds no host id", try: "restore it from a backup") }
@@ -133,18 +136,18 @@ func release(_ disk: String, _ folder: SiteDirectory) throws {
 private func mountInBackground(_ site: SiteDirectory) throws -> String {
     let directory = site.path + "/mnt"
     if try MountedExport.at(directory) != nil { return directory }
-    try farshore(["mount", directory, "--site", site.path])
+    try runFarshore(["mount", directory, "--site", site.path])
     return directory
 }
 
 private func unmount(_ site: SiteDirectory) throws {
     let directory = site.path + "/mnt"
     guard try MountedExport.at(directory) != nil else { return }
-    try farshore(["unmount", directory, "--site", site.path])
+    try runFarshore(["unmount", directory, "--site", site.path])
 }
 
 /// Runs this program; what it says goes to our standard error.
-private func farshore(_ arguments: [String]) throws {
+func runFarshore(_ arguments: [String]) throws {
     let child = try ChildProcess.spawn("/proc/self/exe", arguments, standardError: STDERR_FILENO)
     let ending = child.wait()
     guard ending == .exited(0) else {

@@ -52,3 +52,8 @@ func tableText(_ rows: [[String]]) -> String {
         return cells.joined(separator: "  ")
     }.joined(separator: "\n")
 }
+
+func shellQuoted(_ text: String) -> String { "'" + text.replacingOccurrences(of: "'", with: "'\\''") + "'" }
+
+/// A word of a command as a shell takes it: quoted where it has to be.
+func shellWord(_ text: String) -> String { !text.isEmpty && text.allSatisfy { $0.isASCII && ($0.isLetter || $0.isNumber || "-_./:=,@%+".contains($0)) } ? text : shellQuoted(text) }

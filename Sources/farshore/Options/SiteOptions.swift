@@ -17,12 +17,24 @@ struct SiteOptions: ParsableArguments {
         return SiteDirectory(path: NSHomeDirectory() + "/.local/state/farshore")
     }
 
-    func catalogue() throws -> Catalogue {
-        try Catalogue(site: directory)
+    /// `remembering`: words that the command has to be given to be the same one when it is said again.
+    func catalogue(remembering words: [String] = []) throws -> Catalogue {
+        try Catalogue(site: directory, command: Job.Command(folder: FileManager.default.currentDirectoryPath, words: Program.words + words))
     }
 }
 
 /// `path` from the root, without `.`, `..` and double slashes; symlinks are kept.
 func absolutePath(_ path: String) -> String {
     URL(fileURLWithPath: path).standardizedFileURL.path
+}
+
+/// Where a file is to be made: the folder is there, and is called what it is called without symlinks.
+func newPath(_ path: String) throws -> String {
+    let wanted = URL(fileURLWithPath: path).standardizedFileURL
+    let parent = wanted.deletingLastPathComponent().path
+    guard !path.hasSuffix("/"), let resolved = realpath(parent, nil) else {
+        throw Failure(.notFound, "\(path) names no file in a folder that is there", try: "the path of a file, in a folder that exists")
+    }
+    defer { free(resolved) }
+    return URL(fileURLWithPath: String(cString: resolved)).appendingPathComponent(wanted.lastPathComponent).path
 }

@@ -52,14 +52,15 @@ extension Catalog {
 struct PlanApply: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "apply",
-        abstract: "Put a recovery plan into the vault, in place of the one of its name.",
+        abstract: "Put a recovery plan into the vault, in place of the one of its name (also: create, edit).",
         discussion: """
             The file is YAML (docs/operating/plans.md). Machines the vault does not have yet are warned about. Runs that have
             begun keep the plan they began with.
 
             Example:
               farshore plan apply shop.yaml --vault s3://backup/vault --key-file vault.key
-            """)
+            """,
+        aliases: ["create", "edit"])
 
     @Argument(help: ArgumentHelp("The plan.", valueName: "file"))
     var file: String
@@ -127,8 +128,8 @@ struct PlanShow: ParsableCommand {
 
 struct PlanRemove: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "remove", abstract: "Take a recovery plan out of the vault; reports of its runs stay.",
-        discussion: "Example:\n  farshore plan remove shop --vault file:///srv/vault --key-file vault.key")
+        commandName: "remove", abstract: "Take a recovery plan out of the vault; reports of its runs stay (also: delete).",
+        discussion: "Example:\n  farshore plan remove shop --vault file:///srv/vault --key-file vault.key", aliases: ["delete"])
 
     @Argument(help: "The plan.")
     var plan: String

@@ -140,8 +140,6 @@ private struct PlanWork {
     }
 }
 
-private func shellQuoted(_ text: String) -> String { "'" + text.replacingOccurrences(of: "'", with: "'\\''") + "'" }
-
 struct PlanRunCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "run",
@@ -170,27 +168,31 @@ struct PlanRunCommand: ParsableCommand {
 
     func run() throws {
         guard let kind = RecoveryPlan.Kind(rawValue: kind) else { throw ValidationError("--kind is test, planned or unplanned, not \(kind.debugDescription)") }
-        let catalog = try vault.open(site).catalog().document
-        let text = try catalog.plan(named: plan).document
-        let read: RecoveryPlan
-        do throws(YamlError) { read = try RecoveryPlan(text) } catch { throw Failure(.failed, "the plan \(plan) in the vault cannot be read, \(error)", try: "farshore plan apply FILE --vault \(vault.url)") }
-        if let unknown = catalog.unknownUnits(of: read).first {
-            throw Failure(.notFound, "the plan names \(unknown), but the vault has no machine or group of that name", try: "farshore plan apply FILE --vault \(vault.url), with the machines there are")
-        }
-        let work = PlanWork(vault: vault, site: site, output: output)
-        try site.directory.create()
-        if kind != .test, !beside, let other = try work.runs.unfinished(plan) {
-            throw Failure(
-                .inUse, "the run \(other.id) of the plan has not ended: \(try work.runs.isRunning(other.id) ? "it runs" : PlanReportDocument(other, isRunning: false).state)",
-                try: "farshore plan continue \(other.id) --vault \(vault.url); --beside begins another one all the same")
-        }
-        let id = try work.runs.newID(plan)
-        let lock = try work.runs.lock(id)
-        defer { withExtendedLifetime(lock) {} }
-        let run = PlanRun(id: id, plan: read, document: text, kind: kind, by: VerifyCommand.actor, now: Clock.wallNanoseconds() / 1_000)
-        try work.runs.save(run)
-        try work.goOn(run)
+        try beginPlan(plan, kind, beside: beside, vault, site, output)
     }
+}
+
+func beginPlan(_ plan: String, _ kind: RecoveryPlan.Kind, beside: Bool, _ vault: VaultOptions, _ site: SiteOptions, _ output: OutputOptions) throws {
+    let catalog = try vault.open(site).catalog().document
+    let text = try catalog.plan(named: plan).document
+    let read: RecoveryPlan
+    do throws(YamlError) { read = try RecoveryPlan(text) } catch { throw Failure(.failed, "the plan \(plan) in the vault cannot be read, \(error)", try: "farshore plan apply FILE --vault \(vault.url)") }
+    if let unknown = catalog.unknownUnits(of: read).first {
+        throw Failure(.notFound, "the plan names \(unknown), but the vault has no machine or group of that name", try: "farshore plan apply FILE --vault \(vault.url), with the machines there are")
+    }
+    let work = PlanWork(vault: vault, site: site, output: output)
+    try site.directory.create()
+    if kind != .test, !beside, let other = try work.runs.unfinished(plan) {
+        throw Failure(
+            .inUse, "the run \(other.id) of the plan has not ended: \(try work.runs.isRunning(other.id) ? "it runs" : PlanReportDocument(other, isRunning: false).state)",
+            try: "farshore plan continue \(other.id) --vault \(vault.url); --beside begins another one all the same")
+    }
+    let id = try work.runs.newID(plan)
+    let lock = try work.runs.lock(id)
+    defer { withExtendedLifetime(lock) {} }
+    let run = PlanRun(id: id, plan: read, document: text, kind: kind, by: VerifyCommand.actor, now: Clock.wallNanoseconds() / 1_000)
+    try work.runs.save(run)
+    try work.goOn(run)
 }
 
 struct PlanContinue: ParsableCommand {

@@ -1,4 +1,4 @@
-// `farshore job list|show`: long work of this site, running, ended or interrupted.
+// `farshore job list|show`: long work of this site, running, ended or interrupted. What is done about it is in JobChange.swift.
 
 import ArgumentParser
 import Foundation
@@ -7,8 +7,8 @@ import Site
 struct JobCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "job",
-        abstract: "Show long work: steps, progress, errors.",
-        subcommands: [JobList.self, JobShow.self])
+        abstract: "Long work: steps, progress, errors; trying it again and giving it up.",
+        subcommands: [JobList.self, JobShow.self, JobRetry.self, JobCancel.self])
 }
 
 /// A job as JSON and as the tables' source.
@@ -32,6 +32,8 @@ struct JobDocument: Encodable {
     let remedy: String?
     let started: String
     let ended: String?
+    /// As it was begun, where a person did; `job retry` says it again.
+    let command: [String]?
 
     init(_ job: Job) {
         id = job.id
@@ -47,6 +49,7 @@ struct JobDocument: Encodable {
         remedy = job.remedy
         started = timeText(nanoseconds: job.startedNanoseconds)
         ended = job.endedNanoseconds.map(timeText(nanoseconds:))
+        command = job.command?.words
     }
 
     var progressText: String {
@@ -99,6 +102,7 @@ struct JobShow: ParsableCommand {
         try output.print(JobDocument(found)) { job in
             var lines = ["job \(job.id): \(job.kind) \(job.disk ?? "")", "state: \(job.state)", "started: \(job.started)"]
             if let ended = job.ended { lines.append("ended: \(ended)") }
+            if let command = job.command { lines.append("begun by: farshore " + command.map(shellWord).joined(separator: " ")) }
             if job.totalBytes > 0 { lines.append("progress: \(job.progressText)") }
             lines += job.steps.map { "  \($0.state.padding(toLength: 10, withPad: " ", startingAt: 0))\($0.name)" + ($0.detail.map { ": \($0)" } ?? "") }
             if let error = job.error { lines.append("error: \(error)") }
