@@ -63,7 +63,7 @@ import Testing
 
     /// Words of sentences about the program, and of files that it marks as its own.
     private static let prose: Set<String> = [
-        "again", "change", "does", "failed", "for", "freeze", "holds", "is", "key", "keys", "mount", "needs", "object", "of", "recovery", "registration", "replicated", "sequence", "sequences", "serves", "that",
+        "again", "change", "does", "failed", "for", "freeze", "holds", "is", "key", "keys", "mount", "needs", "object", "of", "publishing", "recovery", "registration", "replicated", "sequence", "sequences", "serves", "that",
     ]
 
     private func known() throws -> [String: Known] {
