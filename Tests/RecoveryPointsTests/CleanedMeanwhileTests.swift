@@ -25,6 +25,9 @@ import VaultFixtures
         var limits = HistoryWriter.Limits()
         (limits.manifestsPerFull, limits.deltasPerRollup) = (4, 2)
         let disk = try ModelDisk(test.vault, sizeBytes: 2 << 20, seed: 21, limits: limits)
+        var cleaned = Cleaning.Limits()
+        cleaned.blocksPerStepMin = 24
+        disk.cleaning = Cleaning(vault: test.vault, disk: disk.id, limits: cleaned)
         try disk.replicateInitially()
         for _ in 0..<12 { try disk.step(records: 6) }
         let vault = try test.reopened()
@@ -32,8 +35,13 @@ import VaultFixtures
         let sources = PointSources(vault: vault)
         defer { sources.close() }
         let readers = try disk.points.map { try PointReader(sources, disk: disk.id, plan: try history.plan(at: $0.sequence)) }
-        for _ in 0..<30 { try disk.step(records: 6) }
-        #expect(try disk.thin(thinning))
+        var copied = 0
+        for _ in 0..<30 {
+            try disk.step(records: 6)
+            _ = try disk.thin(thinning)
+            copied += try disk.clean().objects
+        }
+        #expect(copied > 10)
         #expect(try collect(test.vault, disk) > 20)
         let kept = Set(try #require(try DiskHistory.newest(vault, try vault.disk("disk"))).points().map(\.sequence))
         var refused = 0

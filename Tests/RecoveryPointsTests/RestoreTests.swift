@@ -200,6 +200,33 @@ import VaultFixtures
         #expect(expected.count > 24)
     }
 
+    /// Points before and after what was left of mostly dead objects was copied.
+    @Test func theScriptRestoresWhatWasCleaned() throws {
+        let directory = try temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let (vault, _) = try Vault.create(store: try DirectoryStore(root: directory + "/vault", create: true), protection: .keyFile(TestVault.keyBytes), memory: HeadMemory(folder: nil))
+        try Data(TestVault.keyBytes).write(to: URL(filePath: directory + "/key"))
+        var (limits, cleaned) = (HistoryWriter.Limits(), Cleaning.Limits())
+        (limits.manifestsPerFull, limits.deltasPerRollup, cleaned.blocksPerStepMin) = (4, 2, 24)
+        let disk = try ModelDisk(vault, sizeBytes: (2 << 20) + 512, seed: 23, limits: limits)
+        disk.cleaning = Cleaning(vault: vault, disk: disk.id, limits: cleaned)
+        try disk.replicateInitially()
+        var copied = 0
+        for _ in 0..<40 {
+            try disk.step(records: 2)
+            try disk.thin(Thinning(rules: [.init(periodSeconds: 0, spanSeconds: 20), .init(periodSeconds: 40, spanSeconds: 1_000)]))
+            copied += try disk.clean().objects
+        }
+        #expect(copied > 10)
+        let points = try #require(try DiskHistory.newest(vault, try vault.disk("disk"))).points()
+        #expect(points.count >= 6)
+        for point in points {
+            let output = directory + "/out.raw"
+            #expect(try script([directory + "/vault", "disk", output, "--at", "\(point.sequence)", "--key-file", directory + "/key"]) == 0)
+            #expect(try [UInt8](Data(contentsOf: URL(filePath: output))) == disk.content(at: point.sequence), "#\(point.sequence)")
+        }
+    }
+
     private func script(_ arguments: [String]) throws -> Int32 {
         let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
         let process = Process()

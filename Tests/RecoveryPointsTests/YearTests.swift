@@ -20,12 +20,15 @@ private final class LongDisk {
     /// Sequences that wrote each block, rising.
     private var writes = [[UInt64]](repeating: [], count: blocks)
     private let writer: HistoryWriter
+    private let cleaning: Cleaning
     private let epoch: UInt64
+    private(set) var copiedBytes = 0
 
     init(_ vault: Vault, seed: UInt64) throws {
         self.vault = vault
         numbers = SeededNumbers(seed: seed)
         writer = HistoryWriter(vault: vault, disk: id)
+        cleaning = Cleaning(vault: vault, disk: id)
         let sizeBytes = UInt64(Self.blocks * 4_096)
         _ = try vault.register(disk: id, name: "year", sizeBytes: sizeBytes)
         let map = InitialMap(vault: vault, sizeBytes: sizeBytes, epoch: 1)
@@ -43,7 +46,14 @@ private final class LongDisk {
         return bytes
     }
 
-    func content(_ block: Int, at sequence: UInt64) -> [UInt8] { Self.content(block, writes[block].last { $0 <= sequence } ?? 0) }
+    func content(_ block: Int, at sequence: UInt64) -> [UInt8] { Self.content(block, version(block, at: sequence)) }
+
+    private func version(_ block: Int, at sequence: UInt64) -> UInt64 { writes[block].last { $0 <= sequence } ?? 0 }
+
+    /// How many contents of blocks these points hold, each counted once.
+    func needed(_ points: [UInt64]) -> Int {
+        writes.indices.reduce(0) { sum, block in sum + Set(points.map { version(block, at: $0) }).subtracting([0]).count }
+    }
 
     /// Five minutes of a guest, as its uploader brings them to the vault.
     func step(_ number: UInt64, writes count: Int) throws {
@@ -60,11 +70,24 @@ private final class LongDisk {
         sequence += 1
         let point = RecoveryPoint(sequence: sequence, timeMicros: number * 300_000_000, kind: .crash, tag: nil)
         let head = try vault.heads(group: id).newest()!.document
-        let next = try writer.extend(head.state(of: id)!, through: sequence, segments: [entry], points: [point], epoch: head.collectionEpoch)
+        let (before, moved) = (head.state(of: id)!, cleaning.ready)
+        let next = try writer.extend(before, through: sequence, segments: [entry], points: [point], moved: moved, epoch: head.collectionEpoch)
         try publish { head in
             var state = head.state(of: next.disk)!
             state.follow(next)
             head.set(state)
+        }
+        cleaning.note(fullness: writer.fullness(of: next), moved: next.current?.full == before.current?.full ? 0 : moved.count)
+    }
+
+    func clean() throws {
+        let head = try vault.heads(group: id).newest()!.document
+        while cleaning.isDue(head.state(of: id)!) {
+            let step = try cleaning.step(head.state(of: id)!, epoch: head.collectionEpoch) { chunk, bytes in
+                _ = try vault.putChunk(bytes, as: chunk)
+                return chunk
+            }
+            copiedBytes += step?.bytes ?? 0
         }
     }
 
@@ -99,6 +122,7 @@ private final class LongDisk {
                 writtenBytes += 8 * 4_096
                 // A quarter of the whole part, as the uploader does it.
                 if step % 6 == 5 { try disk.thin(thinning) }
+                try disk.clean()
             }
             try disk.acknowledge()
             uploader = store.requests
@@ -107,14 +131,18 @@ private final class LongDisk {
             _ = try Collector(vault: try Self.open(store)).run()
             collector = store.requests
         }
-        // Once more, so that what was condemned last is gone too.
-        try disk.acknowledge()
-        _ = try Collector(vault: try Self.open(store)).run()
-        let points = try expectEveryPointRestores(store, disk)
+        // So that what was condemned last is gone too.
+        for _ in 0..<2 {
+            try disk.acknowledge()
+            _ = try Collector(vault: try Self.open(store)).run()
+        }
+        let listed = try expectEveryPointRestores(store, disk)
+        let points = listed.count
         let (seconds, requests) = try openNewest(store, disk)
         let kinds = store.objectCounts.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }.joined(separator: ", ")
         print("""
             \(Self.days) days of 5-minute points, \(Self.days * 288) cut, \(points) kept; \(writtenBytes >> 10) KiB written
+              vault: \(store.byteCount >> 10) KiB for \(disk.needed(listed) * Self.storedBytes >> 10) KiB that points hold; copied by cleaning \(disk.copiedBytes >> 10) KiB
               vault: \(store.byteCount >> 10) KiB in \(store.objectCount) objects: \(kinds)
               a day, uploader: \(uploader.puts) PUT, \(uploader.gets) GET, \(uploader.heads) HEAD, \(uploader.lists) LIST, \(uploader.deletes) DELETE, \(uploader.putBytes >> 10) KiB
               a day, collection: \(collector.puts) PUT, \(collector.gets) GET, \(collector.heads) HEAD, \(collector.lists) LIST, \(collector.deletes) DELETE
@@ -124,15 +152,38 @@ private final class LongDisk {
         #expect(points >= 25 + 20 && points <= 70)
         #expect(seconds < 1)
         #expect(try VaultCheck(vault: Self.open(store), readData: true).run().findings == [])
-        // The vault follows what the points hold, not how long it has existed.
-        #expect(store.byteCount < 300 << 20 && store.objectCount < 12_000)
+        expectNoMoreThanPointsNeed(store, disk, listed)
+    }
+
+    /// What a block takes: half of it are random bytes.
+    private static let storedBytes = 2_200
+
+    /// The vault follows what the points hold, not how long it has existed: each kind of object by what points need of it.
+    private func expectNoMoreThanPointsNeed(_ store: MemoryStore, _ disk: LongDisk, _ listed: [UInt64]) {
+        let counts = store.objectCounts
+        let (stepsADay, manifestsPerFull) = (288, FormatLimits.manifestsPerFullMax)
+        // Daily points of 15 days and the one before; what each was made of: the segments since its full manifest and of the one before, which
+        // the next one cleans unless a collection came between; and the window of two hours.
+        let steps = min(Self.days * stepsADay, 16 * stepsADay + 3 * manifestsPerFull + 30)
+        #expect(counts["segments", default: 0] <= steps)
+        // A chunk has 128 blocks at least when it is made, and 64 when it stays; a block is copied out of its segment, and once more for one freed.
+        #expect(counts["chunks", default: 0] <= LongDisk.blocks / 64 + 2 * 8 * steps / 128)
+        // The disk has one page; full manifests of the window with the one before it, and a base each.
+        #expect(counts["maps", default: 0] <= listed.count + 6)
+        // Of three full manifests, the roll-ups and deltas of each.
+        #expect(counts["manifests", default: 0] <= 3 + 3 * 2 * FormatLimits.deltasPerRollupMax)
+        let anchors = Self.days * (stepsADay + 60) / Int(FormatLimits.anchorInterval) + 1
+        #expect(counts["heads", default: 0] <= 2 * Int(FormatLimits.anchorInterval) + stepsADay + 60 + anchors)
+        #expect(counts["catalog", default: 0] <= min(2 * Self.days + 10, 2 * Int(FormatLimits.anchorInterval)))
+        // An object that is left alone holds a quarter of what it takes, or is one that a point which stays was made of.
+        #expect(store.byteCount < 4 * disk.needed(listed) * Self.storedBytes + (8 << 20))
     }
 
     private static func open(_ store: MemoryStore) throws -> Vault {
         try Vault.open(store: store, key: .keyFile(TestVault.keyBytes), memory: HeadMemory(folder: nil), settings: TestVault.settings)
     }
 
-    private func expectEveryPointRestores(_ store: MemoryStore, _ disk: LongDisk) throws -> Int {
+    private func expectEveryPointRestores(_ store: MemoryStore, _ disk: LongDisk) throws -> [UInt64] {
         let vault = try Self.open(store)
         let history = try #require(try DiskHistory.newest(vault, try vault.disk("year")))
         let sources = PointSources(vault: vault)
@@ -148,7 +199,7 @@ private final class LongDisk {
                 #expect(bytes == disk.content(block, at: point.sequence), "block \(block) at #\(point.sequence)")
             }
         }
-        return points.count
+        return points.map(\.sequence)
     }
 
     private func openNewest(_ store: MemoryStore, _ disk: LongDisk) throws -> (seconds: Double, requests: Int) {

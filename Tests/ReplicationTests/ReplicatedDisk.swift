@@ -128,10 +128,10 @@ final class ReplicatedDisk: @unchecked Sendable {
 
     func replicator(
         stop: StopFlag = StopFlag(), site: SiteDirectory? = nil, key: KeySource? = nil, owner: (any DiskOwner)? = nil, host: String = "test",
-        catalogAgeSecondsMax: UInt64 = ReplicationLimits.catalogAgeSecondsMax, clock: UploadClock = .system, through target: (any ObjectStore)? = nil
+        catalogAgeSecondsMax: UInt64 = ReplicationLimits.catalogAgeSecondsMax, clock: UploadClock = .system, history: HistoryWriter.Limits = HistoryWriter.Limits(), through target: (any ObjectStore)? = nil
     ) throws -> Replicator {
         try Replicator(
-            catalogue: Catalogue(site: site ?? self.site), host: host, stop: stop, catalogAgeSecondsMax: catalogAgeSecondsMax, clock: clock,
+            catalogue: Catalogue(site: site ?? self.site), host: host, stop: stop, catalogAgeSecondsMax: catalogAgeSecondsMax, clock: clock, history: history,
             openVault: { [store, settings, own = self.key, remembered = (site ?? self.site).headsFolder] _ in
                 try Vault.open(store: target ?? store, key: key ?? own, memory: HeadMemory(folder: remembered), settings: settings)
             },

@@ -26,7 +26,11 @@ package final class ModelDisk {
     private var flushed: UInt64 = 0
     package private(set) var epoch: UInt64 = 0
     package let writer: HistoryWriter
+    /// Set: what it copied goes into the full manifests.
+    package var cleaning: Cleaning?
     package var numbers: SeededNumbers
+    /// Payload of all steps.
+    package private(set) var writtenBytes = 0
 
     package init(_ vault: Vault, name: String = "disk", sizeBytes: Int, seed: UInt64, limits: HistoryWriter.Limits = HistoryWriter.Limits()) throws {
         self.vault = vault
@@ -130,6 +134,7 @@ package final class ModelDisk {
             let result = kind == .write ? data : [UInt8](repeating: 0, count: range.count)
             content.replaceSubrange(range, with: result)
             writes.append((sequence, range, result))
+            writtenBytes += data.count
             sequences.append(sequence)
         }
         if !segments.isEmpty { entries.append(try segments.finish()) }
@@ -141,12 +146,29 @@ package final class ModelDisk {
         let head = try heads.newest()!.document
         var state = head.state(of: id)!
         state.noteSize(UInt64(content.count), after: grown.filter { $0.through >= state.newestSequence })
-        let next = try writer.extend(state, through: sequence, segments: entries, points: [point], checkpoint: checkpoint, epoch: head.collectionEpoch)
+        let moved = cleaning?.ready ?? []
+        let next = try writer.extend(state, through: sequence, segments: entries, points: [point], moved: moved, checkpoint: checkpoint, epoch: head.collectionEpoch)
         try heads.update(epoch: epoch) { head in
             var state = head.state(of: id)!
             state.follow(next)
             head.set(state)
         }
+        cleaning?.note(fullness: writer.fullness(of: next), moved: next.current?.full == state.current?.full ? 0 : moved.count)
+    }
+
+    /// Cleans as far as it is due; returns what was copied.
+    @discardableResult
+    package func clean() throws -> (objects: Int, bytes: Int) {
+        let head = try vault.heads(group: id).newest()!.document
+        var sum = (objects: 0, bytes: 0)
+        while let cleaning, cleaning.isDue(head.state(of: id)!) {
+            let step = try cleaning.step(head.state(of: id)!, epoch: head.collectionEpoch) { chunk, bytes in
+                _ = try vault.putChunk(bytes, as: chunk)
+                return chunk
+            }
+            sum = (sum.objects + (step?.objects ?? 0), sum.bytes + (step?.bytes ?? 0))
+        }
+        return sum
     }
 
     /// As an uploader does between two things it makes.

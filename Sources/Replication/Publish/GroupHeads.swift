@@ -41,6 +41,9 @@ package final class GroupHeads: Sendable {
         init(_ change: @escaping Change) { self.change = change }
     }
 
+    /// Of the group's disks that are published here; the retention's thread carries them on.
+    let cleanings = Mutex<[VaultID: Cleaning]>([:])
+
     private let state: Mutex<State>
     private let waiting = Mutex<[Ticket]>([])
     /// One thread publishes at a time; it takes along what the others wait with.

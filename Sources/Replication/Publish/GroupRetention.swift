@@ -1,5 +1,6 @@
 // Lets points of one vault go as the policies say: one round looks at every group that this uploader writes there, and publishes the
-// heads without them. On a thread of its own, so that no upload waits and no other vault; what fails is an event and is tried again.
+// heads without them; `clean` copies what is left of mostly dead objects. On a thread of its own, so that no upload waits and no other
+// vault; what fails is an event and is tried again.
 
 import BlockIO
 import ChangeLog
@@ -41,9 +42,11 @@ final class GroupRetention: Sendable {
         var problems: [VaultID: String] = [:]
         /// Settings that the vault did not take are offered again then.
         var settingsDue: UInt64 = 0
+        /// Of disks where it failed.
+        var cleaningDue: [VaultID: UInt64] = [:]
     }
 
-    private static let settingsPauseNanoseconds: UInt64 = 60_000_000_000
+    private static let pauseNanoseconds: UInt64 = 60_000_000_000
 
     private let catalogue: Catalogue
     private let connection: VaultConnection
@@ -67,7 +70,7 @@ final class GroupRetention: Sendable {
             try catalogue.publishSettings(to: connection.vault)
             try connection.publishPolicies(of: catalogue)
         } catch {
-            state.withLock { $0.settingsDue = Clock.monotonicNanoseconds() + Self.settingsPauseNanoseconds }
+            state.withLock { $0.settingsDue = Clock.monotonicNanoseconds() + Self.pauseNanoseconds }
             log.warning("settings of machines and policies of disks are not in the vault yet: \(error)")
         }
     }
@@ -88,6 +91,40 @@ final class GroupRetention: Sendable {
         } catch {
             note("\(error)", heads.group)
         }
+    }
+
+    // MARK: Cleaning
+
+    /// One step of what is to be copied out of mostly dead objects, for each disk where that is due.
+    func clean() {
+        for heads in connection.claimedHeads {
+            for (disk, cleaning) in heads.cleanings.withLock({ $0 }) where state.withLock({ $0.cleaningDue[disk] ?? 0 }) <= Clock.monotonicNanoseconds() {
+                do {
+                    try clean(disk, cleaning, heads)
+                } catch {
+                    state.withLock { $0.cleaningDue[disk] = Clock.monotonicNanoseconds() + Self.pauseNanoseconds }
+                    // No event: what is wrong with the target or the vault is told where points depend on it.
+                    log.warning("what is left of mostly dead objects of \(disk) is not copied now: \(error)")
+                }
+            }
+        }
+    }
+
+    /// The head that was read last says whose state it is, and which epoch holds; when a later one was acknowledged meanwhile, the copies are not named.
+    private func clean(_ disk: VaultID, _ cleaning: Cleaning, _ heads: GroupHeads) throws {
+        guard let head = heads.head?.document, let state = head.state(of: disk), state.movedTo == nil, cleaning.isDue(state), try isWanted(disk),
+            // Where everything is kept nothing gets free by being copied.
+            try thinning(heads.group, head) != nil
+        else { return }
+        try connection.settleDoubtsOnce()
+        let step = try cleaning.step(state, epoch: head.collectionEpoch) { chunk, bytes in
+            try connection.ledger.place(chunk) { chunk in _ = try cleaning.vault.putChunk(bytes, as: chunk) }
+        }
+        if let step { log.info("\(connection.known(disk)?.name ?? disk.description): \(step.bytes >> 10) KiB that were left of \(step.objects) objects are copied") }
+    }
+
+    private func isWanted(_ disk: VaultID) throws(SiteError) -> Bool {
+        try catalogue.disksAtTargets().contains { $0.id == disk.description && $0.vaultID == connection.vault.id.description && $0.isReplicated && !$0.isPaused }
     }
 
     /// Reprotected while its images were filled, a group keeps pins of its failover that nobody needs any more.

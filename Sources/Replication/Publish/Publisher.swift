@@ -2,6 +2,7 @@
 // reading it back. Nothing counts as replicated before. One a disk and run of the uploader, used by the disk's thread only.
 
 package import ChangeLog
+import Synchronization
 package import Vault
 
 package final class Publisher {
@@ -22,15 +23,20 @@ package final class Publisher {
     package let heads: GroupHeads
     let vault: Vault
     private let history: HistoryWriter
+    private let cleaning: Cleaning
     private let announce: (ManifestRef) -> Void
 
     /// `vault` is that of the heads, as the disk's data goes into it. `announce` is told of the newest manifest before a head that names it is put.
-    init(disk: VaultID, heads: GroupHeads, vault: Vault, announce: @escaping (ManifestRef) -> Void) {
+    init(
+        disk: VaultID, heads: GroupHeads, vault: Vault, limits: HistoryWriter.Limits = HistoryWriter.Limits(), announce: @escaping (ManifestRef) -> Void
+    ) {
         self.announce = announce
         self.disk = disk
         self.heads = heads
         self.vault = vault
-        history = HistoryWriter(vault: vault, disk: disk)
+        history = HistoryWriter(vault: vault, disk: disk, limits: limits)
+        cleaning = Cleaning(vault: vault, disk: disk)
+        heads.cleanings.withLock { $0[disk] = cleaning }
     }
 
     /// The newest head as it was last read from the vault.
@@ -85,9 +91,12 @@ package final class Publisher {
         try heads.making { epoch throws(VaultError) in
             guard var state else { throw .refused("the disk \(disk) has no initial state in the vault") }
             state.noteSizes(of: log, through: addition.sequence)
-            try publish(try history.extend(
+            let moved = cleaning.ready
+            let next = try history.extend(
                 state, through: addition.sequence, segments: addition.segments, points: addition.points,
-                merged: addition.merged.map { Manifest.MergedInterval(after: $0.after, through: $0.through) }, epoch: epoch))
+                merged: addition.merged.map { Manifest.MergedInterval(after: $0.after, through: $0.through) }, moved: moved, epoch: epoch)
+            try publish(next)
+            cleaning.note(fullness: history.fullness(of: next), moved: next.current?.full == state.current?.full ? 0 : moved.count)
         }
     }
 

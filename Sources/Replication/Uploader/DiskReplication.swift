@@ -143,7 +143,7 @@ final class DiskReplication {
             throw SiteError(.catalogueDamaged, "the disk \(disk.name) has the impossible id \(disk.id)", remedy: "protect the disk again")
         }
         let lane = UploadLane(disk, replicator.limits)
-        let made = Publisher(disk: id, heads: try placement(connection).heads(of: disk, in: group), vault: lane.vault(connection.vault)) { newest in
+        let made = Publisher(disk: id, heads: try placement(connection).heads(of: disk, in: group), vault: lane.vault(connection.vault), limits: replicator.history) { newest in
             do throws(SystemError) { try LogFolder(disk.logFolder).notePublishing(manifest: newest.hash.description, target: disk.vaultID) } catch {
                 // Then the records tell, as long as the log has them; the mark that follows is written to the same folder, and its failure is told.
             }
@@ -277,7 +277,7 @@ final class DiskReplication {
     // MARK: Delta replication
 
     private func replicateDelta(_ disk: ProtectedDisk, _ connection: VaultConnection, _ publisher: Publisher, _ folder: LogFolder) throws {
-        let through = try replicator.owner(disk).makeDurable()
+        var through = try replicator.owner(disk).makeDurable()
         guard let current = publisher.state?.current else { return }
         guard through >= current.sequence else {
             throw AttemptFailure(
@@ -300,7 +300,13 @@ final class DiskReplication {
                 try publisher.publish(sent, sizes: reader.state)
                 addition = sent
             } catch VaultError.conflict(let place) where place.hasPrefix("disks/") && tries < ReplicationLimits.mergedTriesMax {
-                guard try !reader.merged().isEmpty else { throw VaultError.conflict(chain: place) }
+                if try reader.merged().isEmpty {
+                    guard place.contains("/manifests/") else { throw VaultError.conflict(chain: place) }
+                    // An earlier attempt made a full one of this state that no head names, its map naming other copies of the same blocks, or
+                    // made under another epoch. A later state has a name of its own.
+                    try replicator.owner(disk).cut()
+                    through = try replicator.owner(disk).makeDurable()
+                }
                 tries += 1
                 continue
             }

@@ -1,7 +1,7 @@
 // What all disks of an uploader share: the catalogue, the open vaults, and how to reach the owner of a disk's log.
 
 package import Site
-import Vault
+package import Vault
 
 /// One disk at one of its targets.
 struct LaneKey: Hashable {
@@ -25,16 +25,19 @@ package struct Replicator: Sendable {
     let limits: SendingLimits
     let holds: ImageHolds
     let progress: Progress
+    /// When full manifests are due; smaller in tests.
+    let history: HistoryWriter.Limits
 
     package init(
         catalogue: Catalogue, host: String, stop: StopFlag, catalogAgeSecondsMax: UInt64 = ReplicationLimits.catalogAgeSecondsMax,
-        clock: UploadClock = .system, openVault: @escaping VaultConnections.Open,
+        clock: UploadClock = .system, history: HistoryWriter.Limits = HistoryWriter.Limits(), openVault: @escaping VaultConnections.Open,
         owner: @escaping @Sendable (ProtectedDisk) throws -> any DiskOwner, progress: @escaping Progress
     ) {
         self.catalogue = catalogue
         self.host = host
         self.stop = stop
         self.clock = clock
+        self.history = history
         self.owner = owner
         self.progress = progress
         holds = ImageHolds(catalogue: catalogue)

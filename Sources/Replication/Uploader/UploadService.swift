@@ -94,6 +94,7 @@ package final class UploadService: Sendable {
         return try OwnThread(name: "retention") { [stop] in
             while !stop.isStopping {
                 retention.round()
+                retention.clean()
                 stop.sleep(milliseconds: Self.pollMilliseconds)
             }
         }

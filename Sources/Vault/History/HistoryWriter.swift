@@ -36,10 +36,10 @@ package final class HistoryWriter {
     }
 
     /// Adds `segments` and `points`, all after the state's sequence and up to `sequence`; of a `merged` interval the segments give the end only. With `checkpoint` a full manifest is written in any case.
-    /// The size is `state`'s: see `DiskState.noteSize`.
+    /// The size is `state`'s: see `DiskState.noteSize`. A full manifest's map names what was `moved` where it was moved to.
     package func extend(
         _ state: DiskState, through sequence: UInt64, segments: [SegmentEntry], points: [RecoveryPoint], merged: [Manifest.MergedInterval] = [],
-        checkpoint: Bool = false, epoch: UInt32
+        moved: [MovedBlocks] = [], checkpoint: Bool = false, epoch: UInt32
     ) throws(VaultError) -> DiskState {
         guard var lineage = state.current else { throw .refused("the disk \(disk) has no lineage yet") }
         guard sequence > lineage.sequence else { throw .refused("the vault already has the disk \(disk) up to \(lineage.sequence)") }
@@ -47,7 +47,8 @@ package final class HistoryWriter {
         let added = Added(sequence: sequence, segments: segments, points: points, merged: merged)
         var next = state
         if checkpoint || isFullDue(step, adding: segments) {
-            lineage.full = try full(step, lineage, state, added, epoch)
+            // A collection may have deleted what was made under an earlier epoch.
+            lineage.full = try full(step, lineage, state, added, moved.filter { $0.to?.epoch ?? epoch >= epoch }, epoch)
             lineage.tail = []
         } else {
             let trailing = step.tail.reversed().prefix { $0.kind == .delta }
@@ -160,6 +161,17 @@ package final class HistoryWriter {
             || all.reduce(0) { $0 + $1.records } >= limits.recordsPerFull
     }
 
+    /// How near the next full manifest is, from 0 to 1 and more. Asks nothing: 0 for a state that this writer did not make.
+    package func fullness(of state: DiskState) -> Double {
+        guard let lineage = state.current, let full = known[lineage.full.hash] else { return 0 }
+        let tail = lineage.tail.compactMap { known[$0.hash] }
+        guard tail.count == lineage.tail.count else { return 0 }
+        let segments = tail.flatMap(\.segments)
+        let steps = (Double((tail.last ?? full).number) - Double(full.number) + 1) / Double(limits.manifestsPerFull)
+        let bytes = Double(segments.reduce(0) { $0 + $1.payloadBytes }) / Double(limits.payloadBytesPerFull)
+        return max(steps, bytes, Double(segments.reduce(0) { $0 + $1.records }) / Double(limits.recordsPerFull))
+    }
+
     private func part(
         _ kind: Manifest.Kind, _ step: Step, _ lineage: LineageState, _ sizeBytes: UInt64, _ covered: [Manifest], _ added: Added
     ) throws(VaultError) -> ManifestRef {
@@ -171,12 +183,12 @@ package final class HistoryWriter {
     }
 
     private func full(
-        _ step: Step, _ lineage: LineageState, _ state: DiskState, _ added: Added, _ epoch: UInt32
+        _ step: Step, _ lineage: LineageState, _ state: DiskState, _ added: Added, _ moved: [MovedBlocks], _ epoch: UInt32
     ) throws(VaultError) -> ManifestRef {
         let sizeBytes = state.sizeBytes
         let segments = step.segments + added.segments
         let indexes = try SegmentChanges.readAll(vault, disk: disk, segments, manifestLineage: lineage.id)
-        let root = try MapUpdate(vault: vault, epoch: epoch).apply(indexes, through: added.sequence, to: step.full.root, sizeBytes: sizeBytes)
+        let root = try MapUpdate(vault: vault, epoch: epoch).apply(indexes, through: added.sequence, to: step.full.root, sizeBytes: sizeBytes, moved: moved)
         let manifest = Manifest(
             vault: vault.id, disk: disk, lineage: lineage.id, kind: .full, after: step.full.sequence, sequence: added.sequence, number: step.newest.number + 1,
             previous: lineage.tail.last ?? lineage.full, sizeBytes: sizeBytes, segments: step.segments.map(\.withoutIndex) + added.segments,

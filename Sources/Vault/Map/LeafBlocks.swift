@@ -7,6 +7,8 @@ struct MapChange: Sendable {
     let source: MapSource?
     /// Block of the source's plaintext at `startBlock`.
     var sourceBlock: UInt32
+    /// Set: only the blocks that are there are changed. The first one's place.
+    var replaces: MapPlace?
 
     var endBlock: UInt64 { startBlock + blockCount }
 
@@ -17,14 +19,23 @@ struct MapChange: Sendable {
         guard start < end else { return nil }
         var part = self
         part.sourceBlock = source == nil ? 0 : sourceBlock + UInt32(start - startBlock)
+        part.replaces?.block += UInt32(start - startBlock)
         part.startBlock = start
         part.blockCount = end - start
         return part
     }
 }
 
+/// Where a block's content is: a block of the source's plaintext.
+struct MapPlace: Equatable, Sendable {
+    let source: MapSource
+    var block: UInt32
+}
+
 struct LeafBlocks {
     let firstBlock: UInt64
+    /// By anything that was applied.
+    private(set) var isChanged = false
     private var sources: [MapSource] = []
     private var numbers: [MapSource: Int] = [:]
     /// 0 = zeros, else (source + 1) << 32 | block of the source.
@@ -41,17 +52,30 @@ struct LeafBlocks {
             apply(MapChange(
                 startBlock: firstBlock + UInt64(run.start), blockCount: UInt64(run.count), source: leaf.sources[Int(run.source)], sourceBlock: run.sourceBlock))
         }
+        isChanged = false
     }
 
     /// `change` lies inside the leaf.
     mutating func apply(_ change: MapChange) {
         let start = Int(change.startBlock - firstBlock)
+        if let old = change.replaces { return replace(old, from: start, change) }
+        isChanged = true
         guard let source = change.source else {
             for index in start..<start + Int(change.blockCount) { blocks[index] = 0 }
             return
         }
         let entry = UInt64(number(of: source) + 1) << 32 | UInt64(change.sourceBlock)
         for index in 0..<Int(change.blockCount) { blocks[start + index] = entry + UInt64(index) }
+    }
+
+    private mutating func replace(_ old: MapPlace, from start: Int, _ change: MapChange) {
+        guard let known = numbers[old.source] else { return }
+        let before = UInt64(known + 1) << 32 | UInt64(old.block)
+        let entry = change.source.map { UInt64(number(of: $0) + 1) << 32 | UInt64(change.sourceBlock) }
+        for index in 0..<Int(change.blockCount) where blocks[start + index] == before + UInt64(index) {
+            blocks[start + index] = entry.map { $0 + UInt64(index) } ?? 0
+            isChanged = true
+        }
     }
 
     private mutating func number(of source: MapSource) -> Int {

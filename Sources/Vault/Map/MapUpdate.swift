@@ -13,8 +13,11 @@ package struct MapUpdate: Sendable {
     }
 
     /// The map after all records with sequence <= `through`, of segments in the order of their sequences. The disk may
-    /// have grown to `sizeBytes` since `base` was made; nil stands for a disk of zeros.
-    package func apply(_ segments: [SegmentChanges], through: UInt64, to base: MapRoot?, sizeBytes: UInt64) throws(VaultError) -> MapRoot {
+    /// have grown to `sizeBytes` since `base` was made; nil stands for a disk of zeros. What still is where it was `moved` from is named
+    /// where it was moved to.
+    package func apply(
+        _ segments: [SegmentChanges], through: UInt64, to base: MapRoot?, sizeBytes: UInt64, moved: [MovedBlocks] = []
+    ) throws(VaultError) -> MapRoot {
         let level = MapGeometry.rootLevel(sizeBytes: sizeBytes)
         let end = MapGeometry.blockCount(sizeBytes: sizeBytes)
         var changes: [MapChange] = []
@@ -25,6 +28,11 @@ package struct MapUpdate: Sendable {
                 }
                 changes.append(change(record, of: segment.id))
             }
+        }
+        for blocks in moved where blocks.startBlock + blocks.blockCount <= end {
+            changes.append(MapChange(
+                startBlock: blocks.startBlock, blockCount: blocks.blockCount, source: blocks.to.map { .chunk($0) }, sourceBlock: blocks.toBlock,
+                replaces: MapPlace(source: blocks.from, block: blocks.fromBlock)))
         }
         let root = try raised(base, to: level)
         let id = try page(level: level, firstBlock: 0, old: root, changes)
@@ -67,7 +75,7 @@ package struct MapUpdate: Sendable {
         var relevant = changes.compactMap { $0.clipped(to: range) }[...]
         var base = old
         // What lies below zeros over the whole page does not matter.
-        if let cover = relevant.lastIndex(where: { $0.source == nil && $0.blockCount == MapGeometry.blocks(level: level) }) {
+        if let cover = relevant.lastIndex(where: { $0.source == nil && $0.replaces == nil && $0.blockCount == MapGeometry.blocks(level: level) }) {
             relevant = relevant[(cover + 1)...]
             base = nil
         }
@@ -83,6 +91,8 @@ package struct MapUpdate: Sendable {
             blocks = LeafBlocks(page)
         }
         for change in changes { blocks.apply(change) }
+        // What was to be moved has been overwritten since.
+        if !blocks.isChanged { return old }
         guard let page = blocks.leaf(epoch: epoch) else { return nil }
         return try vault.putMapPage(.leaf(page))
     }
@@ -93,6 +103,7 @@ package struct MapUpdate: Sendable {
             guard case .inner(let page) = try vault.mapPage(old, level: level, firstBlock: firstBlock) else { return nil }
             children = page.children
         }
+        let before = children
         let childBlocks = MapGeometry.blocks(level: level - 1)
         var buckets = [[MapChange]](repeating: [], count: FormatLimits.innerChildren)
         for change in changes {
@@ -106,6 +117,7 @@ package struct MapUpdate: Sendable {
             try page(level: level - 1, firstBlock: firstBlock + UInt64(child) * childBlocks, old: children[child], bucket)
         }
         for ((child, _), id) in zip(touched, pages) { children[child] = id }
+        if children == before { return old }
         guard children.contains(where: { $0 != nil }) else { return nil }
         return try vault.putMapPage(.inner(MapInner(level: level, firstBlock: firstBlock, epoch: epoch, children: children)))
     }
