@@ -5,8 +5,10 @@ a prefix of the records, and only those are missing that were younger than the l
 point, taken back: the source goes on and has lost nothing. Then planned: not one record is missing.
 """
 # Promise T5: A test failover changes nothing of the unit in the vault but the pins that keep its point.
+import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -89,6 +91,9 @@ with Scenario(seed=6) as s:
         os.fsync(file.fileno())
     check(s.farshore_json("failover", "show", "db", *key, site=there)["standing"]["state"] == "replicating", "a test changed the state")
     s.farshore("failover", "run", "db", "--planned", *key, site=there, status=12)
+    active = s.farshore_json("failover", "show", "db", *key, site=there)["standing"]["active"]
+    refused = s.farshore("failover", "run", "db", *key, "--direction", f"{active}:elsewhere", site=there, status=12).stderr
+    check(f"would go from {active} to {socket.gethostname()}, not {active}:elsewhere" in refused, refused)
     time.sleep(2)
 
     # The source is gone.
@@ -100,7 +105,9 @@ with Scenario(seed=6) as s:
     acknowledged = writer.stop()
     s.mount(s.path("mnt-there"), site=there)
     began = time.monotonic()
-    report = s.farshore_json("failover", "run", "db", *key, "--source-command", "exit 1", site=there)
+    done = s.farshore("failover", "run", "db", *key, "--source-command", "exit 1", "--direction", f"{active}:{socket.gethostname()}", "--json", site=there)
+    report = json.loads(done.stdout)
+    check(f"db: from {active} to {socket.gethostname()}, this host, at latest\n  latest: db #" in done.stderr and "latest-processed: db #" in done.stderr, done.stderr)
     recovered_path = report["disks"][0]["path"]
     recovered = records(recovered_path)
     print(f"unplanned: {recovered} of {acknowledged} records after {time.monotonic() - began:.2f} s; lag was {lag:.2f} s, {acknowledged - recovered} lost, at most {acknowledged - proven}")
