@@ -58,6 +58,23 @@ import VaultFixtures
         #expect(try bytes(before.imagePath) == old, "the old image was changed")
     }
 
+    /// Its mark says what the image held: a new one holds nothing.
+    @Test(arguments: [true, false]) func anImageThatIsGoneIsBroughtAnew(writesOn: Bool) throws {
+        let (sites, image) = try away(7)
+        try start(sites, to: image)
+        unlink(image)
+        if writesOn {
+            try sites.write(sites.away)
+            try sites.upload(sites.away)
+        }
+        try start(sites, to: nil)
+        #expect(try sites.image(sites.home) == sites.model)
+        unlink(image)
+        try sites.prepare(sites.away)
+        _ = try sites.failbacks(sites.home).complete(TwoSites.name)
+        #expect(try sites.image(sites.home) == sites.model)
+    }
+
     @Test func whatIsThereIsNotWrittenOver() throws {
         let (sites, image) = try away(2)
         let before = try sites.home.entry

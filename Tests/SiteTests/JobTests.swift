@@ -97,6 +97,10 @@ import Testing
             guard case .refused(let reason, _) = try job(.failover, site, state: state).retry(later: nil) else { Issue.record("\(state)"); continue }
             #expect(reason.hasSuffix(word), "\(reason)")
         }
+        for word in ["--drop-home-writes", "--discard-log"] {
+            guard case .refused(let reason, _) = try job(.failback, site, words: ["failback", "start", "db", word]).retry(later: nil) else { Issue.record("\(word)"); continue }
+            #expect(reason.contains("was told \(word)"))
+        }
         let old = try site.catalogue()
         let before = try old.beginJob(.failover, disk: "db", steps: [])
         try before.fail("", remedy: "")
@@ -126,10 +130,10 @@ import Testing
         let vault = ["--vault", "file:///v", "--key-file", "k"]
         #expect(try job(.initialReplication, site).cancel(later: nil) == .command(["pause", "db"]))
         #expect(try job(.resynchronisation, site, vault: "s3://b").cancel(later: nil) == .command(["pause", "db", "--vault", "s3://b"]))
-        #expect(try job(.failoverPreparation, site, open: ["stop"]).cancel(later: nil) == .command(["failover", "cancel", "db"] + vault))
-        #expect(try job(.failover, site, done: ["prerequisites", "source"], open: ["failover"]).cancel(later: nil) == .command(["failover", "cancel", "db"] + vault))
+        #expect(try job(.failoverPreparation, site, open: ["stop"]).cancel(later: nil) == .command(["failover", "cancel", "db", "--unfinished"] + vault))
+        #expect(try job(.failover, site, done: ["prerequisites", "source"], open: ["failover"]).cancel(later: nil) == .command(["failover", "cancel", "db", "--unfinished"] + vault))
         #expect(try job(.failback, site, done: ["prerequisites"], open: ["refresh"]).cancel(later: nil) == .command(["failback", "cancel", "db"] + vault))
-        #expect(try job(.failback, site, done: ["claim"], open: ["refresh"]).cancel(later: nil) == .command(["failover", "cancel", "db"] + vault))
+        #expect(try job(.failback, site, done: ["claim"], open: ["refresh"]).cancel(later: nil) == .command(["failover", "cancel", "db", "--unfinished"] + vault))
         #expect(try job(.testFailover, site, open: ["pin"], words: ["failover", "test", "db", "--name", "db-4"]).cancel(later: nil) == .command(["failover", "cleanup", "db-4"]))
         let refused: [(Job, String)] = [
             (try job(.failover, site, done: ["failover"], open: ["start"]), "guests may write"), (try job(.failback, site, done: ["claim", "publish"], open: ["serve"]), "is back on this host"),

@@ -139,6 +139,17 @@ import Testing
             #expect(try catalogue.disk(named: "a").policy == Policy(name: "default-of-alpha-beta--", intervalSeconds: interval))
             #expect(try catalogue.policy(named: "default-of-alpha-beta---failback").intervalSeconds == interval)
         }
+        // What is shortened stays apart.
+        var names: Set<String> = []
+        for host in ["db-production-site-1", "db-production-site-2"] {
+            for end in ["gold", "silver"] {
+                let long = String(repeating: "tier-one-", count: 4) + end
+                _ = try? catalogue.addPolicy(named: long, PolicyChange(intervalSeconds: 5))
+                try catalogue.adopt(Policy(name: long, intervalSeconds: 31), failback: nil, ofDisk: "a", atVault: vault, from: host)
+                names.insert(try catalogue.disk(named: "a").policy.name)
+            }
+        }
+        #expect(names.count == 4 && names.allSatisfy { $0.count <= 50 }, "\(names)")
         for policy in own { #expect(try catalogue.policy(named: policy.name) == policy) }
         try catalogue.assignPolicy(ofDisk: "a", away: true)
         #expect(try catalogue.disk(named: "a").policy.name == "default-of-alpha-beta---failback")

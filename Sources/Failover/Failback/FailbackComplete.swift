@@ -4,7 +4,6 @@
 import BlockIO
 import ChangeLog
 import Glibc
-import Replication
 import Site
 import Vault
 

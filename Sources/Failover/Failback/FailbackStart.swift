@@ -5,7 +5,6 @@ import ChangeLog
 import DiskImage
 import Glibc
 import RecoveryPoints
-import Replication
 package import Site
 package import Vault
 
@@ -82,7 +81,8 @@ extension Failbacks {
                     show(parted)
                     try refuseUnconfirmed(parted, request)
                     for (index, place) in places.enumerated() where place != own[index] {
-                        try move(own[index], to: place)
+                        let known = try history(of: own[index], in: standing.head)
+                        try move(own[index], to: place, sizeBytes: known.state.sizeBytes(at: known.newestSequence))
                         homes[index] = try HomeDisk(place, site: catalogue.site, history: try history(of: place, in: standing.head))
                     }
                 }
@@ -143,7 +143,13 @@ extension Failbacks {
                 .prerequisite, "\(request.unit) has \(disks.count) disks, and one image was named for them",
                 remedy: "farshore failback start \(request.unit) --image-folder with a folder for all of them")
         }
-        return try disks.map { try place(of: $0, request) }
+        let found = try disks.map { try place(of: $0, request) }
+        guard Set(found.map(\.imagePath)).count == found.count, Set(found.map(\.logFolder)).count == found.count else {
+            throw FailoverError(
+                .prerequisite, "images of \(request.unit) have the same file name and would be one in that folder",
+                remedy: "farshore failback start \(request.unit) without another folder")
+        }
+        return found
     }
 
     private func place(of disk: ProtectedDisk, _ request: StartRequest) throws -> ProtectedDisk {
@@ -193,11 +199,18 @@ extension Failbacks {
         return try Directory.list(logFolder).allSatisfy(RefreshMark.isUnfinished)
     }
 
-    private func move(_ disk: ProtectedDisk, to place: ProtectedDisk) throws {
+    private func move(_ disk: ProtectedDisk, to place: ProtectedDisk, sizeBytes: UInt64) throws {
         guard let vaultID = VaultID(disk.vaultID), let id = VaultID(disk.id) else { throw VaultError.notFound("nothing of the disk \(disk.name) is in the vault yet") }
         try Directory.create(place.logFolder, mode: 0o700)
         // Before the catalogue names it: nobody takes the empty folder for a disk.
-        try RefreshMark(vault: vaultID, disk: id, base: nil, hasUnsent: false).store(LogFolder(place.logFolder))
+        let folder = LogFolder(place.logFolder)
+        try RefreshMark(vault: vaultID, disk: id, base: nil, hasUnsent: false).store(folder)
+        // Before that too: from then on what has the name is this failback's, to be changed and removed.
+        do { try makeImage(place, sizeBytes) } catch {
+            try RefreshMark.remove(folder)
+            rmdir(folder.path)
+            throw error
+        }
         try catalogue.move(disk: disk.name, imagePath: place.imagePath, logFolder: place.logFolder)
     }
 

@@ -127,6 +127,8 @@ package struct Failbacks: Sendable {
         if isFull, !isBegun { mark = RefreshMark(vault: mark.vault, disk: mark.disk, base: nil, hasUnsent: false) }
         let sizeBytes = history.state.sizeBytes(at: target.sequence)
         let hadImage = home.hasImage
+        // What it held went with it: one that is made anew is compared as a whole.
+        if !hadImage { (mark.base, mark.hasUnsent, mark.pass) = (nil, false, nil) }
         try mark.store(folder)
         // A mount that is started meanwhile waits for the disk instead of failing by it.
         try catalogue.hold(disk: home.disk.name, reason: Self.heldReason)
@@ -147,7 +149,7 @@ package struct Failbacks: Sendable {
         return refresh.mark
     }
 
-    private func makeImage(_ disk: ProtectedDisk, _ sizeBytes: UInt64) throws {
+    func makeImage(_ disk: ProtectedDisk, _ sizeBytes: UInt64) throws {
         guard let format = OutputFormat(rawValue: disk.format), let id = VaultID(disk.id) else {
             throw FailoverError(.prerequisite, "\(disk.imagePath) is gone, and an image of the format \(disk.format) cannot be made", remedy: "bring the image back with its parents")
         }

@@ -7,7 +7,6 @@ import ChangeLog
 import DiskImage
 import Glibc
 import RecoveryPoints
-import Replication
 package import Site
 package import Vault
 import VirtualDisk

@@ -70,13 +70,20 @@ extension Failovers {
     }
 
     /// On the target, or on the active host of a prepared unit; where nothing is under way, what an interrupted command left on this host.
-    package func cancel(_ unitName: String, isLost: Bool) throws -> LifeCycleStanding {
+    /// `onlyUnfinished`: refused where guests may have written on what was made.
+    package func cancel(_ unitName: String, isLost: Bool, onlyUnfinished: Bool = false) throws -> LifeCycleStanding {
         let (standing, lock) = try alone(unitName)
         defer { withExtendedLifetime(lock) {} }
         try standing.check(isLost ? .cancelLost : .cancel)
         // One that guests went over from is no longer to be taken back.
         let preparation = standing.state == .replicating && standing.place != .active ? nil : try openRecord(.preparation, of: standing.unit)
         let failover = try openRecord(.failover, of: standing.unit)
+        let hasLeftDisks = try standing.state == .replicating && standing.place != .active && failover.map { try !catalogue.disks(ofFailover: $0.run).isEmpty } ?? false
+        if onlyUnfinished, standing.state == .failedOver || hasLeftDisks {
+            throw FailoverError(
+                .notNow, "the disks of \(unitName) are made, and guests may have written on them",
+                remedy: "farshore failover cancel \(unitName) takes it back, with all that was written since")
+        }
         if standing.state == .replicating, preparation == nil, failover == nil {
             throw FailoverError(.notFound, "nothing of \(unitName) is to be taken back", remedy: "farshore failover show \(unitName)")
         }

@@ -95,6 +95,8 @@ package final class GroupHeads: Sendable {
     func claim() throws(VaultError) {
         try turn.withLock { (_) throws(VaultError) in
             guard state.withLock({ $0.claimed }) == nil else { return }
+            // What is being made under the epoch acknowledged before must not be named under a later one.
+            guard state.withLock({ $0.makers }) == 0 else { throw .conflict(chain: "heads/\(group)") }
             let seen = head?.document.disks ?? []
             let published = try vault.heads(group: group).claim(host: host, id: hostID, keepsEpoch: keepsEpoch) { head throws(VaultError) in
                 if head.lifeCycle?.lets(hostID) == false { throw .fenced("heads/\(group): guests do not write on this host any more") }

@@ -86,6 +86,9 @@ package final class Publisher {
         }
     }
 
+    /// Copies that cleaning made are named only where the target has them still.
+    func keepCopies(where holds: (ChunkRef) throws -> Bool) throws { try cleaning.keep(where: holds) }
+
     /// `log` knows since when the disk has which size.
     package func publish(_ addition: Addition, sizes log: LogState) throws(VaultError) {
         try heads.making { epoch throws(VaultError) in

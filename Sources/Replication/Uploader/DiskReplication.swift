@@ -297,6 +297,7 @@ final class DiskReplication {
             do {
                 guard let sent = try sending(disk, publisher, folder, { try delta.send(after: after, through: through, try: tries) }) else { return }
                 if let rate = pace.bytesPerSecond { lane?.note(bytesPerSecond: rate) }
+                try publisher.keepCopies { try connection.ledger.holds($0) }
                 try publisher.publish(sent, sizes: reader.state)
                 addition = sent
             } catch VaultError.conflict(let place) where place.hasPrefix("disks/") && tries < ReplicationLimits.mergedTriesMax {

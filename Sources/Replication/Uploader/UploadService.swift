@@ -32,10 +32,10 @@ package final class UploadService: Sendable {
     package func run() throws {
         try delays.begin()
         var threads: [LaneKey: OwnThread] = [:]
-        var retaining: [ObjectIdentifier: OwnThread] = [:]
+        var retaining: [ObjectIdentifier: [OwnThread]] = [:]
         defer {
             for thread in threads.values { thread.join() }
-            for thread in retaining.values { thread.join() }
+            for thread in retaining.values.joined() { thread.join() }
         }
         var deadMount: Int32?
         while !stop.isStopping {
@@ -89,13 +89,16 @@ package final class UploadService: Sendable {
         }
     }
 
-    private func retain(_ connection: VaultConnection) throws(SystemError) -> OwnThread {
+    /// Thinning out, and cleaning beside it: copies wait for the policy's bandwidth, points must not.
+    private func retain(_ connection: VaultConnection) throws(SystemError) -> [OwnThread] {
         let retention = GroupRetention(connection, catalogue, log: log)
-        return try OwnThread(name: "retention") { [stop] in
-            while !stop.isStopping {
-                retention.round()
-                retention.clean()
-                stop.sleep(milliseconds: Self.pollMilliseconds)
+        let work: [(name: String, turn: @Sendable () -> Void)] = [("retention", { retention.round() }), ("cleaning", { retention.clean() })]
+        return try work.map { name, turn throws(SystemError) in
+            try OwnThread(name: name) { [stop] in
+                while !stop.isStopping {
+                    turn()
+                    stop.sleep(milliseconds: Self.pollMilliseconds)
+                }
             }
         }
     }

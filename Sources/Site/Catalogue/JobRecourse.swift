@@ -22,9 +22,14 @@ extension Job {
         case .resynchronisation: return .command(["resync", disk ?? "", "--now"] + target)
         case .protect, .unprotect, .failover, .failback, .failoverPreparation, .testFailover:
             guard let command else { return .refused("job \(id) is of an earlier release, which did not keep the command", remedy: "the command that began it, once more") }
+            if let word = command.words.first(where: Self.wordsThatGiveUpWrites.contains) {
+                return .refused("job \(id) was told \(word), which gives up writes: a person says that each time", remedy: "farshore job show \(id) prints the command")
+            }
             return .command(command.words)
         }
     }
+
+    private static let wordsThatGiveUpWrites: Set<String> = ["--drop-home-writes", "--drop-writes", "--discard-log"]
 
     /// `later`: as above.
     package func cancel(later: Job?) -> JobRecourse {
@@ -36,16 +41,16 @@ extension Job {
         case .initialReplication, .resynchronisation: return .command(["pause", unit] + target)
         case .protect: return .refused("a disk is protected when its job has ended, and not before: there is nothing to take back", remedy: "farshore status, and where it is listed: farshore unprotect \(unit)")
         case .unprotect: return .refused("what was merged is in the image: it can only be ended", remedy: "farshore job retry \(id)")
-        case .failoverPreparation: return .command(["failover", "cancel", unit] + vaultWords)
+        case .failoverPreparation: return .command(["failover", "cancel", unit, "--unfinished"] + vaultWords)
         case .failover:
             if command?.words.contains("change-point") == true {
                 return .refused("a change of point goes on from disks that were made before it", remedy: "farshore job retry \(id), or farshore failover change-point \(unit) with the old point; " + undoing)
             }
             if hasDone("failover") { return .refused("the disks of \(unit) are made, and guests may write on them", remedy: "farshore job retry \(id) starts what did not start; " + undoing) }
-            return .command(["failover", "cancel", unit] + vaultWords)
+            return .command(["failover", "cancel", unit, "--unfinished"] + vaultWords)
         case .failback:
             guard isCompletion else { return .command(["failback", "cancel", unit] + vaultWords) }
-            return hasDone("publish") ? .refused("\(unit) is back on this host", remedy: undoing) : .command(["failover", "cancel", unit] + vaultWords)
+            return hasDone("publish") ? .refused("\(unit) is back on this host", remedy: undoing) : .command(["failover", "cancel", unit, "--unfinished"] + vaultWords)
         case .testFailover:
             if steps.contains(where: { $0.name == "unmount" }) { return .refused("a test that is being cleaned up can only be ended", remedy: "farshore job retry \(id)") }
             guard let name = command?.value(of: "--name") else { return .refused("job \(id) does not say which test it was", remedy: "farshore failover tests, then farshore failover cleanup NAME") }

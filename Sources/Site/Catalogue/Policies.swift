@@ -106,7 +106,11 @@ extension Catalogue {
         let letters = host.unicodeScalars.prefix(16).map { scalar in
             scalar.isASCII && (scalar.properties.isAlphabetic || scalar.properties.numericType != nil || "._-".unicodeScalars.contains(scalar)) ? Character(scalar) : "-"
         }
-        return "\(policy.name.prefix(30))-of-\(String(letters))"
+        let plain = "\(policy.name.prefix(30))-of-\(String(letters))"
+        guard policy.name.count > 30 || host.unicodeScalars.count > 16 else { return plain }
+        // Shortened, two would be one: the FNV-1a of both tells them apart.
+        let sum = "\(policy.name)/\(host)".utf8.reduce(0x811c_9dc5 as UInt32) { ($0 ^ UInt32($1)) &* 16_777_619 }
+        return "\(policy.name.prefix(30))-of-\(String(letters.prefix(7)))-\(String(sum, radix: 16))"
     }
 
     static func refuseUnusable(_ name: String, _ database: Database) throws {

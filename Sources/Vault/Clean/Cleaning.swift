@@ -95,6 +95,14 @@ package final class Cleaning: Sendable {
         }
     }
 
+    /// Copies that the target does not have any more are not named.
+    package func keep(where holds: (ChunkRef) throws -> Bool) throws {
+        var lost: Set<ChunkRef> = []
+        for chunk in Set(ready.compactMap(\.to)) where try !holds(chunk) { lost.insert(chunk) }
+        guard !lost.isEmpty else { return }
+        handover.withLock { handover in handover.ready.removeAll { $0.to.map(lost.contains) ?? false } }
+    }
+
     // MARK: Steps
 
     /// Whether `step` would do anything for a disk in this state.
@@ -108,7 +116,7 @@ package final class Cleaning: Sendable {
     }
 
     /// One bounded piece of work, for the newest state that this host published, under the epoch that its head acknowledges; nil when nothing
-    /// was copied. It may be repeated after a failure.
+    /// was copied. After a failure it goes on with what is left.
     package func step(_ state: DiskState, epoch: UInt32, put: Put) throws -> Step? {
         guard isDue(state), let lineage = state.current else { return nil }
         return try pass.withLock { pass in
@@ -173,6 +181,8 @@ package final class Cleaning: Sendable {
             count += candidate.places.count
             rest -= candidate.places.count
         }
+        // Also where it fails, so that it is not read over and over: the next survey finds it again.
+        pass.candidates.removeLast(batch.count)
         let read = try mapInParallel(batch, threads: Self.threads) { candidate throws(VaultError) in try self.read(candidate) }
         for case (let candidate, .lively(let bytes)) in zip(batch, read) {
             if pass.sizes.count >= Self.sizesMax { pass.sizes = [:] }
@@ -186,7 +196,6 @@ package final class Cleaning: Sendable {
             let each = (found.count + chunks - 1) / chunks
             for start in stride(from: 0, to: found.count, by: each) { moved += try copy(found[start..<min(start + each, found.count)], epoch, put) }
         }
-        pass.candidates.removeLast(batch.count)
         handover.withLock { $0.ready += moved }
         return moved.isEmpty ? nil : Step(objects: read.count { !$0.blocks.isEmpty }, bytes: found.count * FormatLimits.blockBytes)
     }

@@ -96,6 +96,8 @@ struct CleaningSurvey: Sendable {
                 try vault.mapPage(leaf.id, level: 0, firstBlock: leaf.firstBlock)
             }
             for case .leaf(let leaf) in pages { count(leaf) }
+            // What was counted is not counted again when a later one fails.
+            if let last = batch.last { next = last.firstBlock + MapGeometry.blocks(level: 0) }
         }
     }
 

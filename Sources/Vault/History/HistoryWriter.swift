@@ -188,7 +188,15 @@ package final class HistoryWriter {
         let sizeBytes = state.sizeBytes
         let segments = step.segments + added.segments
         let indexes = try SegmentChanges.readAll(vault, disk: disk, segments, manifestLineage: lineage.id)
-        let root = try MapUpdate(vault: vault, epoch: epoch).apply(indexes, through: added.sequence, to: step.full.root, sizeBytes: sizeBytes, moved: moved)
+        let update = MapUpdate(vault: vault, epoch: epoch)
+        let root: MapRoot
+        do throws(VaultError) {
+            root = try update.apply(indexes, through: added.sequence, to: step.full.root, sizeBytes: sizeBytes, moved: moved)
+        } catch {
+            guard error.isIntegrityDamage, !moved.isEmpty else { throw error }
+            // A damaged page that no record touches must not hold them up: nothing is named in its copy this time.
+            root = try update.apply(indexes, through: added.sequence, to: step.full.root, sizeBytes: sizeBytes)
+        }
         let manifest = Manifest(
             vault: vault.id, disk: disk, lineage: lineage.id, kind: .full, after: step.full.sequence, sequence: added.sequence, number: step.newest.number + 1,
             previous: lineage.tail.last ?? lineage.full, sizeBytes: sizeBytes, segments: step.segments.map(\.withoutIndex) + added.segments,

@@ -4,7 +4,6 @@ import ArgumentParser
 import Failover
 import FuseExport
 import Glibc
-import Replication
 import Site
 import VirtualDisk
 

@@ -54,10 +54,13 @@ struct FailoverCancel: ParsableCommand {
     @Flag(name: .long, help: "The host that failed over will never come back; what was written there is given up.")
     var lost = false
 
+    @Flag(name: .long, help: "Only while the disks are not made, so that no guest can have written on them.")
+    var unfinished = false
+
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        let standing = try options.opened().failovers.cancel(options.unit, isLost: lost)
+        let standing = try options.opened().failovers.cancel(options.unit, isLost: lost, onlyUnfinished: unfinished)
         try output.print(StandingDocument(standing), text: \.text)
     }
 }

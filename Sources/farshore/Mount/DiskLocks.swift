@@ -4,9 +4,9 @@
 import BlockIO
 import ChangeLog
 import DiskImage
+import Failover
 import FuseExport
 import Glibc
-import Replication
 import Site
 
 struct DiskLocks: ~Copyable {

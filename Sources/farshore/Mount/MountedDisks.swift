@@ -124,8 +124,15 @@ final class MountedDisks: Sendable {
             name: disk.name, image: image, folder: LogFolder(disk.logFolder), lock: locks.log, sequencer: sequencer, options: options)
         let imageLock = HeldImageLock(locks.image)
         if opened.sizeBytes != disk.sizeBytes { try catalogue.setSize(opened.sizeBytes, ofDisk: disk.name) }
-        guard let place = pending.withLock({ $0.removeValue(forKey: disk.name) }) else { return opened.abandon() }
-        let filling = try (image as? RecoveryImage).map { try FillingDisk($0, disk, catalogue) }
+        let filling: FillingDisk?
+        do { filling = try (image as? RecoveryImage).map { try FillingDisk($0, disk, catalogue) } } catch {
+            opened.abandon()
+            throw error
+        }
+        guard let place = pending.withLock({ $0.removeValue(forKey: disk.name) }) else {
+            filling?.stop()
+            return opened.abandon()
+        }
         entries.withLock {
             $0[disk.name] = Entry(disk: opened, directory: place.directory, imageLock: imageLock, parentLocks: parentLocks, filling: filling)
         }

@@ -5,6 +5,7 @@ import ArgumentParser
 import BlockIO
 import ChangeLog
 import DiskImage
+import Failover
 import FuseExport
 import Glibc
 import Replication

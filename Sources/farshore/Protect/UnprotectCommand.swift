@@ -4,6 +4,7 @@ import ArgumentParser
 import BlockIO
 import ChangeLog
 import DiskImage
+import Failover
 import Foundation
 import Glibc
 import Replication

@@ -3,6 +3,7 @@
 import ArgumentParser
 import BlockIO
 import ChangeLog
+import Failover
 import Replication
 import Site
 import Vault
