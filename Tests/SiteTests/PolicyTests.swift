@@ -139,6 +139,12 @@ import Testing
             #expect(try catalogue.disk(named: "a").policy == Policy(name: "default-of-alpha-beta--", intervalSeconds: interval))
             #expect(try catalogue.policy(named: "default-of-alpha-beta---failback").intervalSeconds == interval)
         }
+        for policy in own { #expect(try catalogue.policy(named: policy.name) == policy) }
+        try catalogue.assignPolicy(ofDisk: "a", away: true)
+        #expect(try catalogue.disk(named: "a").policy.name == "default-of-alpha-beta---failback")
+        // The same settings need no other name.
+        try catalogue.adopt(Policy(name: "default", intervalSeconds: 3), failback: nil, ofDisk: "a", atVault: vault, from: "alpha")
+        #expect(try catalogue.disk(named: "a").policy.name == "default")
         // What is shortened stays apart.
         var names: Set<String> = []
         for host in ["db-production-site-1", "db-production-site-2"] {
@@ -150,11 +156,5 @@ import Testing
             }
         }
         #expect(names.count == 4 && names.allSatisfy { $0.count <= 50 }, "\(names)")
-        for policy in own { #expect(try catalogue.policy(named: policy.name) == policy) }
-        try catalogue.assignPolicy(ofDisk: "a", away: true)
-        #expect(try catalogue.disk(named: "a").policy.name == "default-of-alpha-beta---failback")
-        // The same settings need no other name.
-        try catalogue.adopt(Policy(name: "default", intervalSeconds: 3), failback: nil, ofDisk: "a", atVault: vault, from: "alpha")
-        #expect(try catalogue.disk(named: "a").policy.name == "default")
     }
 }
