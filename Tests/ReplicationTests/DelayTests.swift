@@ -73,6 +73,7 @@ import Vault
 
     @Test func lagIsAWarningFromTheThresholdOnAndNotOverAtOnce() {
         var watch = LagWatch()
+        watch.succeeded(begunAt: 800 * second)
         #expect(look(&watch, 1_000, written: 900) == nil)
         #expect(look(&watch, 1_001, written: 900) == .raised(lagSeconds: 101))
         #expect(look(&watch, 1_030, written: 900) == nil)
@@ -104,6 +105,19 @@ import Vault
             #expect(look(&watch, 1_170, written: 1_165 + jump, clock: jump) == .over)
             #expect(look(&watch, 1_270, written: 1_168 + jump, clock: jump) == .raised(lagSeconds: 102))
         }
+    }
+
+    @Test func anUploaderThatJustBeganKnowsNothingOfTheClockBefore() {
+        // Written a second ago; then the clock was set by 30 years, and then the uploader began.
+        var watch = LagWatch()
+        #expect(look(&watch, 1_000, written: 999, clock: 30 * year) == nil)
+        #expect(look(&watch, 1_100, written: 999, clock: 30 * year) == nil)
+        #expect(look(&watch, 1_101, written: 999, clock: 30 * year) == .raised(lagSeconds: Double(30 * year + 102)))
+        // One that catches up at once has nothing to say, whatever the time of the write.
+        watch = LagWatch()
+        #expect(look(&watch, 1_000, written: 0) == nil)
+        watch.succeeded(begunAt: 1_001 * second)
+        #expect(look(&watch, 1_002, written: 0) == nil)
     }
 
     // MARK: A running uploader

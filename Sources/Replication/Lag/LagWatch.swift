@@ -3,7 +3,9 @@
 // publications the lag falls to nothing and rises again, which is no end of anything.
 //
 // The age is that which the record's own time gives. No write is older than the beginning of the last attempt that
-// succeeded, by the monotonic clock: that bounds it, and stands for it when the wall clock was set since then.
+// succeeded, by the monotonic clock: that bounds it, and stands for it when the wall clock was set since then. Before the
+// first success nothing tells whether the clock was set before the watch began: the record's time counts only once the
+// watch alone is as old as the policy allows.
 
 package struct LagWatch: Equatable, Sendable {
     package enum Change: Equatable, Sendable {
@@ -35,8 +37,8 @@ package struct LagWatch: Equatable, Sendable {
     ) -> Change? {
         noteClock(wallNanoseconds &- now)
         watchedSince = watchedSince ?? now
-        let age = oldestWallNanoseconds.map { self.age($0, now: now, wallNanoseconds: wallNanoseconds) } ?? 0
         let late = UInt64(lateSeconds) * 1_000_000_000
+        let age = oldestWallNanoseconds.map { self.age($0, now: now, wallNanoseconds: wallNanoseconds, late: late) } ?? 0
         if age > late {
             calmSince = nil
             defer { isRaised = true }
@@ -62,10 +64,13 @@ package struct LagWatch: Equatable, Sendable {
         clockOffset = offset
     }
 
-    private func age(_ written: UInt64, now: UInt64, wallNanoseconds: UInt64) -> UInt64 {
+    private func age(_ written: UInt64, now: UInt64, wallNanoseconds: UInt64, late: UInt64) -> UInt64 {
         let byWall = wallNanoseconds > written ? wallNanoseconds - written : 0
-        // Before the first success of this watch there is no more to go by than its own beginning.
-        if isClockDoubted { return now - min(now, provenThrough ?? watchedSince ?? now) }
-        return min(byWall, provenThrough.map { now - min(now, $0) } ?? .max)
+        if let provenThrough {
+            let most = now - min(now, provenThrough)
+            return isClockDoubted ? most : min(byWall, most)
+        }
+        let watched = now - min(now, watchedSince ?? now)
+        return isClockDoubted || watched <= late ? watched : byWall
     }
 }
