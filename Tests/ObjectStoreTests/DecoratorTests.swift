@@ -44,6 +44,12 @@ import Testing
         expectCode(.alreadyExists) { try store.put("heads/1", [1], ifAbsent: true) }
     }
 
+    /// The copy of the target that answers the read is behind: that is not for good, as an absent object would be.
+    @Test func anObjectThatIsThereAndNotToBeReadYetIsNotTakenForOurs() {
+        let store = RetryingStore(FlakyStore(failures: 1, .timedOut, doneAnyway: true, hides: true), policy: Self.quick(4))
+        expectCode(.alreadyExists) { try store.put("heads/1", [1], ifAbsent: true) }
+    }
+
     @Test func waitsGrowWithJitter() {
         let policy = RetryPolicy()
         #expect(policy.waitMilliseconds(beforeTry: 2, random: 0) == 100)
@@ -105,10 +111,11 @@ private final class FlakyStore: ObjectStore {
     private let code: StoreError.Code
     private let doneAnyway: Bool
     private let retryAfterSeconds: Int?
+    private let hides: Bool
 
-    init(failures: Int, _ code: StoreError.Code, doneAnyway: Bool, retryAfterSeconds: Int? = nil) {
+    init(failures: Int, _ code: StoreError.Code, doneAnyway: Bool, retryAfterSeconds: Int? = nil, hides: Bool = false) {
         state = Mutex((objects: [:], failures: failures))
-        (self.code, self.doneAnyway, self.retryAfterSeconds) = (code, doneAnyway, retryAfterSeconds)
+        (self.code, self.doneAnyway, self.retryAfterSeconds, self.hides) = (code, doneAnyway, retryAfterSeconds, hides)
     }
 
     func failNext(_ count: Int) { state.withLock { $0.failures = count } }
@@ -140,7 +147,7 @@ private final class FlakyStore: ObjectStore {
 
     func get(_ key: String, range: Range<UInt64>?) throws(StoreError) -> [UInt8] {
         if fails { throw failure(code) }
-        guard let bytes = state.withLock({ $0.objects[key] }) else { throw failure(.notFound) }
+        guard !hides, let bytes = state.withLock({ $0.objects[key] }) else { throw failure(.notFound) }
         return range.map { Array(bytes[Int($0.lowerBound)..<Int($0.upperBound)]) } ?? bytes
     }
 

@@ -34,7 +34,9 @@ private final class FaultRun: @unchecked Sendable {
     private var nextRound: UInt64 = 0
     private var round = 0
     private var faultsEnded: UInt64?
-    private(set) var wasResumed = false
+    /// What stood in the way until somebody resumed it.
+    private var stoodStill: String?
+    var wasResumed: Bool { stoodStill != nil }
     private(set) var isOver = false
     private(set) var problems: [String] = []
     private var last: UInt64 = 0
@@ -112,7 +114,7 @@ private final class FaultRun: @unchecked Sendable {
         if isOver { return false }
         guard now > since + Self.patience else { return true }
         if !wasResumed {
-            wasResumed = true
+            stoodStill = try disk.proven.error ?? "no error"
             faultsEnded = now
             try Catalogue(site: disk.site).requestAttempt(ofDisk: ReplicatedDisk.name)
             return true
@@ -146,7 +148,7 @@ private final class FaultRun: @unchecked Sendable {
     private func openTruth() throws -> Vault { try Vault.open(store: memory, key: disk.key, memory: HeadMemory(folder: nil), settings: disk.settings) }
 
     private func judge() throws {
-        if wasResumed, !faults.contains(where: \.isForGood) { problems.append("it went on only after resume") }
+        if let stoodStill, !faults.contains(where: \.isForGood) { problems.append("it went on only after resume: \(stoodStill)") }
         guard let history = try history() else { return problems.append("the vault has nothing") }
         let listed = Set(try history.points().map(\.sequence))
         for (sequence, content) in disk.points where sequence >= history.state.oldestSequence {
