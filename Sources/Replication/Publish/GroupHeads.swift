@@ -41,7 +41,7 @@ package final class GroupHeads: Sendable {
         init(_ change: @escaping Change) { self.change = change }
     }
 
-    /// Of the group's disks that are published here; the retention's thread carries them on.
+    /// Of the group's disks that are published here; the cleaning's thread carries them on.
     let cleanings = Mutex<[VaultID: Cleaning]>([:])
 
     private let state: Mutex<State>

@@ -1,6 +1,6 @@
 // Lets points of one vault go as the policies say: one round looks at every group that this uploader writes there, and publishes the
-// heads without them; `clean` copies what is left of mostly dead objects. On a thread of its own, so that no upload waits and no other
-// vault; what fails is an event and is tried again.
+// heads without them; `clean` copies what is left of mostly dead objects. Each on a thread of its own, so that no upload waits, no other
+// vault, and no thinning for a copy; what fails is an event and is tried again.
 
 import BlockIO
 import ChangeLog
