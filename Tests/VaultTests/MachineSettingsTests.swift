@@ -1,6 +1,7 @@
 // Settings of machines and plans in the catalog: what a recovery host reads is what was written, and nothing it must not believe.
 
 import Foundation
+import ObjectStore
 import Testing
 import Vault
 import VaultFixtures
@@ -67,22 +68,30 @@ import VaultFixtures
         }
     }
 
+    /// Nobody writes it, for nobody could read the vault then; who finds it believes nothing of it.
+    private func isRefused(_ flaw: (inout Catalog) -> Void) throws {
+        let test = try TestVault()
+        #expect { try test.vault.updateCatalog(flaw) } throws: { if case VaultError.refused = $0 { true } else { false } }
+        var document = try test.reopened().catalog().document
+        flaw(&document)
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        let place = ObjectPlace.catalog(document.number)
+        let sealed = try Array(encoder.encode(document)).withUnsafeBytes {
+            try SealedObject.seal($0, place: place, keys: test.vault.keys, generation: document.keyGeneration)
+        }
+        try test.store.put(place.key, sealed, ifAbsent: false)
+        #expect { try test.reopened().catalog() } throws: { if case VaultError.damaged = $0 { true } else { false } }
+    }
+
     @Test func aCatalogWithAFlawedPolicyIsRefused() throws {
         for (policy, failback) in [(words("a/b"), nil), (words(), words("..")), (words(retention: String(repeating: "x", count: 4_097)), nil)] as [(PolicyWords, PolicyWords?)] {
-            let test = try TestVault()
-            try test.vault.updateCatalog { $0.set(Catalog.DiskPolicy(disk: .random(), policy: policy, failback: failback)) }
-            #expect(throws: VaultError.self) { try test.reopened().catalog() }
+            try isRefused { $0.set(Catalog.DiskPolicy(disk: .random(), policy: policy, failback: failback)) }
         }
     }
 
     @Test func aCatalogWithAFlawIsRefused() throws {
-        for flawed in [settings { $0.cpus = -1 }, MachineSettings(name: "..")] {
-            let test = try TestVault()
-            try test.vault.updateCatalog { $0.set(flawed) }
-            #expect(throws: VaultError.self) { try test.reopened().catalog() }
-        }
-        let test = try TestVault()
-        try test.vault.updateCatalog { $0.setPlan("a/b", "") }
-        #expect(throws: VaultError.self) { try test.reopened().catalog() }
+        for flawed in [settings { $0.cpus = -1 }, MachineSettings(name: "..")] { try isRefused { $0.set(flawed) } }
+        try isRefused { $0.setPlan("a/b", "") }
     }
 }

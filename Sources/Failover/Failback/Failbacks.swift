@@ -103,7 +103,7 @@ package struct Failbacks: Sendable {
                 .inUse, "\(disk.imagePath) is read through by \(children.joined(separator: ", ")): what they show would change with it",
                 remedy: "merge or move them away, or farshore failback start UNIT --image-folder with another folder")
         }
-        let lock = try ImageLock.take(disk.imagePath, for: .exclusive)
+        let lock = try waitingForUploader(of: catalogue.site) { try ImageLock.take(disk.imagePath, for: .exclusive) }
         do {
             _ = try disk.openImage(locked: lock, parentLocks: ParentLocks())
         } catch ImageError.system(let error) where error.errno == EACCES || error.errno == EROFS || error.errno == EPERM {
@@ -133,7 +133,7 @@ package struct Failbacks: Sendable {
         // A mount that is started meanwhile waits for the disk instead of failing by it.
         try catalogue.hold(disk: home.disk.name, reason: Self.heldReason)
         if !hadImage { try makeImage(home.disk, sizeBytes) }
-        let lock = try ImageLock.take(home.disk.imagePath, for: .exclusive)
+        let lock = try waitingForUploader(of: catalogue.site) { try ImageLock.take(home.disk.imagePath, for: .exclusive) }
         try grow(home.disk, to: sizeBytes, lock)
         let image = try home.disk.openImage(locked: lock, parentLocks: ParentLocks())
         if isFull, hadImage, !isBegun { try image.zero(at: 0, length: image.sizeBytes) }

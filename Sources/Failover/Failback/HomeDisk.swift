@@ -124,7 +124,7 @@ package struct HomeDisk: Sendable {
         do {
             guard access(folder.path, F_OK) == 0 else { throw LogError.notALog(folder: folder.path) }
             let owner = try waitingForUploader(of: site) { try OwnerLock.acquire(folder) }
-            let lock = try ImageLock.take(disk.imagePath, for: .exclusive)
+            let lock = try waitingForUploader(of: site) { try ImageLock.take(disk.imagePath, for: .exclusive) }
             try VirtualDisk.completeGrowth(of: disk.imagePath, format: try disk.imageFormat(), folder: folder, lock: owner)
             let parents = ParentLocks()
             let image = try disk.openImage(locked: lock, parentLocks: parents)

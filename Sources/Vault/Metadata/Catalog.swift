@@ -198,6 +198,8 @@ extension Vault {
             var next = current.document
             try change(&next)
             if next == current.document { return current }
+            // Nobody could read it.
+            if let flaw = next.flaw { throw .refused("the vault's catalog would not be valid: \(flaw)") }
             do {
                 return try catalogChain.publish(next, after: current)
             } catch .conflict {
