@@ -82,12 +82,17 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
         _ cleanStop: LogState.CleanStop?, _ image: any ImageFile, _ identity: @Sendable () throws -> ImageIdentity
     ) throws {
         guard let cleanStop else { return }
-        guard cleanStop.evidence != ImageIdentity.Evidence.replaced.rawValue else { throw DiskError.imageReplaced(image: image.path) }
+        guard cleanStop.evidence != ImageIdentity.Evidence.replaced.rawValue else { throw DiskError.imageReplaced(image: named(image)) }
         let now = try identity()
         guard cleanStop == LogState.CleanStop(now) else {
-            let name = image.path + (image.files.count > 1 ? " or one of its parents" : "")
-            throw DiskError.imageChanged(image: name, recordedBytes: cleanStop.imageBytes, foundBytes: now.sizeBytes)
+            throw DiskError.imageChanged(image: named(image), recordedBytes: cleanStop.imageBytes, foundBytes: now.sizeBytes)
         }
+    }
+
+    /// What a clean stop is evidence of does not tell an image from its parents.
+    private static func named(_ image: any ImageFile) -> String {
+        let parents = image.files.dropFirst().map(\.path)
+        return parents.isEmpty ? image.path : "\(image.path), or a parent that it is read through (\(parents.joined(separator: ", "))),"
     }
 
     /// Takes the image for what the last clean stop left, because somebody who knows says so. `lock` is the log's.
@@ -120,7 +125,7 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
             log.abandon()
             throw DiskError(error)
         }
-        if isReplaced { throw .imageReplaced(image: image.path) }
+        if isReplaced { throw .imageReplaced(image: Self.named(image)) }
     }
 
     /// Nil when the name of the image, or of a parent, stands for another file than was opened. A parent that is gone is an error.

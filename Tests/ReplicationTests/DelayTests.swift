@@ -1,6 +1,7 @@
 // What is recoverable and what is not, error by error; and when lag and missed cycles are a warning. On simulated clocks.
 
 import BlockIO
+import DiskImage
 import Foundation
 import ObjectStore
 import Replication
@@ -56,6 +57,15 @@ import Vault
             let failure = AttemptFailure(error)
             #expect((failure.outcome, failure.isAlarm) == expected(error), "\(error)")
             #expect(!failure.remedy.isEmpty, "\(error)")
+        }
+    }
+
+    /// An image or a parent that is brought back is not for the uploader to see.
+    @Test func everyErrorOfAnImageIsRetriedAndToldOf() {
+        let damage = ImageDamage(path: "i", field: "f", offset: 0, found: "1", expected: "2", meaning: "m")
+        for error in [ImageError.damaged(damage), .unsupported(path: "i", what: "w", remedy: "r"), .inUse(path: "i")] {
+            let failure = AttemptFailure(error)
+            #expect(failure.outcome == .mayPass && failure.isAlarm == (error != .inUse(path: "i")) && !failure.remedy.isEmpty, "\(error)")
         }
     }
 

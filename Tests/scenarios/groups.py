@@ -228,7 +228,11 @@ def membership(s, url):
     check(listed(s, url, "m1")[early["m1"]]["disks"] == ["m1"], "the points that were shared are gone with the forgotten disk")
     report = s.farshore_json("vault", "check", url, "--key-file", s.key(), "--read-data")
     check(report["damaged"] == [], f"vault check: {report['damaged']}")
+    # This uploader only takes note of the collection; the disk is still its own to release.
+    s.farshore("upload", "--once")
     s.farshore("unmount", mnt)
+    released = s.farshore_json("unprotect", "m1")
+    check(not released["holdsUpCollections"], released)
     print("disks that join, leave, are missing, released and forgotten: as promised")
 
 

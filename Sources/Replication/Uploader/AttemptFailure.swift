@@ -32,6 +32,7 @@ package struct AttemptFailure: Error, CustomStringConvertible {
         case let error as SystemError: error.errno == EIO || outcome != .mayPass
         case VaultError.memory(let error): error.errno == EIO || outcome != .mayPass
         case let error as SiteError: error.code == .refused || outcome != .mayPass
+        case ImageError.damaged, ImageError.unsupported, ImageError.brokenChain: true
         default: outcome != .mayPass
         }
     }
@@ -98,13 +99,14 @@ package struct AttemptFailure: Error, CustomStringConvertible {
         }
     }
 
+    /// Tried again: what the administrator mends at an image no command of ours sees.
     private static func of(_ error: ImageError) -> AttemptFailure {
         switch error {
         case .inUse: return AttemptFailure(.mayPass, "\(error)", remedy: "stop the program that uses the image", cause: error)
         case .system(let system): return of(system, cause: system)
-        case .unsupported(_, _, let remedy): return AttemptFailure(.forGood, "\(error)", remedy: remedy, cause: error)
-        case .brokenChain(let broken): return AttemptFailure(.forGood, "\(error)", remedy: broken.remedy, cause: error)
-        case .damaged: return AttemptFailure(.forGood, "\(error)", remedy: "farshore image info FILE", cause: error)
+        case .unsupported(_, _, let remedy): return AttemptFailure(.mayPass, "\(error)", remedy: remedy, cause: error)
+        case .brokenChain(let broken): return AttemptFailure(.mayPass, "\(error)", remedy: broken.remedy, cause: error)
+        case .damaged: return AttemptFailure(.mayPass, "\(error)", remedy: "farshore image check FILE", cause: error)
         }
     }
 

@@ -71,12 +71,12 @@ extension Failure {
         switch error {
         case .log(let cause): self.init(cause)
         case .system(let cause): self.init(cause)
-        case .imageChanged(let image, _, _):
-            self.init(.badImage, "\(error)", try: "farshore accept DISK if only its owner, mode, name or times changed; if its content did, copy \(image) and its log aside and give up what only the log holds: farshore accept DISK --discard-log")
-        case .imageReplaced(let image):
-            self.init(.badImage, "\(error)", try: "put the very file back at \(image) that was served, then farshore accept DISK; without it what the log holds is of no use: farshore accept DISK --discard-log")
+        case .imageChanged:
+            self.init(.badImage, "\(error)", try: "farshore accept DISK if only an owner, mode, name or time changed; a parent that was written to is brought back from a copy before that; if the image was, copy it and its log aside and give up what only the log holds: farshore accept DISK --discard-log")
+        case .imageReplaced:
+            self.init(.badImage, "\(error)", try: "put the very file back that was served, then farshore accept DISK; without that image what the log holds is of no use: farshore accept DISK --discard-log")
         case .sizeMismatch(let image, _, _):
-            self.init(.badImage, "\(error)", try: "put \(image) back to its size")
+            self.init(.badImage, "\(error)", try: "bring \(image) back as it was: it is another file, or was changed in size (farshore image info); without it: farshore restore from the vault")
         }
     }
 

@@ -92,6 +92,8 @@ final class MountedDisks: Sendable {
             try serve(disk, inherited: inherited)
             points.setReleased(disk.name, false)
             refused.withLock { $0[disk.name] = nil }
+            // What kept it from being served may have kept it from being replicated.
+            if inherited == nil { try catalogue.requestAttempt(ofDisk: disk.name) }
         } catch {
             if let place = pending.withLock({ $0.removeValue(forKey: disk.name) }) {
                 _ = tree.remove(place.directory)

@@ -47,6 +47,7 @@ struct AcceptCommand: ParsableCommand {
         let locks = try DiskLocks.take(protected, site: site.directory)
         let image = try protected.openImageFile(locked: locks.image, access: .readOnly)
         try VirtualDisk.acceptImage(image, folder: LogFolder(protected.logFolder), lock: locks.log)
+        try catalogue.requestAttempt(ofDisk: disk)
         try catalogue.record(.warning, disk: disk, "the administrator says that the content of \(protected.imagePath) was not changed")
         try output.print(Document(disk: disk, image: protected.imagePath, discarded: nil)) { "\($0.disk): \($0.image) is taken as it is" }
     }

@@ -76,7 +76,12 @@ extension SiteOptions {
             else { return true }
             if head.disks.contains(where: { $0.movedTo == nil && own.contains($0.disk.description) }) { return true }
             let host = ProcessInfo.processInfo.hostName
-            guard head.writer.host == host, head.writer.epoch == writerEpoch else { return head.writer.isReleased != nil || head.writer.host != host }
+            // A head that only takes note of a collection raises the epoch too; only writers that had no id are told by it.
+            if let writer = head.writer.id?.description {
+                guard writer == (try directory.hostID()) else { return true }
+            } else if head.writer.host != host || head.writer.epoch != writerEpoch {
+                return head.writer.isReleased != nil || head.writer.host != host
+            }
             try vault.release(writerOf: disk.id, host: host)
             return true
         } catch {
