@@ -131,14 +131,16 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
     /// Nil when the name of the image, or of a parent, stands for another file than was opened. A parent that is gone is an error.
     private func identityOfOpenFiles() throws -> ImageIdentity? {
         if let image = files.first, try !image.isThere() { return nil }
+        // Before it: the identity opens what the names stand for.
+        if try files.contains(where: { (file) throws(SystemError) in try file.isReplaced() }) { return nil }
         let found = try identity()
         // After it: it was of the open files then.
         return try files.allSatisfy { (file) throws(SystemError) in try file.isThere() } ? found : nil
     }
 
-    /// What was merged would be lost with the file, and what the uploader reads would be another one.
+    /// What was merged would be lost with the file, and what the uploader reads, by the names of all of them, would be another disk.
     func requireImageInPlace() throws {
-        if let image = files.first, try !image.isThere() { throw DiskError.imageReplaced(image: image.path) }
+        for file in files where try !file.isThere() { throw DiskError.imageReplaced(image: file.path) }
     }
 
     /// Lets go of log and image without a flush; the next open finds everything acknowledged.
