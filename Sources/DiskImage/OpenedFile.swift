@@ -23,7 +23,7 @@ package struct OpenedFile: Equatable, Sendable {
     package let path: String
     private let key: FileKey
 
-    init(_ descriptor: borrowing Descriptor) throws(SystemError) {
+    package init(_ descriptor: borrowing Descriptor) throws(SystemError) {
         path = descriptor.path
         key = try FileKey(descriptor)
     }
