@@ -194,12 +194,35 @@ with Scenario() as s:
     check("in use by another program" in done.stderr, done.stderr)
     os.rename(other, image)
     check(report("moded")["health"] == "critical" and "removed or replaced" in report("moded")["reason"], str(report("moded")))
-    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
-        os.kill(int(file.read().split()[0]), signal.SIGKILL)
+
+    def worker_of(supervisor):
+        with open(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children") as file:
+            return int(file.read().split()[0])
+
+    def until(what, condition):
+        deadline = time.monotonic() + 30
+        while not condition():
+            check(time.monotonic() < deadline, what + ": " + open(process.log).read())
+            time.sleep(0.2)
+
+    os.kill(worker_of(process), signal.SIGKILL)
     with open(os.path.join(mnt, "moded", "disk.raw"), "rb") as file:
         file.seek(4 * MIB)
         check(file.read(len(served)) == served, "the successor lost a write")
     check(report("moded")["health"] == "critical", "the successor took the other file for the image")
+    # A successor that cannot open the disk does not let go of the file that was served: the next attempt would find the other one. Stopped
+    # first, so that the worker does not write the state anew.
+    state, worker = s.path("moded.img.log", "log.state"), worker_of(process)
+    os.kill(worker, signal.SIGSTOP)
+    os.rename(state, state + ".away")
+    os.kill(worker, signal.SIGKILL)
+    until("the disk was served without its log's state", lambda: "stay open until the mount ends" in report("moded")["reason"])
+    os.rename(state + ".away", state)
+    until("the disk did not come back", lambda: os.listdir(mnt) == ["moded"])
+    with open(os.path.join(mnt, "moded", "disk.raw"), "rb") as file:
+        file.seek(4 * MIB)
+        check(file.read(len(served)) == served, "the disk was opened from the other file")
+    until("the other file was taken for the image", lambda: "removed or replaced" in report("moded")["reason"])
     check(s.stop(process) != 0, "a stop over another file was called clean")
     for command in (["mount", mnt], ["upload", "--once"], ["unprotect", "moded"]):
         check("removed or replaced" in s.farshore(*command, status=11).stderr, f"{command} took the other file for the image")
