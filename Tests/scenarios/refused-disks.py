@@ -216,13 +216,13 @@ with Scenario() as s:
     os.kill(worker, signal.SIGSTOP)
     os.rename(state, state + ".away")
     os.kill(worker, signal.SIGKILL)
-    until("the disk was served without its log's state", lambda: "stay open until the mount ends" in report("moded")["reason"])
+    until("the disk was served without its log's state", lambda: "stay open until the mount ends" in (report("moded").get("reason") or ""))
     os.rename(state + ".away", state)
     until("the disk did not come back", lambda: os.listdir(mnt) == ["moded"])
     with open(os.path.join(mnt, "moded", "disk.raw"), "rb") as file:
         file.seek(4 * MIB)
         check(file.read(len(served)) == served, "the disk was opened from the other file")
-    until("the other file was taken for the image", lambda: "removed or replaced" in report("moded")["reason"])
+    until("the other file was taken for the image", lambda: "removed or replaced" in (report("moded").get("reason") or ""))
     check(s.stop(process) != 0, "a stop over another file was called clean")
     for command in (["mount", mnt], ["upload", "--once"], ["unprotect", "moded"]):
         check("removed or replaced" in s.farshore(*command, status=11).stderr, f"{command} took the other file for the image")
