@@ -43,6 +43,7 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
             guard state.growingBytes ?? state.diskBytes == image.sizeBytes else {
                 throw DiskError.sizeMismatch(image: path, imageBytes: image.sizeBytes, logBytes: state.growingBytes ?? state.diskBytes)
             }
+            guard !folder.isImageReplaced else { throw DiskError.imageReplaced(image: named(image)) }
             // Before the log is opened: that ends the clean stop, and the question could not be asked again.
             try checkUnchanged(state.cleanStop, image, identity)
             let map = try BlockMap(diskBytes: image.sizeBytes)
@@ -104,7 +105,13 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
                 throw DiskError.sizeMismatch(image: image.path, imageBytes: image.sizeBytes, logBytes: state.diskBytes)
             }
             try folder.recordImage(LogState.CleanStop(try ImageIdentity.durable(of: image.files)))
+            try DurableFile.remove(folder.replacedFile)
         } catch { throw DiskError(error) }
+    }
+
+    /// What has the image's name is refused until it is accepted, also over a log that nobody closed. `lock` is the log's.
+    package static func noteReplaced(_ folder: LogFolder, lock: borrowing OwnerLock) throws(DiskError) {
+        do throws(SystemError) { try DurableFile.replace(folder.replacedFile, with: []) } catch { throw .system(error) }
     }
 
     /// Ends a clean run. The caller has ended all requests before. Where the image's name stands for another file by now, that one is

@@ -210,13 +210,18 @@ with Scenario() as s:
         file.seek(4 * MIB)
         check(file.read(len(served)) == served, "the successor lost a write")
     check(report("moded")["health"] == "critical", "the successor took the other file for the image")
-    # A successor that cannot open the disk does not let go of the file that was served: the next attempt would find the other one. Stopped
-    # first, so that the worker does not write the state anew.
-    state, worker = s.path("moded.img.log", "log.state"), worker_of(process)
-    os.kill(worker, signal.SIGSTOP)
-    os.rename(state, state + ".away")
-    os.kill(worker, signal.SIGKILL)
-    until("the disk was served without its log's state", lambda: "stay open until the mount ends" in (report("moded").get("reason") or ""))
+    state = s.path("moded.img.log", "log.state")
+
+    def kill_without_state():
+        # Stopped first, so that it does not write the state anew.
+        worker = worker_of(process)
+        os.kill(worker, signal.SIGSTOP)
+        os.rename(state, state + ".away")
+        os.kill(worker, signal.SIGKILL)
+        until("the disk was served without its log's state", lambda: "stay open until the mount ends" in (report("moded").get("reason") or ""))
+
+    # A successor that cannot open the disk does not let go of the file that was served: the next attempt would find the other one.
+    kill_without_state()
     os.rename(state + ".away", state)
     until("the disk did not come back", lambda: os.listdir(mnt) == ["moded"])
     with open(os.path.join(mnt, "moded", "disk.raw"), "rb") as file:
@@ -232,6 +237,21 @@ with Scenario() as s:
     with open(os.path.join(mnt, "moded", "disk.raw"), "rb") as file:
         file.seek(4 * MIB)
         check(file.read(len(served)) == served, "a write was lost with the image that was put back")
+    # The mount ends before a successor can open it.
+    os.link(image, kept)
+    shutil.copy(image, other)
+    os.rename(other, image)
+    kill_without_state()
+    check(s.stop(process) != 0, "a stop over another file was called clean")
+    os.rename(state + ".away", state)
+    for command in (["mount", mnt], ["upload", "--once"]):
+        check("removed or replaced" in s.farshore(*command, status=11).stderr, f"{command} took the other file for the image")
+    os.rename(kept, image)
+    s.farshore("accept", "moded")
+    process, mnt = s.mount(s.path("second-mnt"), served="moded")
+    with open(os.path.join(mnt, "moded", "disk.raw"), "rb") as file:
+        file.seek(4 * MIB)
+        check(file.read(len(served)) == served, "a write was lost with a mount that could not open the disk")
     check(s.stop(process) == 0, "the mount did not stop cleanly")
     print("an image that is replaced under its mount is never taken for the one that was served")
     done = s.farshore("protect", image, "--name", "twice", "--vault", url, "--key-file", s.key(), "--log-dir", s.path("other-log"),

@@ -192,8 +192,24 @@ final class MountedDisks: Sendable {
                 do { try catalogue.record(.critical, disk: entry.disk.name, text) } catch { serviceLog("\(entry.disk.name): no event recorded: \(error)") }
             }
         }
+        for (name, handed) in kept.withLock({ $0 }) {
+            do { try letGo(of: name, handed) } catch {
+                failure = error
+                serviceLog("\(name): \(error)")
+            }
+        }
         vaults.close()
         if let failure { throw failure }
+    }
+
+    /// A disk that no worker could open again: what has its names by now is not to be served by the next mount.
+    private func letGo(of name: String, _ handed: HandedLocks) throws {
+        let disk = try catalogue.disk(named: name)
+        guard !handed.areInPlace(disk), let locks = try handed.locks(of: disk) else { return }
+        try VirtualDisk.noteReplaced(LogFolder(disk.logFolder), lock: locks.log)
+        let text = "it could not be opened again before the mount ended, and what has the name of its image, or of a parent, is not what was served"
+        try catalogue.record(.critical, disk: name, text)
+        throw DiskError.imageReplaced(image: disk.imagePath)
     }
 
     // MARK: The control socket
