@@ -17,7 +17,8 @@ struct DiskOpenings {
     init(_ all: [ProtectedDisk], _ disks: MountedDisks, _ locks: InheritedLocks) {
         self.all = all
         self.disks = disks
-        handed = Dictionary(uniqueKeysWithValues: all.compactMap { disk in locks.descriptors[disk.name].map { (disk.name, HandedLocks($0)) } })
+        let names = Set(all.map(\.name))
+        handed = locks.descriptors.filter { names.contains($0.key) }.mapValues { HandedLocks($0) }
     }
 
     /// Shows all disks; one that cannot be shown says why when it is opened.

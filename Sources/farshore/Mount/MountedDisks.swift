@@ -38,7 +38,7 @@ final class MountedDisks: Sendable {
     private let entries = Mutex<[String: Entry]>([:])
     /// Disks that did not open, until they do.
     private let refused = Mutex<[String: RefusedDisk]>([:])
-    /// Of those: what they were served from by another worker, where a name stands for another file by now.
+    /// Of those: what they were served from by another worker, where a name may stand for another file by now.
     private let kept = Mutex<[String: HandedLocks]>([:])
     /// Disks with a place in the tree that are not open yet.
     private let pending = Mutex<[String: PendingDisk]>([:])
@@ -86,7 +86,7 @@ final class MountedDisks: Sendable {
     }
 
     /// Opens the disk, or remembers why it cannot be served and gives up its locks, so that other commands can mend it. But not those that
-    /// were handed down while another file has a name of the disk's: the next attempt would serve that one.
+    /// were handed down while another file has a name of the disk's, or may have: the next attempt would serve that one.
     func open(_ disk: ProtectedDisk, handed: HandedLocks?) throws {
         do {
             guard disk.state == .protected else { throw disk.releasingFailure }
@@ -98,7 +98,7 @@ final class MountedDisks: Sendable {
             points.setReleased(disk.name, false)
             let wasRefused = refused.withLock { $0.removeValue(forKey: disk.name) } != nil
             // What kept it from being served may have kept it from being replicated.
-            if handed == nil || wasRefused { try catalogue.requestAttempt(ofDisk: disk.name) }
+            if handed == nil || wasRefused { requestAttempt(ofDisk: disk.name) }
         } catch {
             if let place = pending.withLock({ $0.removeValue(forKey: disk.name) }) {
                 _ = tree.remove(place.directory)
@@ -107,7 +107,7 @@ final class MountedDisks: Sendable {
             var failure = Failure.explaining(error) ?? Failure(.failed, "\(error)", try: "farshore doctor")
             if let handed, !handed.areInPlace(disk) {
                 kept.withLock { $0[disk.name] = handed }
-                let why = "a name of its files stands for another one by now, so those that were served stay open until the mount ends"
+                let why = "its files are not, or not known to be, where they were: those that were served are tried again, and stay open until the mount ends"
                 failure = Failure(failure.status, "\(failure.message); \(why)", try: failure.remedy)
             } else {
                 giveUpLocks(of: disk.name, handed)
@@ -115,6 +115,11 @@ final class MountedDisks: Sendable {
             refused.withLock { $0[disk.name] = RefusedDisk(disk: disk.name, reason: failure.message, remedy: failure.remedy) }
             throw failure
         }
+    }
+
+    /// The disk is served, and its locks are not given up, where the catalogue cannot be written.
+    private func requestAttempt(ofDisk name: String) {
+        do { try catalogue.requestAttempt(ofDisk: name) } catch { serviceLog("\(name): its replication goes on by its schedule only: \(error)") }
     }
 
     private func giveUpLocks(of disk: String, _ handed: HandedLocks?) {
@@ -207,7 +212,7 @@ final class MountedDisks: Sendable {
         let disk = try catalogue.disk(named: name)
         guard !handed.areInPlace(disk), let locks = try handed.locks(of: disk) else { return }
         try VirtualDisk.noteReplaced(LogFolder(disk.logFolder), lock: locks.log)
-        let text = "it could not be opened again before the mount ended, and what has the name of its image, or of a parent, is not what was served"
+        let text = "it could not be opened again before the mount ended, and what has the name of its image, or of a parent, is not known to be what was served"
         try catalogue.record(.critical, disk: name, text)
         throw DiskError.imageReplaced(image: disk.imagePath)
     }
