@@ -96,9 +96,7 @@ final class MountedDisks: Sendable {
             handed?.giveUp()
             kept.withLock { $0[disk.name] = nil }
             points.setReleased(disk.name, false)
-            let wasRefused = refused.withLock { $0.removeValue(forKey: disk.name) } != nil
-            // What kept it from being served may have kept it from being replicated.
-            if handed == nil || wasRefused { requestAttempt(ofDisk: disk.name) }
+            refused.withLock { $0[disk.name] = nil }
         } catch {
             if let place = pending.withLock({ $0.removeValue(forKey: disk.name) }) {
                 _ = tree.remove(place.directory)
@@ -115,11 +113,6 @@ final class MountedDisks: Sendable {
             refused.withLock { $0[disk.name] = RefusedDisk(disk: disk.name, reason: failure.message, remedy: failure.remedy) }
             throw failure
         }
-    }
-
-    /// The disk is served, and its locks are not given up, where the catalogue cannot be written.
-    private func requestAttempt(ofDisk name: String) {
-        do { try catalogue.requestAttempt(ofDisk: name) } catch { serviceLog("\(name): its replication goes on by its schedule only: \(error)") }
     }
 
     private func giveUpLocks(of disk: String, _ handed: HandedLocks?) {
@@ -287,7 +280,9 @@ final class MountedDisks: Sendable {
         let wasRefused = refused.withLock { $0[name] != nil }
         try open(try catalogue.disk(named: name), handed: kept.withLock { $0[name] })
         serviceLog("serving \(name) too")
-        if wasRefused { try catalogue.record(.information, disk: name, "the mount serves it now") }
+        guard wasRefused else { return }
+        try catalogue.record(.information, disk: name, "the mount serves it now")
+        try catalogue.requestAttempt(ofDisk: name)
     }
 
     /// Tries the refused disks again, without waiting for them; what they say stays as it was until they open.
