@@ -53,6 +53,8 @@ struct ServeMountCommand: ParsableCommand {
             for (disk, failure) in failures { try catalogue.record(.critical, disk: disk, "the mount does not serve it: \(failure.message)") }
             // Where none opens, the first one's reason is the mount's.
             if let (_, failure) = failures.first, served.isEmpty { throw failure }
+            // What kept them from being served may have kept them from being replicated.
+            for disk in served { try catalogue.requestAttempt(ofDisk: disk) }
         }
         serviceLog(served.isEmpty ? "no disk is open" : "open: \(served.joined(separator: ", "))")
         try runServices(process, disks, catalogue, isSuccessor: isSuccessor, failures)
