@@ -71,6 +71,13 @@ import Testing
         _ = try vhdPython(["child", folder.file("self.vhd"), "-", "--parent", b.path, "--id", b.id, "--locators", "W2ru=self.vhd"], expecting: nil)
         let own = try pair(["--locators", "W2ru=leaf.vhd", "--link-id", String(repeating: "00", count: 15) + "02"], in: TestFolder())
         #expect(refusal(own.leaf.path).contains("the chain never ends"))
+        // Also to its owner, who would meet his own lock: as `protect` opens it.
+        for path in [b.path, own.leaf.path] {
+            let error = #expect(throws: ImageError.self) {
+                _ = try openImage(locked: ImageLock.take(path, for: .exclusive), access: .readWrite, parentLocks: ParentLocks())
+            }
+            #expect("\(error!)".contains("the chain never ends"), "\(error!)")
+        }
     }
 
     @Test func depthIsLimited() throws {
