@@ -79,7 +79,7 @@ struct VHDChain {
         for path in try folders.places(of: link, child: childPath, child) {
             do throws(ChainBreak.Reason) {
                 let found = try identify(try folders.open(path), link)
-                guard let locks else { return found }
+                guard let locks, try !isAbove(found) else { return found }
                 do throws(ImageError) { try locks.add(found.file.descriptor) } catch { throw .noImage(error) }
                 // Before it was locked somebody may have been at it.
                 return try identify(try found.again(), link)
@@ -89,6 +89,11 @@ struct VHDChain {
             }
         }
         throw .brokenChain(ChainBreak(child: childPath, name: link.name, uniqueID: link.uniqueID, tried: tried))
+    }
+
+    /// A chain that comes back to an image would meet the lock that its opener has on that; `check` says what is wrong with it.
+    private func isAbove(_ found: borrowing Found) throws(ChainBreak.Reason) -> Bool {
+        do throws(SystemError) { return files.contains(try FileKey(found.file.descriptor)) } catch { throw .system(error) }
     }
 
     private func identify(_ file: consuming ContainerFile, _ link: VHDParentLink) throws(ChainBreak.Reason) -> Found {

@@ -44,11 +44,13 @@ struct ProtectionChecks {
             let what = known.name == name ? "a disk named \(name)" : "the image \(real) as \(known.name)"
             throw Failure(.inUse, "this site already protects \(what)", try: "farshore status \(known.name)")
         }
+        try catalogue.refuseDisksReading(real, try: "protect a copy of it")
         try Self.refuseLoopDevice(of: real)
         let lock = try ImageLock.take(real, for: .exclusive)
         let parentLocks = ParentLocks()
         let image = try openImage(locked: lock, access: .readWrite, format: format, parentFolders: folders, parentLocks: parentLocks)
         let inspected = try inspectImage(real, format: format, parentFolders: folders)
+        try catalogue.refuseDisksUnder(real, parents: inspected.parents)
         guard image.sizeBytes <= FormatLimits.diskBytesMax else {
             throw Failure(.badImage, "\(real): a disk of \(image.sizeBytes) bytes is larger than a vault keeps", try: "farshore image info \(real)")
         }
