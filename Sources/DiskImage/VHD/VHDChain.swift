@@ -117,7 +117,8 @@ struct VHDChain {
         let entries = tableEntries + UInt64(layout.header.tableEntries)
         guard entries <= Self.tableEntriesMax else {
             throw .unsupported(
-                path: folders.image, what: "its chain has \(entries) table entries down to \(path): a limit of Farshore is \(Self.tableEntriesMax) (dynamic header, table entries)",
+                path: folders.image,
+                what: "its chain has \(entries) table entries down to \(path): a limit of Farshore is \(Self.tableEntriesMax) (dynamic header, table entries)",
                 remedy: "merge images of the chain where they are made (Hyper-V: Merge-VHD), or make them with larger blocks")
         }
     }
