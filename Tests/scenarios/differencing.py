@@ -154,7 +154,7 @@ with Scenario() as s:
     s.farshore("unmount", mnt)
     os.utime(base, (1_000_000_000, 1_000_000_000))
     done = s.farshore("mount", mnt, status=11)
-    check("or a parent that it is read through" in done.stderr and "base.vhd), was changed" in done.stderr, done.stderr)
+    check("or a parent that it is read through" in done.stderr and "golden image.vhd), was changed" in done.stderr, done.stderr)
     done = s.farshore("image", "check", leaf, "--parent-dir", s.path("base"))
     check("another time than its child has noted" in done.stdout, done.stdout)
     s.farshore("accept", "vm")
