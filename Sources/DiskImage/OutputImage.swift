@@ -9,6 +9,8 @@ import Glibc
 
 package struct OutputImage: ~Copyable, Sendable {
     package static let partialSuffix = ".farshore-partial"
+    /// How often a partial file that others finish or throw away meanwhile is opened again.
+    private static let lockAttemptsMax = 100
 
     package let path: String
     /// Write, zero and flush through this; what was never written reads as zeros and takes no space.
@@ -70,16 +72,35 @@ package struct OutputImage: ~Copyable, Sendable {
         return try ImageLock.take(path, for: .exclusive)
     }
 
-    /// The partial file, new or left by an earlier run. In a folder that others may write to its name may be a link to a file that
-    /// is not theirs: that is not followed, and not emptied.
+    /// The partial file, new or left by an earlier run.
     private static func lockPartial(_ partial: String) throws(ImageError) -> ImageLock {
-        let foreign = ImageError.unsupported(
-            path: partial, what: "is there, and is no file of an earlier run but a link or a device", remedy: "rm \(partial), if it is not needed")
-        let file: Descriptor
-        do throws(SystemError) { file = try openPartial(partial) } catch { throw error.errno == ELOOP ? foreign : .system(error) }
+        for _ in 0..<lockAttemptsMax {
+            let file: Descriptor
+            do throws(SystemError) { file = try openPartial(partial) } catch {
+                // Somebody else made it first.
+                if error.errno == EEXIST { continue }
+                throw error.errno == ELOOP ? foreign(partial) : .system(error)
+            }
+            if let lock = try lock(partial: file) { return lock }
+        }
+        throw .inUse(path: partial)
+    }
+
+    /// Locks the partial file that is open, or throws `inUse`. Nil where its name stands for another file by now, or for none: before it was
+    /// locked, whoever had it gave the finished image its own name or threw it away, and it must not be written to. In a folder that
+    /// others may write to the name may be a link to a file that is not theirs: that is not followed, and not emptied.
+    package static func lock(partial file: borrowing Descriptor) throws(ImageError) -> ImageLock? {
         var info = stat()
-        guard fstat(file.raw, &info) == 0, info.st_mode & S_IFMT == S_IFREG, info.st_nlink <= 1 else { throw foreign }
-        return try ImageLock.take(openedAs: file, for: .exclusive)
+        guard fstat(file.raw, &info) == 0, info.st_mode & S_IFMT == S_IFREG, info.st_nlink <= 1 else { throw foreign(file.path) }
+        let lock = try ImageLock.take(openedAs: file, for: .exclusive)
+        let isThere: Bool
+        do throws(SystemError) { isThere = try OpenedFile(lock.descriptor).isThere() } catch { throw .system(error) }
+        guard isThere else { return nil }
+        return lock
+    }
+
+    private static func foreign(_ partial: String) -> ImageError {
+        .unsupported(path: partial, what: "is there, and is no file of an earlier run but a link or a device", remedy: "rm \(partial), if it is not needed")
     }
 
     private static func openPartial(_ partial: String) throws(SystemError) -> Descriptor {
