@@ -9,6 +9,8 @@ import Glibc
 
 package struct OutputImage: ~Copyable, Sendable {
     package static let partialSuffix = ".farshore-partial"
+    /// Of the file beside it in which a restore notes what of the partial image is done; RecoveryPoints has its contents.
+    package static let restoreSuffix = ".farshore-restore"
     /// How often a partial file that others finish or throw away meanwhile is opened again.
     private static let lockAttemptsMax = 100
 
@@ -23,11 +25,9 @@ package struct OutputImage: ~Copyable, Sendable {
 
     /// Starts an image of `sizeBytes` (a multiple of 512) to stand at `path`. With `resume`, goes on with a partial
     /// one of the same format and size; any other partial image is thrown away. `uniqueID` (16 bytes) and `timeStamp`
-    /// (seconds since 2000) go into a VHD's footer. `beforeThrowingAway` runs before a partial image is emptied: what the
-    /// caller has noted of it must not outlive it.
+    /// (seconds since 2000) go into a VHD's footer. What a restore has noted of a partial image goes before that is emptied, whoever empties it.
     package static func begin(
-        _ path: String, format: OutputFormat, sizeBytes: UInt64, uniqueID: [UInt8], timeStamp: UInt32, resume: Bool = false,
-        beforeThrowingAway: () throws(SystemError) -> Void = {}
+        _ path: String, format: OutputFormat, sizeBytes: UInt64, uniqueID: [UInt8], timeStamp: UInt32, resume: Bool = false
     ) throws(ImageError) -> OutputImage {
         let partial = path + partialSuffix
         try requireFitting(sizeBytes, format, path: path)
@@ -35,7 +35,7 @@ package struct OutputImage: ~Copyable, Sendable {
         if resume, let image = try reopen(lock, format: format, sizeBytes: sizeBytes) {
             return OutputImage(path: path, image: image, isResumed: true, lock: lock)
         }
-        try asImageError(beforeThrowingAway)
+        try asImageError { () throws(SystemError) in try DurableFile.remove(path + restoreSuffix) }
         try lay(lock, format: format, sizeBytes: sizeBytes, uniqueID: uniqueID, timeStamp: timeStamp)
         let image = try openImage(locked: lock, access: .readWrite, format: format.imageFormat)
         return OutputImage(path: path, image: image, isResumed: false, lock: lock)

@@ -48,7 +48,7 @@ package struct Restore: Sendable {
         self.progress = progress
     }
 
-    private var statePath: String { path + RestoreState.suffix }
+    private var statePath: String { path + OutputImage.restoreSuffix }
     private var regionCount: UInt64 { (reader.sizeBytes + Self.regionBytes - 1) / Self.regionBytes }
 
     /// `uniqueID` and `timeStamp` go into a VHD's footer. Without `replacing`, an existing file at the path is refused.
@@ -70,9 +70,7 @@ package struct Restore: Sendable {
 
     private func begin(uniqueID: [UInt8], timeStamp: UInt32, resume: Bool) throws(RestoreError) -> OutputImage {
         do {
-            return try OutputImage.begin(path, format: format, sizeBytes: reader.sizeBytes, uniqueID: uniqueID, timeStamp: timeStamp, resume: resume) {
-                () throws(SystemError) in try DurableFile.remove(statePath)
-            }
+            return try OutputImage.begin(path, format: format, sizeBytes: reader.sizeBytes, uniqueID: uniqueID, timeStamp: timeStamp, resume: resume)
         } catch {
             throw .image(error)
         }

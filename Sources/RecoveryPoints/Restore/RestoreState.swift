@@ -6,7 +6,6 @@ import Foundation
 import Vault
 
 struct RestoreState: Codable, Equatable {
-    static let suffix = ".farshore-restore"
     private static let format = 1
 
     /// What is restored; a state of anything else is of no use.
