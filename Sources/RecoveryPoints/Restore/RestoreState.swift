@@ -6,7 +6,8 @@ import Foundation
 import Vault
 
 struct RestoreState: Codable, Equatable {
-    private static let format = 1
+    /// The first one went with images that had the disk's id.
+    private static let format = 2
 
     /// What is restored; a state of anything else is of no use.
     struct Job: Codable, Equatable {
