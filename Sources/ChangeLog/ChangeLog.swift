@@ -162,7 +162,7 @@ package final class ChangeLog: @unchecked Sendable {
     }
 
     /// Makes an empty log in `folder`, for a disk whose image holds everything up to `startSequence`. `lineages`: the histories that the
-    /// new one goes on from, oldest first, and it; nil: it is the first. `unopened`: the state of a log there that nobody ever opened, which is
+    /// new one goes on from, oldest first, and it; nil: it is the first. `replacing`: the state of a log there that nobody ever opened, which is
     /// made anew; any other one is `alreadyALog`.
     package static func create(
         _ folder: LogFolder, diskID: LogID, diskBytes: UInt64, targets: [String], segmentBytes: Int = SegmentGeometry.segmentBytesDefault,
