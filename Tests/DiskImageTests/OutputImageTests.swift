@@ -118,6 +118,25 @@ import Testing
         #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path) == [])
     }
 
+    /// Opened while the first was at work, and locked when it had ended: the name of the partial file is what is to be locked, not the file.
+    @Test(arguments: [false, true]) func whoComesTooLateDoesNotEmptyTheFinishedImage(isDiscarded: Bool) throws {
+        let folder = try TestFolder()
+        let path = folder.file("out.raw")
+        let first = try begin(path, .raw)
+        try first.image.put([1, 2, 3], at: 0)
+        let late = try Descriptor.open(path + OutputImage.partialSuffix, O_RDWR)
+        #expect(throws: ImageError.inUse(path: late.path)) { _ = try OutputImage.lock(partial: late) }
+        if isDiscarded { try first.discard() } else { try first.finish(replacing: false) }
+        func isLocked() throws -> Bool { try OutputImage.lock(partial: late) != nil }
+        #expect(try !isLocked())
+        // Nor where the next one has made its own.
+        let second = try begin(path, .raw)
+        #expect(try !isLocked())
+        try second.discard()
+        #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path) == (isDiscarded ? [] : ["out.raw"]))
+        if !isDiscarded { #expect(try openImage(path, access: .readOnly).bytes(at: 0, count: 3) == [1, 2, 3]) }
+    }
+
     @Test(.enabled(if: geteuid() == 0)) func aFullDiskLosesNothingOld() throws {
         let folder = try TestFolder()
         try run("mount", ["-t", "tmpfs", "-o", "size=6m", "farshore-test", folder.path])

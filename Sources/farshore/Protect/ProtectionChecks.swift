@@ -87,15 +87,29 @@ struct ProtectionChecks {
         return String(cString: resolved)
     }
 
-    /// The state of a log that an earlier `protect` made and nobody ever opened: it is taken over.
+    /// The state of a log that an earlier `protect` made and nobody ever opened: it is taken over, or made anew.
     func leftover(_ folder: String) throws -> LogState? {
         guard access(folder, F_OK) == 0 else { return nil }
         let present = try Directory.list(folder)
         guard let first = present.first else { return nil }
-        guard Set(present).isSubset(of: ["log.state", "owner.lock"]), present.contains("log.state") else { throw notEmpty(folder, first) }
+        guard present.allSatisfy({ ["log.state", "owner.lock"].contains($0) || $0.hasPrefix("log.state.") && $0.hasSuffix(".new") }) else {
+            throw notEmpty(folder, first)
+        }
+        // Killed before the state had its name, it left nothing of use.
+        guard present.contains("log.state") else { return nil }
         let state = try LogFolder(folder).readState()
         guard state.bootID.isEmpty else { throw notEmpty(folder, first) }
+        if let disk = try catalogue.disks().first(where: { $0.id == state.diskID.description }) {
+            throw Failure(.inUse, "\(folder) is the change log of \(disk.name), which was not mounted yet", try: "--log-dir with a new folder")
+        }
         return state
+    }
+
+    /// The leftover's id, by which the vault may know the disk; nil where it knows another one by it, or there is no leftover.
+    func id(of leftover: LogState?, in vault: Vault, sizeBytes: UInt64) throws -> LogID? {
+        guard let id = leftover?.diskID else { return nil }
+        let known = try vault.catalog().document.disks.first { $0.id.description == id.description }
+        return known.map { $0.name == name && $0.sizeBytes == sizeBytes } ?? true ? id : nil
     }
 
     private func notEmpty(_ folder: String, _ file: String) -> Failure {

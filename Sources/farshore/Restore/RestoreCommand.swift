@@ -65,7 +65,7 @@ struct RestoreCommand: ParsableCommand {
         let reader = try PointReader(sources, disk: found.id, plan: try history.plan(at: sequence))
         let progress = Progress("restore")
         let restore = Restore(reader: reader, path: path, format: toFormat) { progress.update(doneBytes: $0, totalBytes: $1) }
-        let outcome = try restore.run(uniqueID: found.id.bytes, timeStamp: found.vhdTimeStamp, replacing: force)
+        let outcome = try restore.run(timeStamp: found.vhdTimeStamp(of: reader.point), replacing: force)
         progress.finish()
         let document = Document(
             disk: found.name, sequence: reader.sequence, file: path, format: toFormat.rawValue, sizeBytes: reader.sizeBytes,
@@ -78,8 +78,10 @@ struct RestoreCommand: ParsableCommand {
 }
 
 extension Catalog.Disk {
-    /// Seconds since 2000 as a VHD footer has them; the same for every copy of the disk.
-    var vhdTimeStamp: UInt32 { UInt32(clamping: Int64(createdMicros / 1_000_000) - VHDFooter.secondsTo2000) }
+    /// Seconds since 2000 as a VHD footer has them: the time of the point, or when the disk was registered.
+    func vhdTimeStamp(of point: RecoveryPoint?) -> UInt32 {
+        UInt32(clamping: Int64((point?.timeMicros ?? createdMicros) / 1_000_000) - VHDFooter.secondsTo2000)
+    }
 }
 
 extension Failure {
