@@ -6,7 +6,7 @@ package import BlockIO
 package enum ImageError: Error, Equatable, Sendable {
     /// A field of the image contradicts the format, the file or another field.
     case damaged(ImageDamage)
-    /// A sound image that this version does not serve, or not in the way that was asked for.
+    /// A sound image that this version does not serve, or not in the way that was asked for; one beyond a limit of ours too.
     case unsupported(path: String, what: String, remedy: String)
     /// A differencing disk whose parent is not to be found.
     case brokenChain(ChainBreak)

@@ -79,7 +79,9 @@ import Testing
         for level in 1..<64 { try chain.child(seed: level, ["--block", "4096", "--filled", "0.3"]) }
         #expect(try openImage(chain.leaf.path, access: .readWrite).allBytes() == chain.model())
         try chain.child(["--block", "4096"])
-        #expect(refusal(chain.leaf.path).contains("a chain of more than 64 images"))
+        let error = #expect(throws: ImageError.self) { try openImage(chain.leaf.path, access: .readOnly) }
+        guard case .unsupported(_, let what, let remedy) = error else { Issue.record("told as \(String(describing: error))"); return }
+        #expect(what.contains("a chain of more than 64 images: a limit of Farshore") && remedy.contains("merge"))
     }
 
     // Promise C3: Parents are opened only as regular files in the disk's folders, by no symbolic link.

@@ -103,18 +103,23 @@ struct VHDChain {
         let field = ImageField(child.header.encoded(), structure: "dynamic header", at: child.footer.dataOffset, path: childPath)
         try field.require(!files.contains(try key(found.file)), "parent unique id", at: 40, found: path,
             expected: "an image that is not above it in the chain", meaning: "the chain never ends")
-        try field.require(files.count < Self.filesMax, "parent unique id", at: 40, found: "a chain of more than \(Self.filesMax) images",
-            expected: "at most \(Self.filesMax)", meaning: "reading through so many is too slow; merge some of them")
+        guard files.count < Self.filesMax else {
+            throw .unsupported(
+                path: folders.image, what: "a chain of more than \(Self.filesMax) images: a limit of Farshore (it goes on below \(childPath))",
+                remedy: "merge images of the chain where they are made (Hyper-V: Merge-VHD), until at most \(Self.filesMax) are left")
+        }
         try field.require(size <= child.footer.currentSizeBytes, "parent unique id", at: 40,
             found: "a parent of \(size) bytes at \(path)", expected: "at most this disk's \(child.footer.currentSizeBytes)",
             meaning: "the parent was made larger after this image was made from it")
     }
 
     private func requireRoom(_ layout: DynamicVHDLayout, _ path: String) throws(ImageError) {
-        let field = ImageField(layout.header.encoded(), structure: "dynamic header", at: layout.footer.dataOffset, path: path)
         let entries = tableEntries + UInt64(layout.header.tableEntries)
-        try field.require(entries <= Self.tableEntriesMax, "table entries", at: 28, found: "\(entries) in the chain so far",
-            expected: "at most \(Self.tableEntriesMax)", meaning: "the tables of the chain would need \(entries * 4) bytes of memory")
+        guard entries <= Self.tableEntriesMax else {
+            throw .unsupported(
+                path: folders.image, what: "its chain has \(entries) table entries down to \(path): a limit of Farshore is \(Self.tableEntriesMax) (dynamic header, table entries)",
+                remedy: "merge images of the chain where they are made (Hyper-V: Merge-VHD), or make them with larger blocks")
+        }
     }
 
     private static func compare(_ link: VHDParentLink, _ parent: VHDFooter, _ status: FileStatus) -> ChainLink.TimeStamp {

@@ -86,10 +86,18 @@ struct VHDXHeader: Equatable, Sendable {
         let (logVersion, version) = (field.little(UInt16.self, at: 64), field.little(UInt16.self, at: 66))
         try field.require(logVersion == 0, "log version", at: 64, found: "\(logVersion)", expected: "0", meaning: "a version of the log that is not known")
         try field.require(version == 1, "version", at: 66, found: "\(version)", expected: "1", meaning: "a version of the format that is not known")
-        try field.require(logBytes % UInt32(VHDXPlace.mebibyte) == 0 && logBytes > 0 && logBytes <= Self.logBytesMax, "log length", at: 68,
-            found: "\(logBytes)", expected: "a multiple of 1 MiB up to \(Self.logBytesMax)", meaning: "the log would be read into memory")
+        try field.require(logBytes % UInt32(VHDXPlace.mebibyte) == 0 && logBytes > 0, "log length", at: 68,
+            found: "\(logBytes)", expected: "a multiple of 1 MiB above 0", meaning: "a log has no other lengths")
         let end = logOffset.addingReportingOverflow(UInt64(logBytes))
-        try field.require(logOffset % VHDXPlace.mebibyte == 0 && logOffset >= VHDXPlace.headerSectionEnd && !end.overflow && end.partialValue <= fileBytes,
+        let isInFile = !end.overflow && end.partialValue <= fileBytes
+        guard logBytes <= Self.logBytesMax || !isInFile else {
+            throw .unsupported(
+                path: path, what: "a log of \(logBytes) bytes: a limit of Farshore is \(Self.logBytesMax) (header, log length)",
+                remedy: "copy it to a VHDX with a log of 1 MiB: qemu-img convert -O vhdx \(path) COPY.vhdx")
+        }
+        try field.require(logBytes <= Self.logBytesMax, "log length", at: 68, found: "\(logBytes)", expected: "a log within the file's \(fileBytes) bytes",
+            meaning: "the log lies outside of the file")
+        try field.require(logOffset % VHDXPlace.mebibyte == 0 && logOffset >= VHDXPlace.headerSectionEnd && isInFile,
             "log offset", at: 72, found: "\(logOffset)", expected: "a multiple of 1 MiB with \(logBytes) bytes behind it in the file's \(fileBytes)",
             meaning: "the log lies outside of the file")
     }
