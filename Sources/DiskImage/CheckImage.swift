@@ -13,6 +13,9 @@ package struct ImageCheck: Equatable, Sendable {
 package func checkImage(_ path: String, format: ImageFormat? = nil, parentFolders: [String] = []) throws(ImageError) -> ImageCheck {
     let image = try inspectImage(path, format: format, parentFolders: parentFolders)
     var remarks: [String] = []
+    if try ImageLock.isHeldByWriter(path) { remarks.append("\(path): somebody has it open for writing, so this was read while it may change; check again when it is closed") }
+    if let damage = image.vhdx?.headerDamage { remarks.append("one of the two headers is damaged, the other one is sound: a new one is put in its place at the next write (\(damage))") }
+    if let qcow2 = image.qcow2 { remarks += writingRemarks(qcow2.header, path) }
     if image.dynamic?.isClean == false { remarks.append("\(path): a footer is missing or damaged, the other one is sound: it is put back at the next write") }
     if image.vhd?.savedState == true { remarks.append("\(path): belongs to a saved virtual machine, and is not written until that is shut down") }
     for file in [(path: path, format: image.format)] + image.parents.map({ (path: $0.path, format: $0.format) }) {
@@ -25,6 +28,17 @@ package func checkImage(_ path: String, format: ImageFormat? = nil, parentFolder
         }
     }
     return ImageCheck(image: image, remarks: remarks)
+}
+
+/// What keeps a sound qcow2 image from being protected.
+private func writingRemarks(_ header: QCOW2Header, _ path: String) -> [String] {
+    do throws(ImageError) {
+        try header.requireWritable(path)
+        return []
+    } catch {
+        guard case .unsupported(_, let what, let remedy) = error else { return ["\(error)"] }
+        return ["\(path): it can be read and converted, not protected: \(what) (\(remedy))"]
+    }
 }
 
 /// A block that the batmap calls full has a full bitmap.

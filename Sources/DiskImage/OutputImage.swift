@@ -114,7 +114,8 @@ package struct OutputImage: ~Copyable, Sendable {
         case .qcow2: (QCOW2Header.sizeBytesMax, "a qcow2 image is served up to 64 TiB")
         }
         if let limit, sizeBytes > limit.bytes {
-            throw .unsupported(path: path, what: "\(limit.what), the disk has \(sizeBytes) bytes", remedy: "--to raw")
+            let formats = sizeBytes <= min(VHDXMetadata.sizeBytesMax, QCOW2Header.sizeBytesMax) ? "vhdx, qcow2 or raw" : "raw"
+            throw .unsupported(path: path, what: "\(limit.what), the disk has \(sizeBytes) bytes", remedy: "another format: \(formats)")
         }
     }
 

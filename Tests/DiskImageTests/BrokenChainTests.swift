@@ -39,10 +39,27 @@ import Testing
         #expect(try chain.bytes() == bytes)
         let error = #expect(throws: ImageError.self) { try inspectImage(chain.leaf.path) }
         if case .brokenChain(let broken) = error {
-            #expect(broken.remedy.contains("bring the parent back"))
+            #expect(broken.remedy == "bring the parent back, unchanged, to " + ["sub/lost.vhd", "lost.vhd", "gone.vhd", "other.vhd"].map { "\(real)/\($0)" }.joined(separator: " or "))
         } else {
             Issue.record("\(error!)")
         }
+    }
+
+    /// The advice names only places where a file would be taken for the parent.
+    @Test func placesThatNeverWorkAreNotAdvised() throws {
+        let (folder, outer) = (try TestFolder(), try TestFolder())
+        let chain = try pair(["--locators", "W2ru=.\\link\\base.vhd,W2ku=\(outer.path)/base.vhd", "--name", ""], in: folder)
+        try run("mv", [chain.levels[0].path, outer.file("base.vhd")])
+        symlink(outer.path, folder.file("link"))
+        func remedy() throws -> String {
+            let error = #expect(throws: ImageError.self) { try inspectImage(chain.leaf.path) }
+            guard case .brokenChain(let broken) = error else { Issue.record("\(String(describing: error))"); return "" }
+            return broken.remedy
+        }
+        let real = String(cString: realpath(folder.path, nil)!)
+        #expect(try remedy().hasPrefix("bring the parent back, unchanged, to \(real)/base.vhd; or name its folder with --parent-dir (of a disk that is protected already: farshore unprotect"))
+        symlink(outer.file("base.vhd"), folder.file("base.vhd"))
+        #expect(try remedy().hasPrefix("name its folder with --parent-dir"))
     }
 
     @Test func anotherDiskIsNoParent() throws {

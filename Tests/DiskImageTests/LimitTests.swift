@@ -34,6 +34,14 @@ import Testing
         expectLimit(path, .vhdDynamic, "a disk of 33423360 blocks of 65536 bytes", try: "blocks of 2 MiB")
     }
 
+    /// That fits into the other formats, and the refusal says so.
+    @Test func aDiskTooLargeForAVHD() throws {
+        let folder = try TestFolder()
+        let error = #expect(throws: ImageError.self) { try OutputImage.makeEmpty(folder.file("large.vhd"), .vhdDynamic, 2050 << 30) }
+        guard case .unsupported(_, let what, let remedy) = error else { Issue.record("told as \(String(describing: error))"); return }
+        #expect(what.contains("a VHD holds at most 2,040 GiB") && remedy == "another format: vhdx, qcow2 or raw")
+    }
+
     @Test func aLongLogOfAVHDX() throws {
         let folder = try TestFolder()
         let path = try MalformedMappedTests.sound(folder, .vhdx)

@@ -115,6 +115,35 @@ import Testing
     }
 }
 
+@Suite struct PromisingNameTests {
+    private func expectPromise(_ path: String, _ format: String) throws {
+        for opening in [{ _ = try openImage(path, access: .readWrite) }, { _ = try inspectImage(path) }, { _ = try checkImage(path) }] as [() throws -> Void] {
+            let error = #expect(throws: ImageError.self, "\(path)", performing: opening)
+            guard case .unsupported(path, let what, let remedy) = error else { Issue.record("\(path): \(String(describing: error))"); continue }
+            #expect(what.contains("its name promises a \(format)") && remedy.contains("--from raw"), "\(what): \(remedy)")
+        }
+        #expect(try openImage(path, access: .readOnly, format: .raw).sizeBytes % 512 == 0)
+    }
+
+    /// Served raw, their tables would be the disk.
+    @Test func aWreckedImageIsNoRawDisk() throws {
+        let folder = try TestFolder()
+        let nothing = [UInt8](repeating: 0, count: 512)
+        let dynamic = try MalformedVHDTests.soundDynamic()
+        try expectPromise(folder.write("both footers gone.vhd", nothing + dynamic.dropFirst(512).dropLast(512) + nothing), "VHD")
+        try expectPromise(folder.write("fixed without footer.vhd", [UInt8](repeating: 7, count: 1 << 20)), "VHD")
+        let vhdx = try MalformedMappedTests.sound(folder, .vhdx, "no identifier.VHDX")
+        try Descriptor.open(vhdx, 2).write([UInt8](repeating: 0, count: 8), at: 0)
+        try expectPromise(vhdx, "VHDX")
+        for (ending, format) in [("avhd", "VHD"), ("avhdx", "VHDX"), ("qcow2", "qcow2 image"), ("vmdk", "VMDK"), ("vdi", "VDI")] {
+            try expectPromise(folder.write("text.\(ending)", Array("not an image at all\n".utf8) + [UInt8](repeating: 32, count: 492)), format)
+        }
+        // A name that promises nothing, and one that is kept.
+        #expect(try inspectImage(folder.write("text.img", [UInt8](repeating: 32, count: 512))).format == .raw)
+        #expect(try inspectImage(folder.write("sound.vhd", dynamic)).format == .vhdDynamic)
+    }
+}
+
 @Suite struct ImageLockTests {
     /// As a successor does that inherited the lock.
     @Test func aLockedImageIsTheFileThatWasLocked() throws {

@@ -125,10 +125,13 @@ struct VHDXHeader: Equatable, Sendable {
 struct VHDXHeaders: Sendable {
     private(set) var current: VHDXHeader
     private var place: Int
+    /// Of the other header, where that is none; the next change puts one there.
+    let otherDamage: ImageError?
 
-    init(current: VHDXHeader, place: Int) {
+    init(current: VHDXHeader, place: Int, otherDamage: ImageError? = nil) {
         self.current = current
         self.place = place
+        self.otherDamage = otherDamage
     }
 
     init(reading container: borrowing ContainerFile) throws(ImageError) {
@@ -137,8 +140,8 @@ struct VHDXHeaders: Sendable {
         switch (first, second) {
         case (.failure(.system(let error)), _), (_, .failure(.system(let error))): throw .system(error)
         case (.failure(let damage), .failure): throw damage
-        case (.success(let header), .failure): self.init(current: header, place: 0)
-        case (.failure, .success(let header)): self.init(current: header, place: 1)
+        case (.success(let header), .failure(let damage)): self.init(current: header, place: 0, otherDamage: damage)
+        case (.failure(let damage), .success(let header)): self.init(current: header, place: 1, otherDamage: damage)
         case (.success(let one), .success(let two)):
             guard one.sequenceNumber != two.sequenceNumber || one == two else {
                 throw .damaged(ImageDamage(path: container.path, field: "header, sequence number", offset: VHDXPlace.headers[1] + 8,

@@ -56,7 +56,13 @@ struct ProtectionChecks {
         try lock.release()
         return Image(
             path: real, format: inspected.format, sizeBytes: image.sizeBytes, isBlockDevice: inspected.isBlockDevice, parentFolders: folders,
-            warnings: inspected.parents.compactMap(\.warning))
+            warnings: inspected.parents.compactMap(\.warning) + Self.neverGrows(inspected))
+    }
+
+    /// Told of images that grow but for their size: now is the time to make another one.
+    private static func neverGrows(_ image: ImageDescription) -> [String] {
+        guard [.raw, .vhdFixed, .vhdDynamic].contains(image.format), !image.isBlockDevice, !hasGrowableSize(image.sizeBytes) else { return [] }
+        return ["the disk has \(image.sizeBytes) bytes, no multiple of 4 KiB: farshore grow will refuse it (docs/operating/mounts.md, Growing a disk)"]
     }
 
     static func refuseLoopDevice(of image: String) throws(Failure) {
