@@ -68,6 +68,19 @@ struct ContainerFile: ~Copyable {
     func read(count: Int, at offset: UInt64) throws(ImageError) -> [UInt8] {
         try asImageError { () throws(SystemError) in try descriptor.read(count: count, at: offset) }
     }
+
+    /// The first part of the range, which begins on a multiple of 512, that may hold anything but zeros, in whole sectors. A few bytes of file
+    /// can claim terabytes of structures in a hole: what is read and compared must be no more than what is there.
+    func nextData(in range: Range<UInt64>) throws(ImageError) -> Range<UInt64>? {
+        guard !range.isEmpty, status.kind == .regular else { return range.isEmpty ? nil : range }
+        return try asImageError { () throws(SystemError) in
+            guard let data = try descriptor.nextData(from: range.lowerBound), data < range.upperBound else { return nil }
+            let start = data & ~511
+            // It may have become a hole meanwhile.
+            let hole = max(try descriptor.nextHole(from: data), start + 1)
+            return start..<min(hole.roundedUp(to: 512), range.upperBound)
+        }
+    }
 }
 
 private func openRaw(_ container: consuming ContainerFile, access: ImageAccess) throws(ImageError) -> RawImage {
