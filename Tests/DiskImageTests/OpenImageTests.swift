@@ -82,6 +82,28 @@ import Testing
         #expect(throws: ImageError.self) { try openImage(path, access: .readWrite) }
     }
 
+    /// A dynamic image says it in two places, and whoever saves the machine's state may write but one.
+    @Test func aSavedMachinesDynamicDiskIsNotWritten() throws {
+        let folder = try TestFolder()
+        let path = try folder.write("saved.vhd", MalformedVHDTests.soundDynamic())
+        #expect(try inspectImage(path).vhd?.savedState == false)
+        let saved = Lie(.footer, 84, [1], ""), running = Lie(.footer, 84, [0], ""), both = Lie(.both, 84, [1], "")
+        for (name, lies) in [("at the end", [saved]), ("in the copy", [both, running]), ("in both", [both])] {
+            for lie in lies { try lie.apply(to: Descriptor.open(path, 2)) }
+            let error = #expect(throws: ImageError.self, "\(name)") { try openImage(path, access: .readWrite) }
+            guard case .unsupported(_, let what, _) = error else { Issue.record("\(name): \(String(describing: error))"); continue }
+            #expect(what.contains("saved virtual machine"), "\(name): \(what)")
+            #expect(try openImage(path, access: .readOnly).bytes(at: 0, count: 4) == [1, 2, 3, 4] && inspectImage(path).vhd?.savedState == true)
+            #expect(try checkImage(path).remarks.contains { $0.contains("saved virtual machine") })
+            try Lie(.both, 84, [0], "").apply(to: Descriptor.open(path, 2))
+        }
+        // Behind a torn footer only the copy counts.
+        try saved.apply(to: Descriptor.open(path, 2))
+        let end = try Descriptor.open(path, 0).status().sizeBytes - 512
+        try Descriptor.open(path, 2).write([0xEE], at: end + 200)
+        #expect(try openImage(path, access: .readWrite).sizeBytes == 64 << 20)
+    }
+
     @Test func identityChangesWithTheImage() throws {
         let folder = try TestFolder()
         let path = try folder.write("i.raw", [UInt8](repeating: 0, count: 8192))
