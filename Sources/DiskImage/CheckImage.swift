@@ -27,7 +27,7 @@ package func checkImage(_ path: String, format: ImageFormat? = nil, parentFolder
             remarks.append("\(file.path): sector \(hidden) holds data that its bit calls absent: QEMU and Farshore show it, other programs show zeros")
         }
     }
-    return ImageCheck(image: image, remarks: remarks)
+    return ImageCheck(image: image, remarks: remarks.map(\.shown))
 }
 
 /// What keeps a sound qcow2 image from being protected.
