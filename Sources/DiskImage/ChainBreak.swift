@@ -32,7 +32,7 @@ package struct ChainBreak: Equatable, Sendable {
 
     package var remedy: String {
         let isOutside = tried.contains { if case .outside = $0.reason { true } else { false } }
-        let folder = "name its folder with --parent-dir (of a disk that is protected already: farshore unprotect it once its chain is whole, and protect it again)"
+        let folder = "name its folder with --parent-dir (of a disk that is protected already: farshore unprotect DISK once its chain is whole, and protect it again)"
         let places = tried.filter(\.canHoldTheParent).map(\.path.shown)
         guard !places.isEmpty else {
             return tried.isEmpty ? "make the image again from its chain with the program that made it: no name of the parent is left in it" : folder

@@ -13,8 +13,12 @@ package struct ImageCheck: Equatable, Sendable {
 package func checkImage(_ path: String, format: ImageFormat? = nil, parentFolders: [String] = []) throws(ImageError) -> ImageCheck {
     let image = try inspectImage(path, format: format, parentFolders: parentFolders)
     var remarks: [String] = []
-    if try ImageLock.isHeldByWriter(path) { remarks.append("\(path): somebody has it open for writing, so this was read while it may change; check again when it is closed") }
-    if let damage = image.vhdx?.headerDamage { remarks.append("one of the two headers is damaged, the other one is sound: a new one is put in its place at the next write (\(damage))") }
+    if try ImageLock.isHeldByWriter(path) {
+        remarks.append("\(path): somebody has it open for writing, so this was read while it may change; check again when it is closed")
+    }
+    if let damage = image.vhdx?.headerDamage {
+        remarks.append("\(path): one of the two headers is damaged, the other one is sound: a new one is put in its place at the next write (\(damage))")
+    }
     if let qcow2 = image.qcow2 { remarks += writingRemarks(qcow2.header, path) }
     if image.dynamic?.isClean == false { remarks.append("\(path): a footer is missing or damaged, the other one is sound: it is put back at the next write") }
     if image.vhd?.savedState == true { remarks.append("\(path): belongs to a saved virtual machine, and is not written until that is shut down") }

@@ -75,7 +75,7 @@ private func growFixedVHD(
         guard footer.diskType == .fixed, footer.diskSizeBytes == oldBytes, footer.currentSizeBytes == oldBytes else {
             throw .unsupported(
                 path: path, what: "a fixed VHD whose footer says another size than its disk has cannot grow",
-                remedy: "end its protection (farshore unprotect), farshore image convert \(path) COPY.vhd --to vhd-fixed, and protect COPY.vhd under a new name")
+                remedy: "end its protection, then farshore image convert \(path) COPY.vhd --to vhd-fixed, and protect COPY.vhd under a new name")
         }
         grown = footer.grown(to: newBytes).encoded()
     }

@@ -13,6 +13,11 @@ package enum ImageError: Error, Equatable, Sendable {
     /// Another program holds the image.
     case inUse(path: String)
     case system(SystemError)
+
+    /// Of a directory, a FIFO or another thing that holds no image.
+    static func noImageFile(_ path: String) -> ImageError {
+        .unsupported(path: path, what: "neither a file nor a block device", remedy: "name the image file itself")
+    }
 }
 
 package struct ImageDamage: Equatable, Sendable {

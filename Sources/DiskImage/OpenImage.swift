@@ -46,10 +46,8 @@ struct ContainerFile: ~Copyable {
     }
 
     static func open(_ path: String, access: ImageAccess) throws(ImageError) -> ContainerFile {
-        try checked(asImageError { () throws(SystemError) in
-            try ImageLock.refuseFIFO(path)
-            return try ContainerFile(Descriptor.open(path, access.flags))
-        })
+        try ImageLock.refuseNoImageFile(path)
+        return try checked(asImageError { () throws(SystemError) in try ContainerFile(Descriptor.open(path, access.flags)) })
     }
 
     static func open(_ lock: borrowing ImageLock, access: ImageAccess) throws(ImageError) -> ContainerFile {
@@ -58,7 +56,7 @@ struct ContainerFile: ~Copyable {
 
     private static func checked(_ container: consuming ContainerFile) throws(ImageError) -> ContainerFile {
         guard container.status.kind == .regular || container.status.kind == .blockDevice else {
-            throw .unsupported(path: container.path, what: "neither a file nor a block device", remedy: "name the image file itself")
+            throw .noImageFile(container.path)
         }
         return container
     }

@@ -39,8 +39,8 @@ package struct OutputImage: ~Copyable, Sendable {
         return OutputImage(path: path, image: image, isResumed: false, lock: lock)
     }
 
-    /// Makes the image durable and gives it its name. Without `replacing`, an existing file there is `EEXIST`; with it, one that
-    /// somebody uses is `inUse`.
+    /// Makes the image durable and gives it its name. Without `replacing`, whatever is there is `EEXIST`; with it, what
+    /// `requireReplaceable` refuses is refused.
     package consuming func finish(replacing: Bool) throws(ImageError) {
         do throws(SystemError) {
             try image.flush()
@@ -60,13 +60,17 @@ package struct OutputImage: ~Copyable, Sendable {
         } catch { throw .system(error) }
     }
 
-    /// Throws `inUse` where a file of that name is there and somebody uses it. To be asked before long work begins.
+    /// Throws `unsupported` where something is there that is no file, and `inUse` where a file is there that somebody uses. To be asked
+    /// before long work begins; an image that takes an existing name asks again.
     package static func requireReplaceable(_ path: String) throws(ImageError) { _ = try lockReplaced(path) }
 
     private static func lockReplaced(_ path: String) throws(ImageError) -> ImageLock? {
         var info = stat()
-        // A symbolic link is replaced itself.
-        guard lstat(path, &info) == 0, info.st_mode & S_IFMT == S_IFREG else { return nil }
+        guard lstat(path, &info) == 0 else { return nil }
+        // The image would take the place of the device's node, the FIFO or the link: what these stand for would never see it.
+        guard info.st_mode & S_IFMT == S_IFREG else {
+            throw .unsupported(path: path, what: "exists and is no file", remedy: "name a new file, or write a raw image to a device with dd")
+        }
         return try ImageLock.take(path, for: .exclusive)
     }
 

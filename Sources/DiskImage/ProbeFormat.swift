@@ -25,8 +25,9 @@ private func refusePromise(of name: String, _ path: String) throws(ImageError) {
         (".vmdk", "VMDK", "header"), (".vdi", "VDI", "header"),
     ]
     guard let promise = promises.first(where: { name.hasSuffix($0.ending) }) else { return }
-    let what = "its name promises a \(promise.format), but it has no \(promise.format == "qcow2 image" ? "qcow2" : promise.format) \(promise.lost): it was cut or overwritten, or is a raw image with that name"
-    throw .unsupported(path: path, what: what, remedy: "a copy from before it was damaged; if it is a raw image: --from raw, or another name")
+    throw .unsupported(
+        path: path, what: "its name promises a \(promise.format), but it has no \(promise.lost) of one: it was cut or overwritten, or is a raw image with that name",
+        remedy: "a copy from before it was damaged; if it is a raw image: --from raw, or another name")
 }
 
 /// The format of an open image. Formats that are known but not served are refused by name.

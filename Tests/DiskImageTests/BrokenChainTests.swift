@@ -112,6 +112,31 @@ import Testing
         _ = try vhdPython(["child", folder.file("self.vhd"), "-", "--parent", b.path, "--id", b.id, "--locators", "W2ru=self.vhd"], expecting: nil)
         let own = try pair(["--locators", "W2ru=leaf.vhd", "--link-id", String(repeating: "00", count: 15) + "02"], in: TestFolder())
         #expect(refusal(own.leaf.path).contains("the chain never ends"))
+        // Also to its owner, who would meet his own lock: as `protect` opens it.
+        for path in [b.path, own.leaf.path] {
+            let error = #expect(throws: ImageError.self) {
+                _ = try openImage(locked: ImageLock.take(path, for: .exclusive), access: .readWrite, parentLocks: ParentLocks())
+            }
+            #expect("\(error!)".contains("the chain never ends"), "\(error!)")
+        }
+    }
+
+    /// By file, not by name; of a chain that does not open, what lies beside it.
+    @Test func whatAnImageIsReadThroughIsTold() throws {
+        let folder = try TestFolder()
+        let chain = TestChain(folder)
+        try chain.base(size: Self.size)
+        try chain.child("middle.vhd")
+        try chain.child("leaf.vhd")
+        let (base, middle, leaf) = (chain.levels[0].path, chain.levels[1].path, chain.levels[2].path)
+        func isRead(_ path: String) throws -> Bool { try isImage(leaf, .vhdDifferencing, parentFolders: [], readThrough: path) }
+        #expect(link(base, folder.file("other name")) == 0)
+        for path in [base, folder.file("other name"), middle] { #expect(try isRead(path), "\(path)") }
+        try FileManager.default.copyItem(atPath: base, toPath: folder.file("copy.vhd"))
+        for path in [leaf, folder.file("copy.vhd"), folder.file("none")] { #expect(try !isRead(path), "\(path)") }
+        for path in [base, folder.file("other name"), folder.file("copy.vhd")] { try FileManager.default.removeItem(atPath: path) }
+        #expect(try isRead(middle) && !isRead(folder.file("leaf.vhd.raw")))
+        #expect(isSameFile(leaf, folder.path + "/./leaf.vhd") && !isSameFile(leaf, middle) && !isSameFile(base, base))
     }
 
     @Test func depthIsLimited() throws {

@@ -21,16 +21,18 @@ import Testing
         }
     }
 
-    /// Nobody is at its other end.
-    @Test func aFIFOIsRefusedAtOnce() throws {
+    /// In the same words whoever asks, and at once: nobody is at the FIFO's other end.
+    @Test func whatHoldsNoImageIsRefused() throws {
         let folder = try TestFolder()
-        let path = folder.file("fifo")
-        #expect(mkfifo(path, 0o600) == 0)
-        #expect(throws: ImageError.self) { try openImage(path, access: .readOnly) }
-        #expect(throws: ImageError.self) { try inspectImage(path) }
-        #expect(throws: ImageError.self) {
-            let lock = try ImageLock.take(path, for: .exclusive)
-            _ = try openImage(locked: lock, access: .readWrite)
+        let fifo = folder.file("fifo")
+        #expect(mkfifo(fifo, 0o600) == 0)
+        for path in [fifo, folder.path, "/dev/null"] {
+            let refusal = ImageError.unsupported(path: path, what: "neither a file nor a block device", remedy: "name the image file itself")
+            #expect(throws: refusal) { try openImage(path, access: .readOnly) }
+            #expect(throws: refusal) { try inspectImage(path) }
+            #expect(throws: refusal) { try checkImage(path) }
+            #expect(throws: refusal) { try ImageLock.isHeldByWriter(path) }
+            #expect(throws: refusal) { _ = try ImageLock.take(path, for: .exclusive) }
         }
     }
 

@@ -24,7 +24,9 @@ struct GrowingDynamicVHD {
     init(_ container: borrowing ContainerFile, to newBytes: UInt64, disk: String? = nil) throws(ImageError) {
         let path = container.path
         func refuse(_ what: String) -> ImageError {
-            .unsupported(path: path, what: what, remedy: "farshore unprotect \(disk ?? "DISK"), farshore image convert \(path) COPY.vhd --to vhd-dynamic, and protect COPY.vhd under a new name")
+            .unsupported(
+                path: path, what: what,
+                remedy: "farshore unprotect \(disk ?? "DISK"), farshore image convert \(path) COPY.vhd --to vhd-dynamic, and protect COPY.vhd under a new name")
         }
         let layout = try readDynamicLayout(container, .dynamic)
         guard layout.batmap == nil else { throw refuse("a dynamic VHD with a batmap (XenServer) cannot grow") }

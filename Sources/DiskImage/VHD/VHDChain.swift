@@ -79,7 +79,7 @@ struct VHDChain {
         for path in try folders.places(of: link, child: childPath, child) {
             do throws(ChainBreak.Reason) {
                 let found = try identify(try folders.open(path), link)
-                guard let locks else { return found }
+                guard let locks, try !isAbove(found) else { return found }
                 do throws(ImageError) { try locks.add(found.file.descriptor) } catch { throw .noImage(error) }
                 // Before it was locked somebody may have been at it.
                 return try identify(try found.again(), link)
@@ -89,6 +89,11 @@ struct VHDChain {
             }
         }
         throw .brokenChain(ChainBreak(child: childPath, name: link.name, uniqueID: link.uniqueID, tried: tried))
+    }
+
+    /// A chain that comes back to an image would meet the lock that its opener has on that; `check` says what is wrong with it.
+    private func isAbove(_ found: borrowing Found) throws(ChainBreak.Reason) -> Bool {
+        do throws(SystemError) { return files.contains(try FileKey(found.file.descriptor)) } catch { throw .system(error) }
     }
 
     private func identify(_ file: consuming ContainerFile, _ link: VHDParentLink) throws(ChainBreak.Reason) -> Found {
@@ -117,7 +122,8 @@ struct VHDChain {
         let entries = tableEntries + UInt64(layout.header.tableEntries)
         guard entries <= Self.tableEntriesMax else {
             throw .unsupported(
-                path: folders.image, what: "its chain has \(entries) table entries down to \(path): a limit of Farshore is \(Self.tableEntriesMax) (dynamic header, table entries)",
+                path: folders.image,
+                what: "its chain has \(entries) table entries down to \(path): a limit of Farshore is \(Self.tableEntriesMax) (dynamic header, table entries)",
                 remedy: "merge images of the chain where they are made (Hyper-V: Merge-VHD), or make them with larger blocks")
         }
     }

@@ -65,7 +65,8 @@ struct VHDDynamicHeader: Equatable, Sendable {
         let needed = blocks(ofDiskBytes: diskBytes)
         guard needed <= Self.tableEntriesMax || tableEntries < needed else {
             throw .unsupported(
-                path: path, what: "a disk of \(needed) blocks of \(blockBytes) bytes: a limit of Farshore is \(Self.tableEntriesMax) blocks (dynamic header, table entries)",
+                path: path,
+                what: "a disk of \(needed) blocks of \(blockBytes) bytes: a limit of Farshore is \(Self.tableEntriesMax) blocks (dynamic header, table entries)",
                 remedy: "convert it to blocks of 2 MiB with the program that made it (qemu-img reads blocks below 512 KiB wrong)")
         }
         try field.require(tableEntries <= Self.tableEntriesMax, "table entries", at: 28, found: "\(tableEntries)",

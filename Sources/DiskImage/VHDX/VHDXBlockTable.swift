@@ -48,7 +48,8 @@ struct VHDXBlockTable: Sendable {
             expected: "at least \(shape.bytesCount)", meaning: "the table does not cover the disk's \(metadata.sizeBytes) bytes")
         guard UInt64(shape.blocks) <= VHDXTableShape.blocksMax else {
             throw .unsupported(
-                path: file.path, what: "a disk of \(shape.blocks) blocks of \(shape.blockBytes) bytes: a limit of Farshore is \(VHDXTableShape.blocksMax) blocks (block allocation table)",
+                path: file.path,
+                what: "a disk of \(shape.blocks) blocks of \(shape.blockBytes) bytes: a limit of Farshore is \(VHDXTableShape.blocksMax) blocks (block allocation table)",
                 remedy: "qemu-img convert -O vhdx -o block_size=32M \(file.path) LARGER.vhdx, or Convert-VHD with -BlockSizeBytes 32MB on Hyper-V")
         }
         places = [UInt32](repeating: 0, count: shape.blocks)

@@ -92,8 +92,6 @@ final class MountedDisks: Sendable {
             try serve(disk, inherited: inherited)
             points.setReleased(disk.name, false)
             refused.withLock { $0[disk.name] = nil }
-            // What kept it from being served may have kept it from being replicated.
-            if inherited == nil { try catalogue.requestAttempt(ofDisk: disk.name) }
         } catch {
             if let place = pending.withLock({ $0.removeValue(forKey: disk.name) }) {
                 _ = tree.remove(place.directory)
@@ -248,7 +246,9 @@ final class MountedDisks: Sendable {
         let wasRefused = refused.withLock { $0[name] != nil }
         try open(try catalogue.disk(named: name), inherited: nil)
         serviceLog("serving \(name) too")
-        if wasRefused { try catalogue.record(.information, disk: name, "the mount serves it now") }
+        guard wasRefused else { return }
+        try catalogue.record(.information, disk: name, "the mount serves it now")
+        try catalogue.requestAttempt(ofDisk: name)
     }
 
     /// Tries the refused disks again, without waiting for them; what they say stays as it was until they open.

@@ -44,11 +44,13 @@ struct ProtectionChecks {
             let what = known.name == name ? "a disk named \(name)" : "the image \(real) as \(known.name)"
             throw Failure(.inUse, "this site already protects \(what)", try: "farshore status \(known.name)")
         }
+        try catalogue.refuseDisksReading(real, try: "protect a copy of it")
         try Self.refuseLoopDevice(of: real)
         let lock = try ImageLock.take(real, for: .exclusive)
         let parentLocks = ParentLocks()
         let image = try openImage(locked: lock, access: .readWrite, format: format, parentFolders: folders, parentLocks: parentLocks)
         let inspected = try inspectImage(real, format: format, parentFolders: folders)
+        try catalogue.refuseDisksUnder(real, parents: inspected.parents)
         guard image.sizeBytes <= FormatLimits.diskBytesMax else {
             throw Failure(.badImage, "\(real): a disk of \(image.sizeBytes) bytes is larger than a vault keeps", try: "farshore image info \(real)")
         }
@@ -62,7 +64,7 @@ struct ProtectionChecks {
     /// Told of images that grow but for their size: now is the time to make another one.
     private static func neverGrows(_ image: ImageDescription) -> [String] {
         guard [.raw, .vhdFixed, .vhdDynamic].contains(image.format), !image.isBlockDevice, !hasGrowableSize(image.sizeBytes) else { return [] }
-        return ["the disk has \(image.sizeBytes) bytes, no multiple of 4 KiB: farshore grow will refuse it (docs/operating/mounts.md, Growing a disk)"]
+        return ["the disk has \(image.sizeBytes) bytes, no multiple of 4 KiB, and can never grow (docs/operating/mounts.md, Growing a disk)"]
     }
 
     static func refuseLoopDevice(of image: String) throws(Failure) {

@@ -2,14 +2,13 @@
 
 import ArgumentParser
 import DiskImage
-import Foundation
 import RecoveryPoints
 import Vault
 
 struct RestoreCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "restore",
-        abstract: "Write a recovery point out as a raw image or a VHD.",
+        abstract: "Write a recovery point out as an image: raw, VHD, VHDX or qcow2.",
         discussion: """
             Sparse, and every byte authenticated before it is written. When interrupted, the same command goes on where it stopped:
             FILE.farshore-partial and FILE.farshore-restore hold what is done. FILE appears when it is whole.
@@ -54,10 +53,7 @@ struct RestoreCommand: ParsableCommand {
 
     func run() throws {
         let path = absolutePath(to)
-        guard force || !FileManager.default.fileExists(atPath: path) else {
-            throw Failure(.inUse, "\(path) is there already", try: "give another file, or --force to replace it")
-        }
-        try OutputImage.requireReplaceable(path)
+        try requireOutputPlace(path, force: force, site)
         let vault = try vault.open(site)
         let found = try vault.disk(disk)
         let shared = try SharedPoints(vault, of: found)
