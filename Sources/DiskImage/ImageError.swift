@@ -42,7 +42,9 @@ package struct ImageDamage: Equatable, Sendable {
 }
 
 extension ImageError: CustomStringConvertible {
-    package var description: String {
+    package var description: String { text.shown }
+
+    private var text: String {
         switch self {
         case .damaged(let damage):
             "\(damage.path): \(damage.field) at byte \(damage.offset): found \(damage.found), expected \(damage.expected): \(damage.meaning)"

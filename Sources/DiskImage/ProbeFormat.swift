@@ -35,7 +35,7 @@ func probeFormat(_ container: borrowing ContainerFile) throws(ImageError) -> Ima
     let (path, status) = (container.path, container.status)
     guard status.kind == .regular, status.sizeBytes >= 512 else { return .raw }
     let first = try container.read(count: 512, at: 0)
-    let last = try container.read(count: 512, at: status.sizeBytes - 512)
+    let last = try readLastFooter(container).bytes
     if first.starts(with: Array("vhdxfile".utf8)) { return .vhdx }
     // Version 1 of that name is another format.
     if first.starts(with: QCOW2Header.magic), first[4...7] != [0, 0, 0, 1] { return .qcow2 }

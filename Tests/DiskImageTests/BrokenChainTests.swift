@@ -62,6 +62,30 @@ import Testing
         #expect(try remedy().hasPrefix("name its folder with --parent-dir"))
     }
 
+    /// Shown as it is this name would clear the terminal and put a line of its own below the refusal.
+    @Test func aNameIsShownOnOneLineAndOpenedAsItIs() throws {
+        let folder = try TestFolder()
+        let name = "\u{1b}[2J\nfarshore: everything is fine\u{202e}\u{9b}\u{2028}.vhd"
+        let chain = try pair(["--locators", "W2ru=.\\\(name)", "--name", name], in: folder)
+        for opening in [{ _ = try openImage(chain.leaf.path, access: .readOnly) }, { _ = try checkImage(chain.leaf.path) }] as [() throws -> Void] {
+            let error = #expect(throws: ImageError.self, performing: opening)
+            guard case .brokenChain(let broken) = error else { Issue.record("\(String(describing: error))"); continue }
+            #expect(broken.name == name)
+            for text in ["\(ImageError.brokenChain(broken))", broken.message, broken.remedy] {
+                #expect(text.contains("\\u{1b}[2J\\u{a}farshore: everything is fine\\u{202e}\\u{9b}\\u{2028}.vhd"), "\(text)")
+                #expect(!text.unicodeScalars.contains { $0.value < 32 || [0x9B, 0x202E, 0x2028].contains($0.value) }, "\(text)")
+            }
+        }
+        // What is wrong with a file of that name is told in the same way.
+        #expect(FileManager.default.createFile(atPath: folder.file(name), contents: Data(repeating: 1, count: 8192)))
+        let text = refusal(chain.leaf.path)
+        #expect(text.contains("no VHD") && !text.contains("\n") && !text.contains("\u{1b}"), "\(text)")
+        try run("mv", [chain.levels[0].path, folder.file(name)])
+        #expect(try openImage(chain.leaf.path, access: .readOnly).allBytes() == chain.model())
+        #expect(try inspectImage(chain.leaf.path).parents.first?.path.hasSuffix(name) == true)
+        #expect(try checkImage(chain.leaf.path).remarks.allSatisfy { !$0.contains("\n") })
+    }
+
     @Test func anotherDiskIsNoParent() throws {
         let folder = try TestFolder()
         var chain = try pair(["--link-id", String(repeating: "ab", count: 16)], in: folder)

@@ -84,6 +84,28 @@ import Testing
         #expect(throws: ImageError.self) { try openImage(path, access: .readWrite) }
     }
 
+    /// A dynamic image says it in two places, and whoever saves the machine's state may write but one.
+    @Test func aSavedMachinesDynamicDiskIsNotWritten() throws {
+        let folder = try TestFolder()
+        let path = try folder.write("saved.vhd", MalformedVHDTests.soundDynamic())
+        #expect(try inspectImage(path).vhd?.savedState == false)
+        let saved = Lie(.footer, 84, [1], ""), running = Lie(.footer, 84, [0], ""), both = Lie(.both, 84, [1], "")
+        for (name, lies) in [("at the end", [saved]), ("in the copy", [both, running]), ("in both", [both])] {
+            for lie in lies { try lie.apply(to: Descriptor.open(path, 2)) }
+            let error = #expect(throws: ImageError.self, "\(name)") { try openImage(path, access: .readWrite) }
+            guard case .unsupported(_, let what, _) = error else { Issue.record("\(name): \(String(describing: error))"); continue }
+            #expect(what.contains("saved virtual machine"), "\(name): \(what)")
+            #expect(try openImage(path, access: .readOnly).bytes(at: 0, count: 4) == [1, 2, 3, 4] && inspectImage(path).vhd?.savedState == true)
+            #expect(try checkImage(path).remarks.contains { $0.contains("saved virtual machine") })
+            try Lie(.both, 84, [0], "").apply(to: Descriptor.open(path, 2))
+        }
+        // Behind a torn footer only the copy counts.
+        try saved.apply(to: Descriptor.open(path, 2))
+        let end = try Descriptor.open(path, 0).status().sizeBytes - 512
+        try Descriptor.open(path, 2).write([0xEE], at: end + 200)
+        #expect(try openImage(path, access: .readWrite).sizeBytes == 64 << 20)
+    }
+
     @Test func identityChangesWithTheImage() throws {
         let folder = try TestFolder()
         let path = try folder.write("i.raw", [UInt8](repeating: 0, count: 8192))
@@ -97,6 +119,33 @@ import Testing
 }
 
 @Suite struct ProbingTests {
+    /// Of Virtual PC before 2004. Taken for a raw disk it would show its footer to the guest.
+    @Test func aFooterOf511BytesIsToldAndNotServed() throws {
+        let folder = try TestFolder()
+        let data = [UInt8](repeating: 7, count: 8192)
+        let short = Array(VHDFooter.fixed(sizeBytes: 8192, uniqueID: [1], timeStamp: 1).dropLast())
+        for name in ["old.vhd", "old"] {
+            let path = try folder.write(name, data + short)
+            for opening in [{ _ = try openImage(path, access: .readOnly) }, { _ = try inspectImage(path) }, { _ = try openImage(path, access: .readWrite, format: .vhdFixed) }] as [() throws -> Void] {
+                let error = #expect(throws: ImageError.self, performing: opening)
+                guard case .unsupported(_, let what, let remedy) = error else { Issue.record("told as \(String(describing: error))"); continue }
+                #expect(what.contains("footer has 511 bytes") && remedy.contains("truncate -s +1"), "\(what): \(remedy)")
+            }
+            // As the refusal says.
+            let copy = folder.file("copy.vhd")
+            try run("cp", [path, copy])
+            try run("truncate", ["-s", "+1", copy])
+            #expect(try openImage(copy, access: .readWrite).allBytes() == data && inspectImage(copy).format == .vhdFixed)
+        }
+        // Damaged it is no raw disk either, and the field is named.
+        var damaged = short
+        damaged[100] = 1
+        let error = #expect(throws: ImageError.self) { try openImage(folder.write("damaged", data + damaged), access: .readOnly) }
+        #expect("\(error!)".contains("footer, checksum at byte \(8192 + 64)"), "\(error!)")
+        // What only says the word is no footer: a raw disk ends with a whole sector.
+        #expect(try inspectImage(folder.write("guest", data + [0] + short)).format == .raw)
+    }
+
     /// A guest has written a differencing VHD into its raw disk, whose parent is a file of the host.
     @Test func aParentIsNotFollowedFromAFileThatWasOnlyProbed() throws {
         let chain = TestChain(try TestFolder())
