@@ -15,11 +15,12 @@ test:
 	swift build -c release --build-tests
 	Tests/run
 
-# Ratios against the raw file, QEMU's FUSE export, and for cold reads rclone and s3backer, interleaved in one run.
+# Ratios against the raw file, QEMU's FUSE export, and for cold reads rclone and s3backer, interleaved in one run. A dynamic VHD is
+# beside them (farshore-vhd): its reads against farshore's own of the raw image, its writes against qemu-vpc.
 bench:
 	Tests/install-packages bench
 	swift build -c release --build-tests
-	Tests/bench/run
+	Tests/bench/run --dynamic-vhd
 	Tests/bench/sustained
 	Tests/bench/point-cut
 	Tests/bench/cold-reads

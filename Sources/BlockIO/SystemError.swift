@@ -16,5 +16,5 @@ package struct SystemError: Error, Equatable, CustomStringConvertible {
         self.path = path
     }
 
-    package var description: String { "\(path): cannot \(operation): \(String(cString: strerror(errno)))" }
+    package var description: String { "\(path): cannot \(operation): \(String(cString: strerror(errno)))".shown }
 }

@@ -162,10 +162,11 @@ package final class ChangeLog: @unchecked Sendable {
     }
 
     /// Makes an empty log in `folder`, for a disk whose image holds everything up to `startSequence`. `lineages`: the histories that the
-    /// new one goes on from, oldest first, and it; nil: it is the first.
+    /// new one goes on from, oldest first, and it; nil: it is the first. `replacing`: the state of a log there that nobody ever opened, which is
+    /// made anew; any other one is `alreadyALog`.
     package static func create(
         _ folder: LogFolder, diskID: LogID, diskBytes: UInt64, targets: [String], segmentBytes: Int = SegmentGeometry.segmentBytesDefault,
-        budgetBytes: UInt64, startSequence: UInt64 = 0, lineages: [LogState.Lineage]? = nil
+        budgetBytes: UInt64, startSequence: UInt64 = 0, lineages: [LogState.Lineage]? = nil, replacing unopened: LogState? = nil
     ) throws(LogError) {
         guard SegmentGeometry(segmentBytes: segmentBytes) != nil else {
             throw .invalidSetting("a segment cannot have \(segmentBytes) bytes")
@@ -177,7 +178,11 @@ package final class ChangeLog: @unchecked Sendable {
         try asLogError { () throws(SystemError) in try Directory.create(folder.path, mode: 0o700) }
         let lock = try OwnerLock.acquire(folder)
         let names = try asLogError { () throws(SystemError) in try Directory.list(folder.path) }
-        guard !names.contains(where: { $0 == "log.state" || LogFolder.segmentNumber($0) != nil }) else { throw .alreadyALog(folder: folder.path) }
+        let hasSegments = names.contains { LogFolder.segmentNumber($0) != nil }
+        var isTaken = hasSegments || names.contains("log.state")
+        // Looked at under the lock: whoever opened it meanwhile may have writes in it.
+        if let unopened, isTaken, !hasSegments { isTaken = try folder.readState() != unopened || !unopened.bootID.isEmpty }
+        guard !isTaken else { throw .alreadyALog(folder: folder.path) }
         let state = LogState(
             diskID: diskID, diskBytes: diskBytes, segmentBytes: segmentBytes, budgetBytes: budgetBytes,
             lineages: lineages ?? [LogState.Lineage(id: .random(), branchSequence: 0)], targets: targets, destagedSegment: 0,

@@ -29,12 +29,27 @@ package struct ChainBreak: Equatable, Sendable {
     package var message: String {
         let parent = name.flatMap { $0.isEmpty ? nil : "\"\($0.prefix(256))\"" } ?? "without a name"
         let places = tried.isEmpty ? "the image names no place" : "looked for at " + tried.map { "\($0.path) (\($0.reason.text))" }.joined(separator: ", ")
-        return "\(child): broken chain: its parent \(parent), id \(uuidText(uniqueID)), is missing; \(places)"
+        return "\(child): broken chain: its parent \(parent), id \(uuidText(uniqueID)), is missing; \(places)".shown
     }
 
     package var remedy: String {
         let isOutside = tried.contains { if case .outside = $0.reason { true } else { false } }
-        return "bring the parent back to one of these places, unchanged" + (isOutside ? ", or name its folder with --parent-dir" : "")
+        let folder = "name its folder with --parent-dir (of a disk that is protected already: farshore unprotect DISK once its chain is whole, and protect it again)"
+        let places = tried.filter(\.canHoldTheParent).map(\.path.shown)
+        guard !places.isEmpty else {
+            return tried.isEmpty ? "make the image again from its chain with the program that made it: no name of the parent is left in it" : folder
+        }
+        return "bring the parent back, unchanged, to \(places.joined(separator: " or "))" + (isOutside ? "; or \(folder)" : "")
+    }
+}
+
+extension ChainBreak.Place {
+    /// A file that is put there is opened as the parent.
+    fileprivate var canHoldTheParent: Bool {
+        switch reason {
+        case .outside, .symbolicLink: false
+        case .noRegularFile, .otherDisk, .notHeld, .noImage, .system: true
+        }
     }
 }
 

@@ -38,7 +38,7 @@ private func writeNonzero(_ chunk: UnsafeRawBufferPointer, to target: any ImageF
     if let begin = runStart { try target.write(UnsafeRawBufferPointer(rebasing: chunk[begin...]), at: offset + UInt64(begin)) }
 }
 
-private func isZero(_ bytes: UnsafeRawBufferPointer) -> Bool {
+func isZero(_ bytes: UnsafeRawBufferPointer) -> Bool {
     let words = bytes.count / 8
     for index in 0..<words where bytes.loadUnaligned(fromByteOffset: index * 8, as: UInt64.self) != 0 { return false }
     return bytes[(words * 8)...].allSatisfy { $0 == 0 }

@@ -7,28 +7,34 @@ import Glibc
 /// The size added at the least, and what the new size is a multiple of.
 package let growthBytesMin: UInt64 = 1 << 20
 
-/// Throws `unsupported` when `growImage` cannot do it, with what to run instead.
-package func requireGrowable(_ path: String, format: ImageFormat, from oldBytes: UInt64, to newBytes: UInt64) throws(ImageError) {
+/// Whether a disk of that size can grow at all: a record of the last block would be shorter than the block has become.
+package func hasGrowableSize(_ sizeBytes: UInt64) -> Bool { sizeBytes % 4096 == 0 }
+
+/// Throws `unsupported` when `growImage` cannot do it, with what to run instead. `disk`: the name it is protected under, where that is known.
+package func requireGrowable(_ path: String, format: ImageFormat, disk: String? = nil, from oldBytes: UInt64, to newBytes: UInt64) throws(ImageError) {
     let container = try ContainerFile.open(path, access: .readOnly)
+    let unprotect = "farshore unprotect \(disk ?? "DISK")"
     func refuse(_ what: String, _ remedy: String) -> ImageError { .unsupported(path: path, what: what, remedy: remedy) }
     guard newBytes >= oldBytes + growthBytesMin, newBytes % growthBytesMin == 0 else {
         throw refuse("a disk of \(oldBytes) bytes cannot get \(newBytes): it grows by 1 MiB at the least, to whole MiB", "another size")
     }
-    // A record of the last block would be shorter than the block has become.
-    guard oldBytes % 4096 == 0 else {
-        throw refuse("a disk of \(oldBytes) bytes, no multiple of 4 KiB, cannot grow", "farshore unprotect DISK, make the image larger, and protect it under a new name")
-    }
     guard container.status.kind == .regular else {
-        throw refuse("a disk on a block device cannot grow", "farshore unprotect DISK, make the device larger, and protect it under a new name")
+        throw refuse("a disk on a block device cannot grow", "\(unprotect), make the device larger, and protect it under a new name")
+    }
+    guard hasGrowableSize(oldBytes) else {
+        let larger = format == .raw ? "truncate -s %1M \(path), and protect it" : "farshore image convert \(path) COPY.raw, truncate -s %1M COPY.raw, and protect COPY.raw"
+        throw refuse("a disk of \(oldBytes) bytes, no multiple of 4 KiB, cannot grow", "\(unprotect), \(larger) under a new name: that one grows")
     }
     switch format {
     case .raw: return
     case .vhdFixed, .vhdDynamic:
-        guard newBytes <= VHDFooter.sizeBytesMax else { throw refuse("a VHD holds at most 2,040 GiB", "farshore unprotect DISK, then farshore image convert INPUT OUTPUT --to raw") }
+        guard newBytes <= VHDFooter.sizeBytesMax else {
+            throw refuse("a VHD holds at most 2,040 GiB", "\(unprotect), farshore image convert \(path) COPY.raw --to raw, and protect COPY.raw under a new name: that one grows")
+        }
     case .vhdDifferencing, .vhdx, .qcow2:
-        throw refuse("a disk in an image of the format \(format.rawValue) cannot grow", "farshore unprotect DISK, make the image larger with its own tools, and protect it under a new name")
+        throw refuse("a disk in an image of the format \(format.rawValue) cannot grow", "\(unprotect), make the image larger with its own tools, and protect it under a new name")
     }
-    if format == .vhdDynamic { _ = try GrowingDynamicVHD(container, to: newBytes) }
+    if format == .vhdDynamic { _ = try GrowingDynamicVHD(container, to: newBytes, disk: disk) }
 }
 
 /// Grows the image from `oldBytes` to `newBytes`, durably. Nobody may have a dynamic one open; the others grow behind what is in use.
@@ -69,7 +75,7 @@ private func growFixedVHD(
         guard footer.diskType == .fixed, footer.diskSizeBytes == oldBytes, footer.currentSizeBytes == oldBytes else {
             throw .unsupported(
                 path: path, what: "a fixed VHD whose footer says another size than its disk has cannot grow",
-                remedy: "farshore unprotect DISK, then farshore image convert INPUT OUTPUT --to vhd-fixed")
+                remedy: "end its protection, then farshore image convert \(path) COPY.vhd --to vhd-fixed, and protect COPY.vhd under a new name")
         }
         grown = footer.grown(to: newBytes).encoded()
     }

@@ -1,5 +1,6 @@
 // Images that are read through another one: whoever changes that one changes what they show. Only files beside it are looked at, so
-// this finds what lies there and proves nothing about other folders. Asked before an image is brought to another state.
+// this finds what lies there and proves nothing about other folders. Asked before an image is brought to another state. Of an image that
+// is known, `isImage` tells more: it is opened, wherever its parents lie.
 
 package import BlockIO
 import Glibc
@@ -24,6 +25,17 @@ package func imageChildren(of path: String) throws(SystemError) -> [String] {
         }
     }
     return found
+}
+
+/// Whether the image at `image`, which is of that format, is read through the file at `path`.
+package func isImage(_ image: String, _ format: ImageFormat, parentFolders: [String], readThrough path: String) throws(SystemError) -> Bool {
+    guard format == .vhdDifferencing else { return false }
+    do throws(ImageError) {
+        return try inspectImage(image, format: format, parentFolders: parentFolders).parents.contains { isSameFile($0.path, path) }
+    } catch {
+        // Of a chain that does not open only what lies beside the file can be told.
+        return try imageChildren(of: path).contains { isSameFile($0, image) }
+    }
 }
 
 private func vhdUniqueID(_ path: String) -> [UInt8]? {

@@ -6,13 +6,18 @@ package import BlockIO
 package enum ImageError: Error, Equatable, Sendable {
     /// A field of the image contradicts the format, the file or another field.
     case damaged(ImageDamage)
-    /// A sound image that this version does not serve, or not in the way that was asked for.
+    /// A sound image that this version does not serve, or not in the way that was asked for; one beyond a limit of ours too.
     case unsupported(path: String, what: String, remedy: String)
     /// A differencing disk whose parent is not to be found.
     case brokenChain(ChainBreak)
     /// Another program holds the image.
     case inUse(path: String)
     case system(SystemError)
+
+    /// Of a directory, a FIFO or another thing that holds no image.
+    static func noImageFile(_ path: String) -> ImageError {
+        .unsupported(path: path, what: "neither a file nor a block device", remedy: "name the image file itself")
+    }
 }
 
 package struct ImageDamage: Equatable, Sendable {
@@ -37,7 +42,9 @@ package struct ImageDamage: Equatable, Sendable {
 }
 
 extension ImageError: CustomStringConvertible {
-    package var description: String {
+    package var description: String { text.shown }
+
+    private var text: String {
         switch self {
         case .damaged(let damage):
             "\(damage.path): \(damage.field) at byte \(damage.offset): found \(damage.found), expected \(damage.expected): \(damage.meaning)"

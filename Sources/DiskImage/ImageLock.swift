@@ -34,7 +34,8 @@ package struct ImageLock: ~Copyable, Sendable {
     /// Locks the image at `path`, or throws `inUse`. Who goes on to use it opens it by this lock (`openImage(locked:)`): the name
     /// may stand for another file by then.
     package static func take(_ path: String, for use: Use) throws(ImageError) -> ImageLock {
-        try orInUse(path) { () throws(SystemError) in try take(on: open(path), for: use) }
+        try refuseNoImageFile(path)
+        return try orInUse(path) { () throws(SystemError) in try take(on: open(path), for: use) }
     }
 
     /// Locks the very file that is open as `file`, or throws `inUse`.
@@ -67,8 +68,8 @@ package struct ImageLock: ~Copyable, Sendable {
 
     /// Whether someone writes to the image now; for information only.
     package static func isHeldByWriter(_ path: String) throws(ImageError) -> Bool {
-        try asImageError { () throws(SystemError) in
-            try refuseFIFO(path)
+        try refuseNoImageFile(path)
+        return try asImageError { () throws(SystemError) in
             let descriptor = try Descriptor.open(path, O_RDONLY)
             return try descriptor.isLockedElsewhere(.exclusive, at: Permission.write.heldByte, length: 1)
         }
@@ -83,14 +84,13 @@ package struct ImageLock: ~Copyable, Sendable {
         return copy
     }
 
-    /// Opening it would wait for its other end.
-    static func refuseFIFO(_ path: String) throws(SystemError) {
+    /// Before it is opened: a FIFO would wait for its other end, a device may do something. What cannot be looked at says so when it is opened.
+    static func refuseNoImageFile(_ path: String) throws(ImageError) {
         var info = stat()
-        guard stat(path, &info) != 0 || info.st_mode & S_IFMT != S_IFIFO else { throw SystemError(errno: ESPIPE, operation: "use a FIFO as an image", path: path) }
+        guard stat(path, &info) != 0 || [S_IFREG, S_IFBLK].contains(info.st_mode & S_IFMT) else { throw .noImageFile(path) }
     }
 
     private static func open(_ path: String) throws(SystemError) -> Descriptor {
-        try refuseFIFO(path)
         let plain = try Descriptor.open(path, O_RDONLY)
         guard try plain.status().kind == .blockDevice else { return plain }
         // On a device O_EXCL excludes mounts, other exclusive openers and the kernel's own users.

@@ -35,6 +35,8 @@ package struct ImageDescription: Equatable, Sendable {
         package let diskID: [UInt8]
         /// True when the next opening for writing will carry out what the log holds.
         package let hasLogToReplay: Bool
+        /// What is wrong with one of the two headers, where the other one is sound.
+        package let headerDamage: ImageError?
     }
 
     package struct QCOW2: Equatable, Sendable {
@@ -76,7 +78,8 @@ package func inspectImage(_ path: String, format: ImageFormat? = nil, parentFold
         let layout = try VHDXLayout.read(container)
         var description = description(layout.file.container, .vhdx, sizeBytes: layout.metadata.sizeBytes)
         description.vhdx = ImageDescription.VHDX(blockBytes: layout.metadata.blockBytes, blocks: layout.table.places.count,
-            presentBlocks: layout.table.presentBlocks, diskID: layout.metadata.diskID, hasLogToReplay: layout.file.headers.current.hasLog)
+            presentBlocks: layout.table.presentBlocks, diskID: layout.metadata.diskID, hasLogToReplay: layout.file.headers.current.hasLog,
+            headerDamage: layout.file.headers.otherDamage)
         return description
     case .qcow2:
         let layout = try QCOW2Layout(reading: container)

@@ -46,10 +46,8 @@ struct ContainerFile: ~Copyable {
     }
 
     static func open(_ path: String, access: ImageAccess) throws(ImageError) -> ContainerFile {
-        try checked(asImageError { () throws(SystemError) in
-            try ImageLock.refuseFIFO(path)
-            return try ContainerFile(Descriptor.open(path, access.flags))
-        })
+        try ImageLock.refuseNoImageFile(path)
+        return try checked(asImageError { () throws(SystemError) in try ContainerFile(Descriptor.open(path, access.flags)) })
     }
 
     static func open(_ lock: borrowing ImageLock, access: ImageAccess) throws(ImageError) -> ContainerFile {
@@ -58,7 +56,7 @@ struct ContainerFile: ~Copyable {
 
     private static func checked(_ container: consuming ContainerFile) throws(ImageError) -> ContainerFile {
         guard container.status.kind == .regular || container.status.kind == .blockDevice else {
-            throw .unsupported(path: container.path, what: "neither a file nor a block device", remedy: "name the image file itself")
+            throw .noImageFile(container.path)
         }
         return container
     }
@@ -67,6 +65,19 @@ struct ContainerFile: ~Copyable {
 
     func read(count: Int, at offset: UInt64) throws(ImageError) -> [UInt8] {
         try asImageError { () throws(SystemError) in try descriptor.read(count: count, at: offset) }
+    }
+
+    /// The first part of the range, which begins on a multiple of 512, that may hold anything but zeros, in whole sectors. A few bytes of file
+    /// can claim terabytes of structures in a hole: what is read and compared must be no more than what is there.
+    func nextData(in range: Range<UInt64>) throws(ImageError) -> Range<UInt64>? {
+        guard !range.isEmpty, status.kind == .regular else { return range.isEmpty ? nil : range }
+        return try asImageError { () throws(SystemError) in
+            guard let data = try descriptor.nextData(from: range.lowerBound), data < range.upperBound else { return nil }
+            let start = data & ~511
+            // It may have become a hole meanwhile.
+            let hole = max(try descriptor.nextHole(from: data), start + 1)
+            return start..<min(hole.roundedUp(to: 512), range.upperBound)
+        }
     }
 }
 
@@ -103,15 +114,30 @@ func readFixedFooter(_ container: borrowing ContainerFile) throws(ImageError) ->
         throw .damaged(ImageDamage(path: path, field: "file size", offset: 0, found: "\(status.sizeBytes)",
             expected: "a file of at least one sector and a footer", meaning: "too short to be a fixed VHD"))
     }
-    let offset = status.sizeBytes - 512
-    let footer = try VHDFooter(parsing: container.read(count: 512, at: offset), at: offset, of: path)
+    let (bytes, offset) = try readLastFooter(container)
+    let footer = try VHDFooter(parsing: bytes, at: offset, of: path)
     let field = ImageField(footer.encoded(), structure: "footer", at: offset, path: path)
     try requireType(footer, .fixed, field)
     try field.require(footer.currentSizeBytes == offset, "current size", at: 48, found: "\(footer.currentSizeBytes)",
         expected: "\(offset), the bytes before the footer", meaning: "the file was cut or extended")
     try field.require(footer.diskSizeBytes <= offset, "geometry", at: 56, found: "\(footer.geometry)",
         expected: "at most \(offset / 512) sectors", meaning: "the geometry addresses more than the file holds")
+    guard status.sizeBytes - offset == 512 else {
+        throw .unsupported(path: path, what: "a fixed VHD whose footer has 511 bytes, as Virtual PC before 2004 wrote it: not supported",
+            remedy: "a copy with the byte that is missing, a zero: cp \(path) COPY.vhd, truncate -s +1 COPY.vhd")
+    }
     return footer
+}
+
+/// What lies where a fixed VHD has its footer, and where: the last 512 bytes. Virtual PC before 2004 left out the last byte, a reserved
+/// one of zero. Such a file ends inside a sector, as no disk that a guest writes to does, so no guest has put that there.
+func readLastFooter(_ container: borrowing ContainerFile) throws(ImageError) -> (bytes: [UInt8], offset: UInt64) {
+    let fileBytes = container.status.sizeBytes
+    if fileBytes % 512 == 511, fileBytes > 512 {
+        let short = try container.read(count: 511, at: fileBytes - 511)
+        if VHDFooter.hasCookie(short) { return (short + [0], fileBytes - 511) }
+    }
+    return (try container.read(count: 512, at: fileBytes - 512), fileBytes - 512)
 }
 
 /// Refuses disks of another type than the caller means to open.

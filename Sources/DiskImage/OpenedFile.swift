@@ -46,3 +46,13 @@ package struct OpenedFile: Equatable, Sendable {
         }
     }
 }
+
+/// Whether both names stand for one file or device, which is there.
+package func isSameFile(_ path: String, _ other: String) -> Bool {
+    func key(_ path: String) -> FileKey? {
+        guard let file = try? Descriptor.open(path, farshore_o_path) else { return nil }
+        return try? FileKey(file)
+    }
+    guard let own = key(path) else { return false }
+    return own == key(other)
+}

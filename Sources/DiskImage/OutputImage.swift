@@ -9,6 +9,10 @@ import Glibc
 
 package struct OutputImage: ~Copyable, Sendable {
     package static let partialSuffix = ".farshore-partial"
+    /// Of the file beside it in which a restore notes what of the partial image is done; RecoveryPoints has its contents.
+    package static let restoreSuffix = ".farshore-restore"
+    /// How often a partial file that others finish or throw away meanwhile is opened again.
+    private static let lockAttemptsMax = 100
 
     package let path: String
     /// Write, zero and flush through this; what was never written reads as zeros and takes no space.
@@ -21,11 +25,9 @@ package struct OutputImage: ~Copyable, Sendable {
 
     /// Starts an image of `sizeBytes` (a multiple of 512) to stand at `path`. With `resume`, goes on with a partial
     /// one of the same format and size; any other partial image is thrown away. `uniqueID` (16 bytes) and `timeStamp`
-    /// (seconds since 2000) go into a VHD's footer. `beforeThrowingAway` runs before a partial image is emptied: what the
-    /// caller has noted of it must not outlive it.
+    /// (seconds since 2000) go into a VHD's footer. What a restore has noted of a partial image goes before that is emptied, whoever empties it.
     package static func begin(
-        _ path: String, format: OutputFormat, sizeBytes: UInt64, uniqueID: [UInt8], timeStamp: UInt32, resume: Bool = false,
-        beforeThrowingAway: () throws(SystemError) -> Void = {}
+        _ path: String, format: OutputFormat, sizeBytes: UInt64, uniqueID: [UInt8], timeStamp: UInt32, resume: Bool = false
     ) throws(ImageError) -> OutputImage {
         let partial = path + partialSuffix
         try requireFitting(sizeBytes, format, path: path)
@@ -33,14 +35,14 @@ package struct OutputImage: ~Copyable, Sendable {
         if resume, let image = try reopen(lock, format: format, sizeBytes: sizeBytes) {
             return OutputImage(path: path, image: image, isResumed: true, lock: lock)
         }
-        try asImageError(beforeThrowingAway)
+        try asImageError { () throws(SystemError) in try DurableFile.remove(path + restoreSuffix) }
         try lay(lock, format: format, sizeBytes: sizeBytes, uniqueID: uniqueID, timeStamp: timeStamp)
         let image = try openImage(locked: lock, access: .readWrite, format: format.imageFormat)
         return OutputImage(path: path, image: image, isResumed: false, lock: lock)
     }
 
-    /// Makes the image durable and gives it its name. Without `replacing`, an existing file there is `EEXIST`; with it, one that
-    /// somebody uses is `inUse`.
+    /// Makes the image durable and gives it its name. Without `replacing`, whatever is there is `EEXIST`; with it, what
+    /// `requireReplaceable` refuses is refused.
     package consuming func finish(replacing: Bool) throws(ImageError) {
         do throws(SystemError) {
             try image.flush()
@@ -60,26 +62,49 @@ package struct OutputImage: ~Copyable, Sendable {
         } catch { throw .system(error) }
     }
 
-    /// Throws `inUse` where a file of that name is there and somebody uses it. To be asked before long work begins.
+    /// Throws `unsupported` where something is there that is no file, and `inUse` where a file is there that somebody uses. To be asked
+    /// before long work begins; an image that takes an existing name asks again.
     package static func requireReplaceable(_ path: String) throws(ImageError) { _ = try lockReplaced(path) }
 
     private static func lockReplaced(_ path: String) throws(ImageError) -> ImageLock? {
         var info = stat()
-        // A symbolic link is replaced itself.
-        guard lstat(path, &info) == 0, info.st_mode & S_IFMT == S_IFREG else { return nil }
+        guard lstat(path, &info) == 0 else { return nil }
+        // The image would take the place of the device's node, the FIFO or the link: what these stand for would never see it.
+        guard info.st_mode & S_IFMT == S_IFREG else {
+            throw .unsupported(path: path, what: "exists and is no file", remedy: "name a new file, or write a raw image to a device with dd")
+        }
         return try ImageLock.take(path, for: .exclusive)
     }
 
-    /// The partial file, new or left by an earlier run. In a folder that others may write to its name may be a link to a file that
-    /// is not theirs: that is not followed, and not emptied.
+    /// The partial file, new or left by an earlier run.
     private static func lockPartial(_ partial: String) throws(ImageError) -> ImageLock {
-        let foreign = ImageError.unsupported(
-            path: partial, what: "is there, and is no file of an earlier run but a link or a device", remedy: "rm \(partial), if it is not needed")
-        let file: Descriptor
-        do throws(SystemError) { file = try openPartial(partial) } catch { throw error.errno == ELOOP ? foreign : .system(error) }
+        for _ in 0..<lockAttemptsMax {
+            let file: Descriptor
+            do throws(SystemError) { file = try openPartial(partial) } catch {
+                // Somebody else made it first.
+                if error.errno == EEXIST { continue }
+                throw error.errno == ELOOP ? foreign(partial) : .system(error)
+            }
+            if let lock = try lock(partial: file) { return lock }
+        }
+        throw .inUse(path: partial)
+    }
+
+    /// Locks the partial file that is open, or throws `inUse`. Nil where its name stands for another file by now, or for none: before it was
+    /// locked, whoever had it gave the finished image its own name or threw it away, and it must not be written to. In a folder that
+    /// others may write to the name may be a link to a file that is not theirs: that is not followed, and not emptied.
+    package static func lock(partial file: borrowing Descriptor) throws(ImageError) -> ImageLock? {
         var info = stat()
-        guard fstat(file.raw, &info) == 0, info.st_mode & S_IFMT == S_IFREG, info.st_nlink <= 1 else { throw foreign }
-        return try ImageLock.take(openedAs: file, for: .exclusive)
+        guard fstat(file.raw, &info) == 0, info.st_mode & S_IFMT == S_IFREG, info.st_nlink <= 1 else { throw foreign(file.path) }
+        let lock = try ImageLock.take(openedAs: file, for: .exclusive)
+        let isThere: Bool
+        do throws(SystemError) { isThere = try OpenedFile(lock.descriptor).isThere() } catch { throw .system(error) }
+        guard isThere else { return nil }
+        return lock
+    }
+
+    private static func foreign(_ partial: String) -> ImageError {
+        .unsupported(path: partial, what: "is there, and is no file of an earlier run but a link or a device", remedy: "rm \(partial), if it is not needed")
     }
 
     private static func openPartial(_ partial: String) throws(SystemError) -> Descriptor {
@@ -114,7 +139,8 @@ package struct OutputImage: ~Copyable, Sendable {
         case .qcow2: (QCOW2Header.sizeBytesMax, "a qcow2 image is served up to 64 TiB")
         }
         if let limit, sizeBytes > limit.bytes {
-            throw .unsupported(path: path, what: "\(limit.what), the disk has \(sizeBytes) bytes", remedy: "--to raw")
+            let formats = sizeBytes <= min(VHDXMetadata.sizeBytesMax, QCOW2Header.sizeBytesMax) ? "vhdx, qcow2 or raw" : "raw"
+            throw .unsupported(path: path, what: "\(limit.what), the disk has \(sizeBytes) bytes", remedy: "another format: \(formats)")
         }
     }
 

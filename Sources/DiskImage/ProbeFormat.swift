@@ -8,6 +8,7 @@ import BlockIO
 func formatWithoutName(_ container: borrowing ContainerFile) throws(ImageError) -> ImageFormat {
     let format = try probeFormat(container)
     let name = container.path.lowercased()
+    if format == .raw, container.status.kind == .regular, container.status.sizeBytes > 0 { try refusePromise(of: name, container.path) }
     guard format != .vhdDifferencing || name.hasSuffix(".vhd") || name.hasSuffix(".avhd") else {
         let why = "a guest can write that into a raw disk, so its parent is not opened"
         throw .unsupported(path: container.path, what: "it looks like a differencing VHD, and its name does not end in .vhd or .avhd: \(why)",
@@ -16,12 +17,25 @@ func formatWithoutName(_ container: borrowing ContainerFile) throws(ImageError) 
     return format
 }
 
+/// Taken for a raw disk, an image that lost what told its format would be served as it lies in the file, tables and all.
+private func refusePromise(of name: String, _ path: String) throws(ImageError) {
+    let promises: [(ending: String, format: String, lost: String)] = [
+        (".vhd", "VHD", "footer, at its end or at its beginning"), (".avhd", "VHD", "footer, at its end or at its beginning"),
+        (".vhdx", "VHDX", "file identifier"), (".avhdx", "VHDX", "file identifier"), (".qcow2", "qcow2 image", "header"),
+        (".vmdk", "VMDK", "header"), (".vdi", "VDI", "header"),
+    ]
+    guard let promise = promises.first(where: { name.hasSuffix($0.ending) }) else { return }
+    throw .unsupported(
+        path: path, what: "its name promises a \(promise.format), but it has no \(promise.lost) of one: it was cut or overwritten, or is a raw image with that name",
+        remedy: "a copy from before it was damaged; if it is a raw image: --from raw, or another name")
+}
+
 /// The format of an open image. Formats that are known but not served are refused by name.
 func probeFormat(_ container: borrowing ContainerFile) throws(ImageError) -> ImageFormat {
     let (path, status) = (container.path, container.status)
     guard status.kind == .regular, status.sizeBytes >= 512 else { return .raw }
     let first = try container.read(count: 512, at: 0)
-    let last = try container.read(count: 512, at: status.sizeBytes - 512)
+    let last = try readLastFooter(container).bytes
     if first.starts(with: Array("vhdxfile".utf8)) { return .vhdx }
     // Version 1 of that name is another format.
     if first.starts(with: QCOW2Header.magic), first[4...7] != [0, 0, 0, 1] { return .qcow2 }

@@ -92,7 +92,7 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
 
     /// What a clean stop is evidence of does not tell an image from its parents.
     private static func named(_ image: any ImageFile) -> String {
-        let parents = image.files.dropFirst().map(\.path)
+        let parents = image.files.dropFirst().map(\.path.shown)
         return parents.isEmpty ? image.path : "\(image.path), or a parent that it is read through (\(parents.joined(separator: ", "))),"
     }
 

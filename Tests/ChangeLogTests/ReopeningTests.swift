@@ -40,6 +40,29 @@ import Testing
         #expect(syncs.place(of: file) != nil)
     }
 
+    @Test func onlyALogThatNobodyOpenedIsMadeAnew() throws {
+        let test = try TestLog(targets: ["near"])
+        defer { test.remove() }
+        let found = try test.folder.readState()
+        func makeAnew(_ unopened: LogState?) throws {
+            try ChangeLog.create(
+                test.folder, diskID: found.diskID, diskBytes: 2 * found.diskBytes, targets: ["far"], segmentBytes: TestLog.segmentBytes,
+                budgetBytes: found.budgetBytes, replacing: unopened)
+        }
+        var other = found
+        other.diskBytes += 4096
+        for unopened in [nil, other] { #expect(throws: LogError.self) { try makeAnew(unopened) } }
+        #expect(try test.folder.readState() == found)
+        try makeAnew(found)
+        let made = try test.folder.readState()
+        #expect(made.targets == ["far"] && made.diskBytes == 2 * found.diskBytes && made.diskID == found.diskID && made.lineages != found.lineages)
+        #expect(throws: LogError.self) { try makeAnew(found) }
+        try test.open().log.abandon()
+        let opened = try test.folder.readState()
+        for unopened in [made, opened] { #expect(throws: LogError.self) { try makeAnew(unopened) } }
+        #expect(try test.folder.readState() == opened)
+    }
+
     @Test func theNewestSealIsSyncedBeforeTheNextOneIsWritten() throws {
         let test = try TestLog()
         defer { test.remove() }

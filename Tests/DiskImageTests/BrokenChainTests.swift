@@ -39,10 +39,51 @@ import Testing
         #expect(try chain.bytes() == bytes)
         let error = #expect(throws: ImageError.self) { try inspectImage(chain.leaf.path) }
         if case .brokenChain(let broken) = error {
-            #expect(broken.remedy.contains("bring the parent back"))
+            #expect(broken.remedy == "bring the parent back, unchanged, to " + ["sub/lost.vhd", "lost.vhd", "gone.vhd", "other.vhd"].map { "\(real)/\($0)" }.joined(separator: " or "))
         } else {
             Issue.record("\(error!)")
         }
+    }
+
+    /// The advice names only places where a file would be taken for the parent.
+    @Test func placesThatNeverWorkAreNotAdvised() throws {
+        let (folder, outer) = (try TestFolder(), try TestFolder())
+        let chain = try pair(["--locators", "W2ru=.\\link\\base.vhd,W2ku=\(outer.path)/base.vhd", "--name", ""], in: folder)
+        try run("mv", [chain.levels[0].path, outer.file("base.vhd")])
+        symlink(outer.path, folder.file("link"))
+        func remedy() throws -> String {
+            let error = #expect(throws: ImageError.self) { try inspectImage(chain.leaf.path) }
+            guard case .brokenChain(let broken) = error else { Issue.record("\(String(describing: error))"); return "" }
+            return broken.remedy
+        }
+        let real = String(cString: realpath(folder.path, nil)!)
+        #expect(try remedy().hasPrefix("bring the parent back, unchanged, to \(real)/base.vhd; or name its folder with --parent-dir (of a disk that is protected already: farshore unprotect"))
+        symlink(outer.file("base.vhd"), folder.file("base.vhd"))
+        #expect(try remedy().hasPrefix("name its folder with --parent-dir"))
+    }
+
+    /// Shown as it is this name would clear the terminal and put a line of its own below the refusal.
+    @Test func aNameIsShownOnOneLineAndOpenedAsItIs() throws {
+        let folder = try TestFolder()
+        let name = "\u{1b}[2J\nfarshore: everything is fine\u{202e}\u{9b}\u{2028}.vhd"
+        let chain = try pair(["--locators", "W2ru=.\\\(name)", "--name", name], in: folder)
+        for opening in [{ _ = try openImage(chain.leaf.path, access: .readOnly) }, { _ = try checkImage(chain.leaf.path) }] as [() throws -> Void] {
+            let error = #expect(throws: ImageError.self, performing: opening)
+            guard case .brokenChain(let broken) = error else { Issue.record("\(String(describing: error))"); continue }
+            #expect(broken.name == name)
+            for text in ["\(ImageError.brokenChain(broken))", broken.message, broken.remedy] {
+                #expect(text.contains("\\u{1b}[2J\\u{a}farshore: everything is fine\\u{202e}\\u{9b}\\u{2028}.vhd"), "\(text)")
+                #expect(!text.unicodeScalars.contains { $0.value < 32 || [0x9B, 0x202E, 0x2028].contains($0.value) }, "\(text)")
+            }
+        }
+        // What is wrong with a file of that name is told in the same way.
+        #expect(FileManager.default.createFile(atPath: folder.file(name), contents: Data(repeating: 1, count: 8192)))
+        let text = refusal(chain.leaf.path)
+        #expect(text.contains("no VHD") && !text.contains("\n") && !text.contains("\u{1b}"), "\(text)")
+        try run("mv", [chain.levels[0].path, folder.file(name)])
+        #expect(try openImage(chain.leaf.path, access: .readOnly).allBytes() == chain.model())
+        #expect(try inspectImage(chain.leaf.path).parents.first?.path.hasSuffix(name) == true)
+        #expect(try checkImage(chain.leaf.path).remarks.allSatisfy { !$0.contains("\n") })
     }
 
     @Test func anotherDiskIsNoParent() throws {
@@ -71,6 +112,31 @@ import Testing
         _ = try vhdPython(["child", folder.file("self.vhd"), "-", "--parent", b.path, "--id", b.id, "--locators", "W2ru=self.vhd"], expecting: nil)
         let own = try pair(["--locators", "W2ru=leaf.vhd", "--link-id", String(repeating: "00", count: 15) + "02"], in: TestFolder())
         #expect(refusal(own.leaf.path).contains("the chain never ends"))
+        // Also to its owner, who would meet his own lock: as `protect` opens it.
+        for path in [b.path, own.leaf.path] {
+            let error = #expect(throws: ImageError.self) {
+                _ = try openImage(locked: ImageLock.take(path, for: .exclusive), access: .readWrite, parentLocks: ParentLocks())
+            }
+            #expect("\(error!)".contains("the chain never ends"), "\(error!)")
+        }
+    }
+
+    /// By file, not by name; of a chain that does not open, what lies beside it.
+    @Test func whatAnImageIsReadThroughIsTold() throws {
+        let folder = try TestFolder()
+        let chain = TestChain(folder)
+        try chain.base(size: Self.size)
+        try chain.child("middle.vhd")
+        try chain.child("leaf.vhd")
+        let (base, middle, leaf) = (chain.levels[0].path, chain.levels[1].path, chain.levels[2].path)
+        func isRead(_ path: String) throws -> Bool { try isImage(leaf, .vhdDifferencing, parentFolders: [], readThrough: path) }
+        #expect(link(base, folder.file("other name")) == 0)
+        for path in [base, folder.file("other name"), middle] { #expect(try isRead(path), "\(path)") }
+        try FileManager.default.copyItem(atPath: base, toPath: folder.file("copy.vhd"))
+        for path in [leaf, folder.file("copy.vhd"), folder.file("none")] { #expect(try !isRead(path), "\(path)") }
+        for path in [base, folder.file("other name"), folder.file("copy.vhd")] { try FileManager.default.removeItem(atPath: path) }
+        #expect(try isRead(middle) && !isRead(folder.file("leaf.vhd.raw")))
+        #expect(isSameFile(leaf, folder.path + "/./leaf.vhd") && !isSameFile(leaf, middle) && !isSameFile(base, base))
     }
 
     @Test func depthIsLimited() throws {
@@ -79,7 +145,9 @@ import Testing
         for level in 1..<64 { try chain.child(seed: level, ["--block", "4096", "--filled", "0.3"]) }
         #expect(try openImage(chain.leaf.path, access: .readWrite).allBytes() == chain.model())
         try chain.child(["--block", "4096"])
-        #expect(refusal(chain.leaf.path).contains("a chain of more than 64 images"))
+        let error = #expect(throws: ImageError.self) { try openImage(chain.leaf.path, access: .readOnly) }
+        guard case .unsupported(_, let what, let remedy) = error else { Issue.record("told as \(String(describing: error))"); return }
+        #expect(what.contains("a chain of more than 64 images: a limit of Farshore") && remedy.contains("merge"))
     }
 
     // Promise C3: Parents are opened only as regular files in the disk's folders, by no symbolic link.

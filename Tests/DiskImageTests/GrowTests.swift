@@ -111,6 +111,14 @@ import Testing
         for bytes in [size, size - Self.mebibyte, size + 512, 2041 << 30] {
             #expect(throws: ImageError.self) { try requireGrowable(path, format: .vhdDynamic, from: size, to: bytes) }
         }
-        #expect(throws: ImageError.self) { try requireGrowable(path, format: .vhdDynamic, from: size - 512, to: 2 * size) }
+        let remedies: [(from: UInt64, to: UInt64, words: String)] = [
+            (size - 512, 2 * size, "COPY.raw, truncate -s %1M COPY.raw, and protect COPY.raw under a new name"),
+            (size, 2041 << 30, "--to raw, and protect COPY.raw under a new name"),
+        ]
+        for (from, to, words) in remedies {
+            let error = #expect(throws: ImageError.self) { try requireGrowable(path, format: .vhdDynamic, disk: "shop", from: from, to: to) }
+            guard case .unsupported(_, _, let remedy) = error else { Issue.record("\(String(describing: error))"); continue }
+            #expect(remedy.hasPrefix("farshore unprotect shop, farshore image convert \(path) ") && remedy.contains(words), "\(remedy)")
+        }
     }
 }

@@ -124,6 +124,32 @@ struct FileLie: Sendable, CustomTestStringConvertible {
         #expect(try ImageIdentity(of: path) == before, "a refused image was changed")
     }
 
+    /// The older header is sound too, and names no log: by it the image would be sound, and what the newer one names be overlooked.
+    @Test(arguments: [(64, [1, 0], "header, log version"), (66, [2, 0], "header, version"), (68, [0, 0, 0, 2], "a log of \(32 << 20) bytes")] as [(Int, [UInt8], String)])
+    func aNewerHeaderThatIsNotServedCounts(_ place: Int, _ bytes: [UInt8], _ names: String) throws {
+        let folder = try TestFolder()
+        let path = try Self.sound(folder, .vhdx)
+        let file = try Descriptor.open(path, 2)
+        let (first, second) = (try file.read(count: 4096, at: 64 << 10), try file.read(count: 4096, at: 128 << 10))
+        let number: ([UInt8]) -> UInt64 = { $0[8..<16].reversed().reduce(0) { $0 << 8 | UInt64($1) } }
+        let older: UInt64 = number(first) > number(second) ? 128 << 10 : 64 << 10
+        var newest = first
+        newest.replaceSubrange(8..<16, with: le(max(number(first), number(second)) + 1))
+        newest.replaceSubrange(48..<64, with: [UInt8](1...16))
+        newest.replaceSubrange(place..<place + bytes.count, with: bytes)
+        newest.replaceSubrange(4..<8, with: [0, 0, 0, 0])
+        newest.replaceSubrange(4..<8, with: le(crc32c(newest)))
+        try file.write(newest, at: older)
+        for opening in [{ _ = try openImage(path, access: .readWrite) }, { _ = try checkImage(path) }] as [() throws -> Void] {
+            let error = #expect(throws: ImageError.self, performing: opening)
+            guard case .unsupported(_, let what, _) = error else { Issue.record("told as \(String(describing: error))"); continue }
+            #expect(what.contains(names), "\(what)")
+        }
+        // Torn, it does not count: the older one does.
+        try file.write([newest[4] ^ 1], at: older + 4)
+        #expect(try openImage(path, access: .readOnly).bytes(at: 0, count: 5) == [1, 2, 3, 4, 0])
+    }
+
     @Test(arguments: [ImageFormat.vhdx, .qcow2]) func theSoundOneIsSound(_ format: ImageFormat) throws {
         let folder = try TestFolder()
         let image = try openImage(Self.sound(folder, format), access: .readWrite)

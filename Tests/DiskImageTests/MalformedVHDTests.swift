@@ -107,7 +107,7 @@ private func be64(_ number: UInt64) -> [UInt8] { withUnsafeBytes(of: number.bigE
         Lie(.footer, 60, be32(4), "disk type"), Lie(.footer, 60, be32(77), "disk type"),
         Lie(.footer, 28, Array("qemu".utf8) + be32(0) + be32(0) + be64(0) + be64(1 << 20) + [1, 0, 16, 63], "geometry"),
         Lie(.footer, 100, [1], "checksum", keepsChecksum: true), Lie(.footer, 84, [7], "saved state"), Lie(.cut(1 << 20), 0, [], "cookie"),
-        Lie(.cut((1 << 20) + 511), 0, [], "cookie"), Lie(.cut(600), 0, [], "file size"), Lie(.cut(0), 0, [], "file size"),
+        Lie(.cut((1 << 20) + 511), 0, [], "footer has 511 bytes"), Lie(.cut((1 << 20) + 510), 0, [], "cookie"), Lie(.cut(600), 0, [], "file size"), Lie(.cut(0), 0, [], "file size"),
     ]
 
     @Test(arguments: fixed) func fixedIsRefused(_ lie: Lie) throws {

@@ -21,16 +21,18 @@ import Testing
         }
     }
 
-    /// Nobody is at its other end.
-    @Test func aFIFOIsRefusedAtOnce() throws {
+    /// In the same words whoever asks, and at once: nobody is at the FIFO's other end.
+    @Test func whatHoldsNoImageIsRefused() throws {
         let folder = try TestFolder()
-        let path = folder.file("fifo")
-        #expect(mkfifo(path, 0o600) == 0)
-        #expect(throws: ImageError.self) { try openImage(path, access: .readOnly) }
-        #expect(throws: ImageError.self) { try inspectImage(path) }
-        #expect(throws: ImageError.self) {
-            let lock = try ImageLock.take(path, for: .exclusive)
-            _ = try openImage(locked: lock, access: .readWrite)
+        let fifo = folder.file("fifo")
+        #expect(mkfifo(fifo, 0o600) == 0)
+        for path in [fifo, folder.path, "/dev/null"] {
+            let refusal = ImageError.unsupported(path: path, what: "neither a file nor a block device", remedy: "name the image file itself")
+            #expect(throws: refusal) { try openImage(path, access: .readOnly) }
+            #expect(throws: refusal) { try inspectImage(path) }
+            #expect(throws: refusal) { try checkImage(path) }
+            #expect(throws: refusal) { try ImageLock.isHeldByWriter(path) }
+            #expect(throws: refusal) { _ = try ImageLock.take(path, for: .exclusive) }
         }
     }
 
@@ -82,6 +84,28 @@ import Testing
         #expect(throws: ImageError.self) { try openImage(path, access: .readWrite) }
     }
 
+    /// A dynamic image says it in two places, and whoever saves the machine's state may write but one.
+    @Test func aSavedMachinesDynamicDiskIsNotWritten() throws {
+        let folder = try TestFolder()
+        let path = try folder.write("saved.vhd", MalformedVHDTests.soundDynamic())
+        #expect(try inspectImage(path).vhd?.savedState == false)
+        let saved = Lie(.footer, 84, [1], ""), running = Lie(.footer, 84, [0], ""), both = Lie(.both, 84, [1], "")
+        for (name, lies) in [("at the end", [saved]), ("in the copy", [both, running]), ("in both", [both])] {
+            for lie in lies { try lie.apply(to: Descriptor.open(path, 2)) }
+            let error = #expect(throws: ImageError.self, "\(name)") { try openImage(path, access: .readWrite) }
+            guard case .unsupported(_, let what, _) = error else { Issue.record("\(name): \(String(describing: error))"); continue }
+            #expect(what.contains("saved virtual machine"), "\(name): \(what)")
+            #expect(try openImage(path, access: .readOnly).bytes(at: 0, count: 4) == [1, 2, 3, 4] && inspectImage(path).vhd?.savedState == true)
+            #expect(try checkImage(path).remarks.contains { $0.contains("saved virtual machine") })
+            try Lie(.both, 84, [0], "").apply(to: Descriptor.open(path, 2))
+        }
+        // Behind a torn footer only the copy counts.
+        try saved.apply(to: Descriptor.open(path, 2))
+        let end = try Descriptor.open(path, 0).status().sizeBytes - 512
+        try Descriptor.open(path, 2).write([0xEE], at: end + 200)
+        #expect(try openImage(path, access: .readWrite).sizeBytes == 64 << 20)
+    }
+
     @Test func identityChangesWithTheImage() throws {
         let folder = try TestFolder()
         let path = try folder.write("i.raw", [UInt8](repeating: 0, count: 8192))
@@ -95,6 +119,33 @@ import Testing
 }
 
 @Suite struct ProbingTests {
+    /// Of Virtual PC before 2004. Taken for a raw disk it would show its footer to the guest.
+    @Test func aFooterOf511BytesIsToldAndNotServed() throws {
+        let folder = try TestFolder()
+        let data = [UInt8](repeating: 7, count: 8192)
+        let short = Array(VHDFooter.fixed(sizeBytes: 8192, uniqueID: [1], timeStamp: 1).dropLast())
+        for name in ["old.vhd", "old"] {
+            let path = try folder.write(name, data + short)
+            for opening in [{ _ = try openImage(path, access: .readOnly) }, { _ = try inspectImage(path) }, { _ = try openImage(path, access: .readWrite, format: .vhdFixed) }] as [() throws -> Void] {
+                let error = #expect(throws: ImageError.self, performing: opening)
+                guard case .unsupported(_, let what, let remedy) = error else { Issue.record("told as \(String(describing: error))"); continue }
+                #expect(what.contains("footer has 511 bytes") && remedy.contains("truncate -s +1"), "\(what): \(remedy)")
+            }
+            // As the refusal says.
+            let copy = folder.file("copy.vhd")
+            try run("cp", [path, copy])
+            try run("truncate", ["-s", "+1", copy])
+            #expect(try openImage(copy, access: .readWrite).allBytes() == data && inspectImage(copy).format == .vhdFixed)
+        }
+        // Damaged it is no raw disk either, and the field is named.
+        var damaged = short
+        damaged[100] = 1
+        let error = #expect(throws: ImageError.self) { try openImage(folder.write("damaged", data + damaged), access: .readOnly) }
+        #expect("\(error!)".contains("footer, checksum at byte \(8192 + 64)"), "\(error!)")
+        // What only says the word is no footer: a raw disk ends with a whole sector.
+        #expect(try inspectImage(folder.write("guest", data + [0] + short)).format == .raw)
+    }
+
     /// A guest has written a differencing VHD into its raw disk, whose parent is a file of the host.
     @Test func aParentIsNotFollowedFromAFileThatWasOnlyProbed() throws {
         let chain = TestChain(try TestFolder())
@@ -112,6 +163,35 @@ import Testing
             try FileManager.default.copyItem(atPath: path, toPath: chain.folder.file(name))
             #expect(try openImage(chain.folder.file(name), access: .readOnly).allBytes() == chain.model())
         }
+    }
+}
+
+@Suite struct PromisingNameTests {
+    private func expectPromise(_ path: String, _ format: String) throws {
+        for opening in [{ _ = try openImage(path, access: .readWrite) }, { _ = try inspectImage(path) }, { _ = try checkImage(path) }] as [() throws -> Void] {
+            let error = #expect(throws: ImageError.self, "\(path)", performing: opening)
+            guard case .unsupported(path, let what, let remedy) = error else { Issue.record("\(path): \(String(describing: error))"); continue }
+            #expect(what.contains("its name promises a \(format)") && remedy.contains("--from raw"), "\(what): \(remedy)")
+        }
+        #expect(try openImage(path, access: .readOnly, format: .raw).sizeBytes % 512 == 0)
+    }
+
+    /// Served raw, their tables would be the disk.
+    @Test func aWreckedImageIsNoRawDisk() throws {
+        let folder = try TestFolder()
+        let nothing = [UInt8](repeating: 0, count: 512)
+        let dynamic = try MalformedVHDTests.soundDynamic()
+        try expectPromise(folder.write("both footers gone.vhd", nothing + dynamic.dropFirst(512).dropLast(512) + nothing), "VHD")
+        try expectPromise(folder.write("fixed without footer.vhd", [UInt8](repeating: 7, count: 1 << 20)), "VHD")
+        let vhdx = try MalformedMappedTests.sound(folder, .vhdx, "no identifier.VHDX")
+        try Descriptor.open(vhdx, 2).write([UInt8](repeating: 0, count: 8), at: 0)
+        try expectPromise(vhdx, "VHDX")
+        for (ending, format) in [("avhd", "VHD"), ("avhdx", "VHDX"), ("qcow2", "qcow2 image"), ("vmdk", "VMDK"), ("vdi", "VDI")] {
+            try expectPromise(folder.write("text.\(ending)", Array("not an image at all\n".utf8) + [UInt8](repeating: 32, count: 492)), format)
+        }
+        // A name that promises nothing, and one that is kept.
+        #expect(try inspectImage(folder.write("text.img", [UInt8](repeating: 32, count: 512))).format == .raw)
+        #expect(try inspectImage(folder.write("sound.vhd", dynamic)).format == .vhdDynamic)
     }
 }
 

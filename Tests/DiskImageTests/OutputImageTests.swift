@@ -68,6 +68,24 @@ import Testing
         #expect(try openImage(path, access: .readOnly).sizeBytes == 8 << 20)
     }
 
+    /// A device's node would be replaced by a file beside the device, a link by a file beside what it leads to.
+    @Test func whatIsNoFileIsNotReplaced() throws {
+        let folder = try TestFolder()
+        let file = try folder.write("file", [4, 5, 6])
+        let places = ["fifo", "link", "dangling", "folder"].map(folder.file)
+        #expect(mkfifo(places[0], 0o600) == 0 && symlink(file, places[1]) == 0 && symlink(folder.file("none"), places[2]) == 0 && mkdir(places[3], 0o700) == 0)
+        for path in places {
+            let refusal = ImageError.unsupported(path: path, what: "exists and is no file", remedy: "name a new file, or write a raw image to a device with dd")
+            #expect(throws: refusal) { try OutputImage.requireReplaceable(path) }
+            // Also what got there while the image was made.
+            #expect(throws: refusal) { try begin(path, .raw).finish(replacing: true) }
+            unlink(path + OutputImage.partialSuffix)
+        }
+        #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path).sorted() == ["dangling", "fifo", "file", "folder", "link"])
+        #expect(try FileManager.default.destinationOfSymbolicLink(atPath: places[1]) == file && Data(contentsOf: URL(filePath: file)) == Data([4, 5, 6]))
+        #expect(try FileManager.default.attributesOfItem(atPath: places[0])[.type] as? FileAttributeType != .typeRegular)
+    }
+
     /// In a folder others may write to: their link is neither followed nor emptied.
     @Test func aLinkInPlaceOfThePartialFileIsRefused() throws {
         let folder = try TestFolder()
@@ -98,6 +116,25 @@ import Testing
         #expect(throws: ImageError.self) { _ = try begin(folder.file("x"), .raw, resume: true) }
         try one.discard()
         #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path) == [])
+    }
+
+    /// Opened while the first was at work, and locked when it had ended: the name of the partial file is what is to be locked, not the file.
+    @Test(arguments: [false, true]) func whoComesTooLateDoesNotEmptyTheFinishedImage(isDiscarded: Bool) throws {
+        let folder = try TestFolder()
+        let path = folder.file("out.raw")
+        let first = try begin(path, .raw)
+        try first.image.put([1, 2, 3], at: 0)
+        let late = try Descriptor.open(path + OutputImage.partialSuffix, O_RDWR)
+        #expect(throws: ImageError.inUse(path: late.path)) { _ = try OutputImage.lock(partial: late) }
+        if isDiscarded { try first.discard() } else { try first.finish(replacing: false) }
+        func isLocked() throws -> Bool { try OutputImage.lock(partial: late) != nil }
+        #expect(try !isLocked())
+        // Nor where the next one has made its own.
+        let second = try begin(path, .raw)
+        #expect(try !isLocked())
+        try second.discard()
+        #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path) == (isDiscarded ? [] : ["out.raw"]))
+        if !isDiscarded { #expect(try openImage(path, access: .readOnly).bytes(at: 0, count: 3) == [1, 2, 3]) }
     }
 
     @Test(.enabled(if: geteuid() == 0)) func aFullDiskLosesNothingOld() throws {

@@ -12,6 +12,8 @@ import Vault
 import VaultFixtures
 
 @Suite struct RestoreTests {
+    private static let restoreScript = "examples/restore-without-farshore/restore.py"
+
     private func reader(_ vault: Vault, _ disk: VaultID, at sequence: UInt64) throws -> (PointReader, PointSources) {
         let state = try #require(try vault.heads(group: disk).newest()?.document.state(of: disk))
         let sources = PointSources(vault: vault)
@@ -45,13 +47,14 @@ import VaultFixtures
         defer { sources.close() }
         let path = directory + "/out"
         let restore = Restore(reader: reader, path: path, format: format) { _, _ in }
-        _ = try restore.run(uniqueID: disk.id.bytes, timeStamp: 7, replacing: false)
+        _ = try restore.run(timeStamp: 7, replacing: false)
         #expect(try content(path) == disk.content(at: sequence))
         #expect(try FileManager.default.contentsOfDirectory(atPath: directory) == ["out"])
-        #expect(throws: RestoreError.self) { try restore.run(uniqueID: disk.id.bytes, timeStamp: 7, replacing: false) }
+        #expect(throws: RestoreError.self) { try restore.run(timeStamp: 7, replacing: false) }
     }
 
-    @Test func anInterruptedRestoreGoesOnWhereItStopped() throws {
+    /// Unless somebody else emptied its partial image, as a killed `image convert` to the same name does.
+    @Test(arguments: [false, true]) func anInterruptedRestoreGoesOnWhereItStopped(isEmptied: Bool) throws {
         var meddled: MeddledStore!
         let test = try TestVault { inner in
             meddled = MeddledStore(inner)
@@ -73,14 +76,18 @@ import VaultFixtures
         func run() throws -> Restore.Outcome {
             let (reader, sources) = try reader(test.vault, disk.id, at: disk.sequence)
             defer { sources.close() }
-            return try Restore(reader: reader, path: path, format: .raw) { _, _ in }.run(uniqueID: [UInt8](repeating: 0, count: 16), timeStamp: 0, replacing: false)
+            return try Restore(reader: reader, path: path, format: .raw) { _, _ in }.run(timeStamp: 0, replacing: false)
         }
         #expect(throws: RestoreError.self) { try run() }
         #expect(!FileManager.default.fileExists(atPath: path))
+        if isEmptied {
+            let other = try OutputImage.begin(path, format: .raw, sizeBytes: 64 << 20, uniqueID: disk.id.bytes, timeStamp: 0)
+            try [UInt8](repeating: 0xEE, count: 1 << 20).withUnsafeBytes { try other.image.write($0, at: 0) }
+        }
         meddled.meddle { $0.fails = { _ in nil } }
         meddled.resetCounts()
         let outcome = try run()
-        #expect(outcome.resumedBytes > 0 && outcome.resumedBytes + outcome.writtenBytes == 64 << 20)
+        #expect((outcome.resumedBytes == 0) == isEmptied && outcome.resumedBytes + outcome.writtenBytes == 64 << 20)
         // What was done is not fetched again: data came to what was missing, with room for tables and metadata.
         #expect(meddled.counts.getBytes < Int(outcome.writtenBytes) + (2 << 20))
         #expect(try content(path) == disk.content(at: disk.sequence))
@@ -105,7 +112,7 @@ import VaultFixtures
         func run(at sequence: UInt64) throws {
             let (reader, sources) = try reader(test.vault, disk.id, at: sequence)
             defer { sources.close() }
-            _ = try Restore(reader: reader, path: path, format: .raw) { _, _ in }.run(uniqueID: [UInt8](repeating: 0, count: 16), timeStamp: 0, replacing: false)
+            _ = try Restore(reader: reader, path: path, format: .raw) { _, _ in }.run(timeStamp: 0, replacing: false)
         }
         let timedOut = StoreError(.timedOut, "no answer", try: "later")
         meddled.meddle { $0.fails = { $0 == last ? timedOut : nil } }
@@ -125,6 +132,44 @@ import VaultFixtures
         #expect(seen.withLock { $0.first } == false)
     }
 
+    /// A child knows its parent by its id alone: another point in the parent's place must not be taken for it.
+    @Test(arguments: [OutputFormat.vhdFixed, .vhdDynamic]) func aChildOfOnePointIsNoneOfAnother(format: OutputFormat) throws {
+        let test = try TestVault()
+        let disk = try replicated(test.vault, sizeBytes: 5 << 20, seed: 9)
+        let directory = try temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let (base, child, raw) = (directory + "/base.vhd", directory + "/child.vhd", directory + "/child.raw")
+        func footer(afterRestoring point: RecoveryPoint) throws -> Data {
+            let (reader, sources) = try reader(test.vault, disk.id, at: point.sequence)
+            defer { sources.close() }
+            _ = try Restore(reader: reader, path: base, format: format) { _, _ in }.run(timeStamp: 7, replacing: true)
+            return try Data(contentsOf: URL(filePath: base)).suffix(512)
+        }
+        let first = try footer(afterRestoring: disk.points[1])
+        #expect(try python("Tests/tools/vhd.py", ["child", child, raw, "--parent", base]) == 0)
+        let model = try [UInt8](Data(contentsOf: URL(filePath: raw)))
+        #expect(try content(child) == model)
+        #expect(try footer(afterRestoring: disk.points[2]) != first)
+        let error = #expect(throws: ImageError.self) { _ = try content(child) }
+        guard case .brokenChain = error else { Issue.record("\(String(describing: error))"); return }
+        #expect(try footer(afterRestoring: disk.points[1]) == first)
+        #expect(try content(child) == model)
+    }
+
+    /// The vector is by Python's hashlib, from the format page.
+    @Test func aPointHasItsOwnIDAndTime() throws {
+        let vault = try #require(VaultID(bytes: [UInt8](0..<16))), named = try #require(VaultID(bytes: [UInt8](16..<32)))
+        let id = try #require(VaultID(bytes: pointImageID(vault: vault, disk: named, sequence: 0x0102030405, format: .vhdDynamic)))
+        #expect(id.description == "4fff76169e7c98dd9ca99292e92ecfb2")
+        let test = try TestVault()
+        let disk = try replicated(test.vault, sizeBytes: 1 << 20, seed: 10)
+        for sequence in disk.sequences {
+            let (reader, sources) = try reader(test.vault, disk.id, at: sequence)
+            defer { sources.close() }
+            #expect(reader.point == disk.points.first { $0.sequence == sequence })
+        }
+    }
+
     @Test func damageStopsTheRestoreAndNamesTheObject() throws {
         let test = try TestVault()
         let disk = try replicated(test.vault, sizeBytes: 9 << 20, seed: 7)
@@ -135,7 +180,7 @@ import VaultFixtures
         let (reader, sources) = try reader(test.vault, disk.id, at: disk.points[0].sequence)
         defer { sources.close() }
         #expect {
-            _ = try Restore(reader: reader, path: directory + "/out", format: .raw) { _, _ in }.run(uniqueID: [], timeStamp: 0, replacing: false)
+            _ = try Restore(reader: reader, path: directory + "/out", format: .raw) { _, _ in }.run(timeStamp: 0, replacing: false)
         } throws: { "\($0)".contains(chunk) }
         #expect(!FileManager.default.fileExists(atPath: directory + "/out"))
     }
@@ -162,7 +207,7 @@ import VaultFixtures
         let picks = [disk.sequences[1], disk.sequences[disk.sequences.count / 2], disk.sequence]
         for (number, sequence) in picks.enumerated() {
             let output = directory + "/out.raw"
-            let status = try script([directory + "/vault", "disk", output, "--at", "\(sequence)"] + options[number % options.count])
+            let status = try python(Self.restoreScript, [directory + "/vault", "disk", output, "--at", "\(sequence)"] + options[number % options.count])
             #expect(status == 0)
             #expect(try [UInt8](Data(contentsOf: URL(filePath: output))) == disk.content(at: sequence), "sequence \(sequence)")
         }
@@ -194,7 +239,7 @@ import VaultFixtures
         let options = if case .none = key { [String]() } else { ["--key-file", directory + "/key"] }
         for (sequence, content) in expected {
             let output = directory + "/out.raw"
-            #expect(try script([directory + "/vault", "disk", output, "--at", "\(sequence)"] + options) == 0)
+            #expect(try python(Self.restoreScript, [directory + "/vault", "disk", output, "--at", "\(sequence)"] + options) == 0)
             #expect(try [UInt8](Data(contentsOf: URL(filePath: output))) == content, "sequence \(sequence)")
         }
         #expect(expected.count > 24)
@@ -222,16 +267,16 @@ import VaultFixtures
         #expect(points.count >= 6)
         for point in points {
             let output = directory + "/out.raw"
-            #expect(try script([directory + "/vault", "disk", output, "--at", "\(point.sequence)", "--key-file", directory + "/key"]) == 0)
+            #expect(try python(Self.restoreScript, [directory + "/vault", "disk", output, "--at", "\(point.sequence)", "--key-file", directory + "/key"]) == 0)
             #expect(try [UInt8](Data(contentsOf: URL(filePath: output))) == disk.content(at: point.sequence), "#\(point.sequence)")
         }
     }
 
-    private func script(_ arguments: [String]) throws -> Int32 {
+    private func python(_ script: String, _ arguments: [String]) throws -> Int32 {
         let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
         let process = Process()
         process.executableURL = URL(filePath: "/usr/bin/env")
-        process.arguments = ["python3", root.appending(path: "examples/restore-without-farshore/restore.py").path] + arguments
+        process.arguments = ["python3", root.appending(path: script).path] + arguments
         process.standardOutput = FileHandle.nullDevice
         try process.run()
         process.waitUntilExit()

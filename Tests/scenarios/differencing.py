@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -98,6 +99,27 @@ with Scenario() as s:
         s.farshore("restore", "vm", "--vault", url, "--key-file", s.key(), "--at", "whole", "--to", out, "--to-format", form)
         run("qemu-img", "compare", "-f", "raw", "-F", driver, model, out)
 
+    # What is no file is no image, and none is made in its place, by restore as by convert: told before anything is fetched.
+    places = [s.path(name) for name in ("fifo", "device", "link", "dangling", "base")]
+    os.mkfifo(places[0])
+    os.mknod(places[1], stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    os.symlink(s.path("restored-raw"), places[2])
+    os.symlink(s.path("nothing"), places[3])
+    restore = ["restore", "vm", "--vault", url, "--key-file", s.key(), "--at", "whole", "--to"]
+    for place in places:
+        kind = stat.S_IFMT(os.lstat(place).st_mode)
+        for command in (["image", "convert", s.path("0.raw"), place], restore + [place]):
+            for force in ([], ["--force"]):
+                done = s.farshore(*command, *force, status=11)
+                check("exists and is no file" in done.stderr and "with dd" in done.stderr, done.stderr)
+        check(stat.S_IFMT(os.lstat(place).st_mode) == kind, f"{place} is another thing now")
+        check(not [name for name in os.listdir(s.dir) if "farshore-" in name], str(os.listdir(s.dir)))
+    for place in places[:2] + places[4:]:
+        for command in (["protect", place, "--name", "none", "--vault", url, "--key-file", s.key()], ["image", "info", place], ["image", "check", place],
+                        ["image", "convert", place, s.path("never.raw")]):
+            check("neither a file nor a block device" in s.farshore(*command, status=11).stderr, f"{command}")
+    run("cmp", s.path("restored-raw"), model)
+
     # A parent that goes away while the disk is served.
     os.rename(middle, middle + ".away")
     until("health is critical", lambda: s.farshore_json("status", "vm")["disks"][0]["health"] == "critical")
@@ -135,7 +157,7 @@ with Scenario() as s:
     s.farshore("unmount", mnt)
     os.utime(base, (1_000_000_000, 1_000_000_000))
     done = s.farshore("mount", mnt, status=11)
-    check("or a parent that it is read through" in done.stderr and "base.vhd), was changed" in done.stderr, done.stderr)
+    check("or a parent that it is read through" in done.stderr and "golden image.vhd), was changed" in done.stderr, done.stderr)
     done = s.farshore("image", "check", leaf, "--parent-dir", s.path("base"))
     check("another time than its child has noted" in done.stdout, done.stdout)
     s.farshore("accept", "vm")
@@ -182,6 +204,19 @@ with Scenario() as s:
     write(20)
 
     s.farshore("unmount", mnt)
+
+    # Nobody holds the chain's locks now, and its disk is protected still: nothing takes its place, and no guest gets to write to its parents.
+    for target in (leaf, middle, base):
+        for command in (["image", "convert", s.path("0.raw"), target, "--force"], restore + [target, "--force"]):
+            done = s.farshore(*command, status=9)
+            check(("which this site protects" if target == leaf else "read through by " + leaf) in done.stderr and "unprotect vm" in done.stderr, done.stderr)
+    for target in (middle, base):
+        done = s.farshore("protect", target, "--name", "golden", "--vault", url, "--key-file", s.key(), "--parent-dir", s.path("base"), status=9)
+        check(f"read through by {leaf}, the image of vm" in done.stderr and "unprotect vm" in done.stderr, done.stderr)
+    over = s.path("vm", "over.avhd")
+    vhd("child", over, "-", "--parent", leaf, "--id", "03" * 16, "--creator", "win")
+    done = s.farshore("protect", over, "--name", "over", "--vault", url, "--key-file", s.key(), "--parent-dir", s.path("base"), status=9)
+    check(f"read through {leaf}, the image of vm" in done.stderr and "unprotect vm" in done.stderr, done.stderr)
     done = s.farshore("unprotect", "vm")
     check("needs its parents" in done.stdout, done.stdout)
     vhd("read", leaf, s.path("back.raw"))

@@ -59,8 +59,20 @@ def mounted_tree(s, image, name, read_only=True):
     return tree
 
 
+def never_grows(s, url):
+    """Plain qemu-img makes VHDs of odd sizes: protected with a note, never grown."""
+    image = s.path("odd.vhd")
+    run("qemu-img", "create", "-q", "-f", "vpc", image, "8M")
+    made = s.farshore_json("protect", image, "--name", "odd", "--vault", url, "--key-file", s.key(), "--policy", s.policy(600))
+    check(any("no multiple of 4 KiB" in warning and "can never grow" in warning for warning in made["warnings"]), f"protect says {made['warnings']}")
+    refused = s.farshore("grow", "odd", "16M", status=11)
+    check("no multiple of 4 KiB" in refused.stderr and f"Try: farshore unprotect odd, farshore image convert {image} " in refused.stderr, refused.stderr)
+    s.farshore("unprotect", "odd")
+
+
 with Scenario(seed=41) as s:
     url = s.make_vault()
+    never_grows(s, url)
     for name, form in IMAGES.items():
         with open(s.path("empty.raw"), "wb") as file:
             file.truncate(OLD)

@@ -45,7 +45,18 @@ def damaged(s):
     for words in (["info", image], ["convert", image, s.path("x.raw")]):
         done = s.farshore("image", *words, status=11)
         check("dynamic header, checksum at byte 548" in done.stderr and "Try:" in done.stderr, done.stderr)
+    # Without a mark of its format it is no raw disk unasked.
+    with open(image, "r+b") as file:
+        file.write(bytes(512))
+        file.seek(-512, os.SEEK_END)
+        file.write(bytes(512))
+    for words in (["info", image], ["check", image], ["convert", image, s.path("x.raw")]):
+        done = s.farshore("image", *words, status=11)
+        check("its name promises a VHD" in done.stderr and "--from raw" in done.stderr, done.stderr)
+    done = s.farshore("protect", image, "--name", "wrecked", "--vault", s.make_vault(), "--key-file", s.key(), status=11)
+    check("its name promises a VHD" in done.stderr, done.stderr)
     check(not os.path.exists(s.path("x.raw")), "an output was made from a damaged image")
+    s.farshore("image", "check", image, "--from", "raw")
 
 
 def full_disk(s):
@@ -225,7 +236,7 @@ with Scenario(seed=21) as s:
         run("qemu-img", "convert", "-O", "vpc", "-o", options, "-f", "raw", source, image)
         s.farshore("image", "convert", image, s.path("back.raw"), "--force")
         run("qemu-img", "compare", "-f", "raw", "-F", "raw", source, s.path("back.raw"))
-    s.farshore("image", "convert", source, s.path("back.raw"), status=1)
+    s.farshore("image", "convert", source, s.path("back.raw"), status=9)
     s.farshore("image", "convert", source, s.path("y"), "--to", "vmdk", status=2)
     s.farshore("image", "info", s.path("missing"), status=10)
     in_use(s)

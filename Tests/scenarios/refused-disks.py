@@ -84,16 +84,21 @@ with Scenario() as s:
         check(file.read()[4 * MIB:4 * MIB + 64 * KIB] == newest, "the merged image lacks a write")
     s.farshore("unmount", mnt)
 
-    # None opens: the mount fails with the first one's status.
-    only = protect("only")
+    # None opens: the mount fails with the first one's status, and names all of them.
+    only = {name: protect(name) for name in ("only", "other")}
     mount()
-    write(mnt, "only", newest)
+    for name in only:
+        write(mnt, name, newest)
     s.farshore("unmount", mnt)
-    with open(only, "r+b") as file:
-        file.write(b"changed")
-    s.farshore("mount", mnt, status=11)
+    for image in only.values():
+        with open(image, "r+b") as file:
+            file.write(b"changed")
+    done = s.farshore("mount", mnt, status=11)
     check(not os.path.ismount(mnt), "a mount that failed is still there")
-    s.farshore("unprotect", "only", "--discard-log")
+    for name, image in only.items():
+        check(f"{name} is not served: {image}" in done.stderr, done.stderr)
+        check(f"Try: for {name}: farshore accept" in done.stderr, done.stderr)
+        s.farshore("unprotect", name, "--discard-log")
 
     # A crash in the middle of an unprotect: shown, left out loudly, ended by the same command.
     image = protect("half")

@@ -99,7 +99,7 @@ package struct QCOW2Header: Equatable, Sendable {
         compression = incompatible & 8 != 0 ? .zstd : .zlib
         try Self.refuse(field, incompatible, path)
         if hasFeatures { try checkFeatures(field) }
-        try checkTables(field, fileBytes: fileBytes)
+        try checkTables(field, fileBytes: fileBytes, path)
     }
 
     private static func refuse(_ field: ImageField, _ incompatible: UInt64, _ path: String) throws(ImageError) {
@@ -129,9 +129,18 @@ package struct QCOW2Header: Equatable, Sendable {
             meaning: "the header contradicts itself, or the compression is not known")
     }
 
-    private func checkTables(_ field: ImageField, fileBytes: UInt64) throws(ImageError) {
-        try field.require(sizeBytes > 0 && sizeBytes % 512 == 0 && sizeBytes <= Self.sizeBytesMax, "size", at: 24, found: "\(sizeBytes)",
-            expected: "a multiple of 512 above 0, at most \(Self.sizeBytesMax)", meaning: "a disk consists of whole sectors")
+    private func checkTables(_ field: ImageField, fileBytes: UInt64, _ path: String) throws(ImageError) {
+        try field.require(sizeBytes > 0 && sizeBytes % 512 == 0, "size", at: 24, found: "\(sizeBytes)",
+            expected: "a multiple of 512 above 0", meaning: "a disk consists of whole sectors")
+        guard sizeBytes <= Self.sizeBytesMax else {
+            let covered = UInt64(l1Entries) >= sizeBytes / (clusterBytes * tableEntries)
+            guard covered else {
+                throw field.damage("size", at: 24, found: "\(sizeBytes)", expected: "at most \(Self.sizeBytesMax)", meaning: "the L1 table does not cover such a disk")
+            }
+            throw .unsupported(
+                path: path, what: "a disk of \(sizeBytes) bytes: a limit of Farshore is 64 TiB for qcow2 (header, size)",
+                remedy: "make the disk smaller inside its machine, then qemu-img resize --shrink \(path) 64T; or move data to a second disk")
+        }
         try field.require(l1Entries <= Self.l1EntriesMax && Int(l1Entries) >= l1EntriesNeeded, "L1 entries", at: 36, found: "\(l1Entries)",
             expected: "\(l1EntriesNeeded) to \(Self.l1EntriesMax)", meaning: "the table does not cover the disk, or would need too much memory")
         let refcountBytes = UInt64(refcountTableClusters) * clusterBytes

@@ -41,16 +41,20 @@ struct QCOW2Survey: ~Copyable {
             guard let table = QCOW2Cluster.tableOffset(l1Entry: entry, header: header) else { throw malformed(name, place, entry) }
             guard table != 0 else { continue }
             try takeWhole(table, name, at: place)
-            try walkTable(try container.read(count: Int(header.clusterBytes), at: table), at: table, index)
+            var rest = table..<table + header.clusterBytes
+            while let part = try container.nextData(in: rest) {
+                try walkEntries(try container.read(count: part.count, at: part.lowerBound), at: part.lowerBound, ofTable: index, at: table)
+                rest = part.upperBound..<rest.upperBound
+            }
         }
     }
 
-    private mutating func walkTable(_ bytes: [UInt8], at table: UInt64, _ index: Int) throws(ImageError) {
-        for entryIndex in 0..<Int(header.tableEntries) {
-            let entry = bytes.withUnsafeBytes { $0.getBE(UInt64.self, at: entryIndex * 8) }
+    private mutating func walkEntries(_ bytes: [UInt8], at start: UInt64, ofTable index: Int, at table: UInt64) throws(ImageError) {
+        for offset in stride(from: 0, to: bytes.count, by: 8) {
+            let entry = bytes.withUnsafeBytes { $0.getBE(UInt64.self, at: offset) }
             guard entry != 0 else { continue }
-            let place = table + UInt64(entryIndex) * 8
-            let name = "L2 table \(index), entry \(entryIndex)"
+            let place = start + UInt64(offset)
+            let name = "L2 table \(index), entry \((place - table) / 8)"
             guard let cluster = QCOW2Cluster(entry: entry, header: header) else { throw malformed(name, place, entry) }
             if case .compressed(let offset, let count) = cluster {
                 try takePacked(offset..<offset + UInt64(count), name, at: place, entry)

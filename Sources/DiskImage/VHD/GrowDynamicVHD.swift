@@ -21,10 +21,12 @@ struct GrowingDynamicVHD {
     private var needsTable: Bool { entriesNeeded > header.tableEntries }
 
     /// Reads and checks the image. Throws `unsupported` when it cannot grow to `newBytes`.
-    init(_ container: borrowing ContainerFile, to newBytes: UInt64) throws(ImageError) {
+    init(_ container: borrowing ContainerFile, to newBytes: UInt64, disk: String? = nil) throws(ImageError) {
         let path = container.path
         func refuse(_ what: String) -> ImageError {
-            .unsupported(path: path, what: what, remedy: "farshore unprotect DISK, then farshore image convert INPUT OUTPUT --to vhd-dynamic")
+            .unsupported(
+                path: path, what: what,
+                remedy: "farshore unprotect \(disk ?? "DISK"), farshore image convert \(path) COPY.vhd --to vhd-dynamic, and protect COPY.vhd under a new name")
         }
         let layout = try readDynamicLayout(container, .dynamic)
         guard layout.batmap == nil else { throw refuse("a dynamic VHD with a batmap (XenServer) cannot grow") }

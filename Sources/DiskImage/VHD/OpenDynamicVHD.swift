@@ -80,9 +80,11 @@ func readDynamicLayout(_ container: borrowing ContainerFile, _ type: VHDFooter.D
     let structures = try structures(found.footer, header, batmap, path: path)
     let table = try VHDBlockTable(reading: container, header: header, structures: structures)
     if let batmap { try batmap.check(table, blocks: Int(header.blocks(ofDiskBytes: found.footer.diskSizeBytes)), container) }
-    let hasFooterAtEnd = try isFooterAtEnd(found.end, found.footer, table, header, fileBytes: fileBytes, path: path)
-    return DynamicVHDLayout(
-        footer: found.footer, header: header, table: table, isCopyDamaged: found.isCopyDamaged, hasFooterAtEnd: hasFooterAtEnd, batmap: batmap)
+    let end = try footerAtEnd(found.end, found.footer, table, header, fileBytes: fileBytes, path: path)
+    var footer = found.footer
+    // Who saves a machine's state may say so in one of them only.
+    if end?.savedState == true { footer.savedState = true }
+    return DynamicVHDLayout(footer: footer, header: header, table: table, isCopyDamaged: found.isCopyDamaged, hasFooterAtEnd: end != nil, batmap: batmap)
 }
 
 /// Everything but blocks and the footer at the end; none lies over another.
@@ -133,20 +135,20 @@ private func readHeader(_ container: borrowing ContainerFile, _ footer: VHDFoote
         footer: footer, fileBytes: fileBytes, of: container.path)
 }
 
-/// Whether the last sector is this disk's footer. It is none when it lies in a block, and what stands a block or
+/// The last sector, where it is this disk's footer. It is none when it lies in a block, and what stands a block or
 /// more behind the last one is the rest of an allocation that a crash cut short: its bytes prove nothing.
-private func isFooterAtEnd(
+private func footerAtEnd(
     _ end: Result<VHDFooter, ImageError>, _ truth: VHDFooter, _ table: VHDBlockTable, _ header: VHDDynamicHeader, fileBytes: UInt64, path: String
-) throws(ImageError) -> Bool {
+) throws(ImageError) -> VHDFooter? {
     if case .failure(.system(let error)) = end { throw .system(error) }
-    guard case .success(let footer) = end, fileBytes - 512 >= table.endOffset else { return false }
-    guard fileBytes - 512 - table.endOffset < header.bitmapBytes + UInt64(header.blockBytes) else { return false }
+    guard case .success(let footer) = end, fileBytes - 512 >= table.endOffset else { return nil }
+    guard fileBytes - 512 - table.endOffset < header.bitmapBytes + UInt64(header.blockBytes) else { return nil }
     if let (name, place) = footer.disagreement(with: truth) {
         // So far behind the last block it may be a guest's data: of a block whose entry, and whose footer, a power loss took.
-        guard fileBytes - table.endOffset <= header.bitmapBytes else { return false }
+        guard fileBytes - table.endOffset <= header.bitmapBytes else { return nil }
         let field = ImageField(footer.encoded(), structure: "footer", at: fileBytes - 512, path: path)
         throw field.damage(name, at: place, found: "another value than the copy at byte 0", expected: "the copy's value",
             meaning: "the two footers describe different disks: a program stopped while it changed them, or one was damaged")
     }
-    return true
+    return footer
 }

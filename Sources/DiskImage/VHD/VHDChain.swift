@@ -81,7 +81,7 @@ struct VHDChain {
         for path in places {
             do throws(ChainBreak.Reason) {
                 let found = try identify(try folders.open(path), link)
-                guard let locks else { return found }
+                guard let locks, try !isAbove(found) else { return found }
                 do throws(ImageError) { try locks.add(found.file.descriptor) } catch { throw .noImage(error) }
                 // Before it was locked somebody may have been at it.
                 return try identify(try found.again(), link)
@@ -95,17 +95,16 @@ struct VHDChain {
 
     /// Two in a chain may have one unique id: they are held in the order in which they were found.
     private func findHeld(_ locks: ParentLocks, _ link: VHDParentLink, _ childPath: String, _ places: [String]) throws(ImageError) -> Found {
-        var tried: [ChainBreak.Place] = []
         for descriptor in locks.descriptors {
-            do throws(ChainBreak.Reason) {
-                let key = try heldKey(locks, descriptor)
-                guard !files.contains(key) else { continue }
-                return try identify(openHeld(locks, descriptor, as: name(of: key, link, places)), link)
-            } catch {
-                if case .otherDisk = error { continue }
-                tried.append(ChainBreak.Place(path: "the file that was served", reason: error))
+            let held = try key(openHeld(locks, descriptor, as: childPath))
+            guard !files.contains(held) else { continue }
+            let file = try openHeld(locks, descriptor, as: name(of: held, link, places))
+            do throws(ChainBreak.Reason) { return try identify(file, link) } catch {
+                // The others are other parents of the chain.
+                if case .noImage(let damage) = error { throw damage }
             }
         }
+        var tried: [ChainBreak.Place] = []
         for path in places {
             do throws(ChainBreak.Reason) {
                 _ = try identify(try folders.open(path), link)
@@ -115,13 +114,8 @@ struct VHDChain {
         throw .brokenChain(ChainBreak(child: childPath, name: link.name, uniqueID: link.uniqueID, tried: tried))
     }
 
-    private func openHeld(_ locks: ParentLocks, _ descriptor: Int32, as path: String) throws(ChainBreak.Reason) -> ContainerFile {
+    private func openHeld(_ locks: ParentLocks, _ descriptor: Int32, as path: String) throws(ImageError) -> ContainerFile {
         do throws(SystemError) { return try locks.open(descriptor, as: path) } catch { throw .system(error) }
-    }
-
-    private func heldKey(_ locks: ParentLocks, _ descriptor: Int32) throws(ChainBreak.Reason) -> FileKey {
-        let file = try openHeld(locks, descriptor, as: "a parent")
-        do throws(SystemError) { return try FileKey(file.descriptor) } catch { throw .system(error) }
     }
 
     /// Where a file that is held lies; else where another one took its name; else where it may be brought back to.
@@ -138,6 +132,11 @@ struct VHDChain {
         return taken ?? places.first(where: folders.couldHold) ?? places.first ?? folders.image
     }
 
+    /// A chain that comes back to an image would meet the lock that its opener has on that; `check` says what is wrong with it.
+    private func isAbove(_ found: borrowing Found) throws(ChainBreak.Reason) -> Bool {
+        do throws(SystemError) { return files.contains(try FileKey(found.file.descriptor)) } catch { throw .system(error) }
+    }
+
     private func identify(_ file: consuming ContainerFile, _ link: VHDParentLink) throws(ChainBreak.Reason) -> Found {
         let footer: VHDFooter
         do throws(ImageError) { footer = try anyFooter(file) } catch { throw .noImage(error) }
@@ -150,18 +149,24 @@ struct VHDChain {
         let field = ImageField(child.header.encoded(), structure: "dynamic header", at: child.footer.dataOffset, path: childPath)
         try field.require(!files.contains(try key(found.file)), "parent unique id", at: 40, found: path,
             expected: "an image that is not above it in the chain", meaning: "the chain never ends")
-        try field.require(files.count < Self.filesMax, "parent unique id", at: 40, found: "a chain of more than \(Self.filesMax) images",
-            expected: "at most \(Self.filesMax)", meaning: "reading through so many is too slow; merge some of them")
+        guard files.count < Self.filesMax else {
+            throw .unsupported(
+                path: folders.image, what: "a chain of more than \(Self.filesMax) images: a limit of Farshore (it goes on below \(childPath))",
+                remedy: "merge images of the chain where they are made (Hyper-V: Merge-VHD), until at most \(Self.filesMax) are left")
+        }
         try field.require(size <= child.footer.currentSizeBytes, "parent unique id", at: 40,
             found: "a parent of \(size) bytes at \(path)", expected: "at most this disk's \(child.footer.currentSizeBytes)",
             meaning: "the parent was made larger after this image was made from it")
     }
 
     private func requireRoom(_ layout: DynamicVHDLayout, _ path: String) throws(ImageError) {
-        let field = ImageField(layout.header.encoded(), structure: "dynamic header", at: layout.footer.dataOffset, path: path)
         let entries = tableEntries + UInt64(layout.header.tableEntries)
-        try field.require(entries <= Self.tableEntriesMax, "table entries", at: 28, found: "\(entries) in the chain so far",
-            expected: "at most \(Self.tableEntriesMax)", meaning: "the tables of the chain would need \(entries * 4) bytes of memory")
+        guard entries <= Self.tableEntriesMax else {
+            throw .unsupported(
+                path: folders.image,
+                what: "its chain has \(entries) table entries down to \(path): a limit of Farshore is \(Self.tableEntriesMax) (dynamic header, table entries)",
+                remedy: "merge images of the chain where they are made (Hyper-V: Merge-VHD), or make them with larger blocks")
+        }
     }
 
     private static func compare(_ link: VHDParentLink, _ parent: VHDFooter, _ status: FileStatus) -> ChainLink.TimeStamp {

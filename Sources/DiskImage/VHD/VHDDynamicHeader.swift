@@ -58,12 +58,19 @@ struct VHDDynamicHeader: Equatable, Sendable {
         try field.require(blockBytes >= 512 && blockBytes.nonzeroBitCount == 1, "block size", at: 32, found: "\(blockBytes)",
             expected: "a power of two from 512", meaning: "blocks hold whole sectors")
         parent = footer.diskType == .differencing ? try VHDParentLink(field, fileBytes: fileBytes) : nil
-        try checkTable(field, headerOffset: offset, diskBytes: footer.diskSizeBytes, fileBytes: fileBytes)
+        try checkTable(field, headerOffset: offset, diskBytes: footer.diskSizeBytes, fileBytes: fileBytes, path)
     }
 
-    private func checkTable(_ field: ImageField, headerOffset: UInt64, diskBytes: UInt64, fileBytes: UInt64) throws(ImageError) {
+    private func checkTable(_ field: ImageField, headerOffset: UInt64, diskBytes: UInt64, fileBytes: UInt64, _ path: String) throws(ImageError) {
+        let needed = blocks(ofDiskBytes: diskBytes)
+        guard needed <= Self.tableEntriesMax || tableEntries < needed else {
+            throw .unsupported(
+                path: path,
+                what: "a disk of \(needed) blocks of \(blockBytes) bytes: a limit of Farshore is \(Self.tableEntriesMax) blocks (dynamic header, table entries)",
+                remedy: "convert it to blocks of 2 MiB with the program that made it (qemu-img reads blocks below 512 KiB wrong)")
+        }
         try field.require(tableEntries <= Self.tableEntriesMax, "table entries", at: 28, found: "\(tableEntries)",
-            expected: "at most \(Self.tableEntriesMax)", meaning: "the block allocation table would need \(tableBytes) bytes of memory")
+            expected: "at most \(Self.tableEntriesMax)", meaning: "the disk has \(needed) blocks, and no such table is read into memory")
         try field.require(UInt64(tableEntries) * UInt64(blockBytes) >= diskBytes, "table entries", at: 28, found: "\(tableEntries)",
             expected: "at least \(blocks(ofDiskBytes: diskBytes))",
             meaning: "the table does not cover the disk's \(diskBytes) bytes")

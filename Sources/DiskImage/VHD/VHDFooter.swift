@@ -32,7 +32,7 @@ package struct VHDFooter: Equatable, Sendable {
     /// Seconds since 2000-01-01 00:00 UTC.
     package let timeStamp: UInt32
     package let uniqueID: [UInt8]
-    package let savedState: Bool
+    package internal(set) var savedState: Bool
     /// Kept as they are: XenServer has a flag there.
     private let reserved: [UInt8]
 

@@ -44,10 +44,14 @@ struct VHDXBlockTable: Sendable {
     init(reading file: borrowing VHDXReplayedFile, metadata: VHDXMetadata, regions: VHDXRegions) throws(ImageError) {
         shape = VHDXTableShape(region: regions.table, blockBytes: metadata.blockBytes, sizeBytes: metadata.sizeBytes)
         let field = ImageField([], structure: "block allocation table", at: regions.table.offset, path: file.path)
-        try field.require(UInt64(shape.blocks) <= VHDXTableShape.blocksMax, "blocks", at: 0, found: "\(shape.blocks)", expected: "at most \(VHDXTableShape.blocksMax)",
-            meaning: "the table would need \(shape.blocks * 4) bytes of memory")
         try field.require(shape.bytesCount <= regions.table.bytesCount, "region length", at: 0, found: "\(regions.table.bytesCount)",
             expected: "at least \(shape.bytesCount)", meaning: "the table does not cover the disk's \(metadata.sizeBytes) bytes")
+        guard UInt64(shape.blocks) <= VHDXTableShape.blocksMax else {
+            throw .unsupported(
+                path: file.path,
+                what: "a disk of \(shape.blocks) blocks of \(shape.blockBytes) bytes: a limit of Farshore is \(VHDXTableShape.blocksMax) blocks (block allocation table)",
+                remedy: "qemu-img convert -O vhdx -o block_size=32M \(file.path) LARGER.vhdx, or Convert-VHD with -BlockSizeBytes 32MB on Hyper-V")
+        }
         places = [UInt32](repeating: 0, count: shape.blocks)
         endOffset = file.sizeBytes.roundedUp(to: VHDXPlace.mebibyte)
         try readEntries(file)

@@ -36,11 +36,15 @@ struct VHDXHeader: Equatable, Sendable {
     static let bytesCount = 4096
     static let logBytesMax: UInt32 = 16 << 20
     static let noLog = [UInt8](repeating: 0, count: 16)
+    private static let versionKnown: UInt16 = 1
+    private static let logVersionKnown: UInt16 = 0
 
     var sequenceNumber: UInt64
     var fileWriteID: [UInt8]
     var dataWriteID: [UInt8]
     var logID: [UInt8]
+    private let logVersion: UInt16
+    private let version: UInt16
     let logBytes: UInt32
     let logOffset: UInt64
 
@@ -52,6 +56,8 @@ struct VHDXHeader: Equatable, Sendable {
         fileWriteID = uniqueID
         dataWriteID = uniqueID
         logID = Self.noLog
+        logVersion = Self.logVersionKnown
+        version = Self.versionKnown
         self.logBytes = logBytes
         self.logOffset = logOffset
     }
@@ -64,7 +70,8 @@ struct VHDXHeader: Equatable, Sendable {
             field.put(fileWriteID, at: 16)
             field.put(dataWriteID, at: 32)
             field.put(logID, at: 48)
-            field.putLE(UInt16(1), at: 66)
+            field.putLE(logVersion, at: 64)
+            field.putLE(version, at: 66)
             field.putLE(logBytes, at: 68)
             field.putLE(logOffset, at: 72)
         }
@@ -73,7 +80,9 @@ struct VHDXHeader: Equatable, Sendable {
         return bytes
     }
 
-    init(parsing bytes: [UInt8], at offset: UInt64, fileBytes: UInt64, of path: String) throws(ImageError) {
+    /// Sound by signature and checksum, as §2.2.2 has it. What it says is checked of the header that counts, and of no other: refused
+    /// here, a newer one would make the older one count, and the log that it names be overlooked.
+    init(parsing bytes: [UInt8], at offset: UInt64, of path: String) throws(ImageError) {
         let field = ImageField(bytes, structure: "header", at: offset, path: path)
         try field.requireBytes(Array("head".utf8), "signature", at: 0, meaning: "this is no header of a VHDX")
         try field.requireCRC32C(at: 4)
@@ -81,15 +90,32 @@ struct VHDXHeader: Equatable, Sendable {
         fileWriteID = field.bytes(at: 16, count: 16)
         dataWriteID = field.bytes(at: 32, count: 16)
         logID = field.bytes(at: 48, count: 16)
+        logVersion = field.little(UInt16.self, at: 64)
+        version = field.little(UInt16.self, at: 66)
         logBytes = field.little(UInt32.self, at: 68)
         logOffset = field.little(UInt64.self, at: 72)
-        let (logVersion, version) = (field.little(UInt16.self, at: 64), field.little(UInt16.self, at: 66))
-        try field.require(logVersion == 0, "log version", at: 64, found: "\(logVersion)", expected: "0", meaning: "a version of the log that is not known")
-        try field.require(version == 1, "version", at: 66, found: "\(version)", expected: "1", meaning: "a version of the format that is not known")
-        try field.require(logBytes % UInt32(VHDXPlace.mebibyte) == 0 && logBytes > 0 && logBytes <= Self.logBytesMax, "log length", at: 68,
-            found: "\(logBytes)", expected: "a multiple of 1 MiB up to \(Self.logBytesMax)", meaning: "the log would be read into memory")
+    }
+
+    /// Throws where the image is not served by this header, or the header contradicts the file.
+    func check(at offset: UInt64, fileBytes: UInt64, of path: String) throws(ImageError) {
+        let field = ImageField(encoded(), structure: "header", at: offset, path: path)
+        for (name, found, known) in [("version", version, Self.versionKnown), ("log version", logVersion, Self.logVersionKnown)] where found != known {
+            throw .unsupported(
+                path: path, what: "a VHDX of an unknown version: \(found) where \(known) is known (header, \(name), byte \(offset))",
+                remedy: "a copy made with the program that wrote it: Convert-VHD on Hyper-V, or qemu-img convert -O vhdx")
+        }
+        try field.require(logBytes % UInt32(VHDXPlace.mebibyte) == 0 && logBytes > 0, "log length", at: 68,
+            found: "\(logBytes)", expected: "a multiple of 1 MiB above 0", meaning: "a log has no other lengths")
         let end = logOffset.addingReportingOverflow(UInt64(logBytes))
-        try field.require(logOffset % VHDXPlace.mebibyte == 0 && logOffset >= VHDXPlace.headerSectionEnd && !end.overflow && end.partialValue <= fileBytes,
+        let isInFile = !end.overflow && end.partialValue <= fileBytes
+        guard logBytes <= Self.logBytesMax || !isInFile else {
+            throw .unsupported(
+                path: path, what: "a log of \(logBytes) bytes: a limit of Farshore is \(Self.logBytesMax) (header, log length)",
+                remedy: "copy it to a VHDX with a log of 1 MiB: qemu-img convert -O vhdx \(path) COPY.vhdx")
+        }
+        try field.require(logBytes <= Self.logBytesMax, "log length", at: 68, found: "\(logBytes)", expected: "a log within the file's \(fileBytes) bytes",
+            meaning: "the log lies outside of the file")
+        try field.require(logOffset % VHDXPlace.mebibyte == 0 && logOffset >= VHDXPlace.headerSectionEnd && isInFile,
             "log offset", at: 72, found: "\(logOffset)", expected: "a multiple of 1 MiB with \(logBytes) bytes behind it in the file's \(fileBytes)",
             meaning: "the log lies outside of the file")
     }
@@ -99,10 +125,13 @@ struct VHDXHeader: Equatable, Sendable {
 struct VHDXHeaders: Sendable {
     private(set) var current: VHDXHeader
     private var place: Int
+    /// Of the other header, where that is none; the next change puts one there.
+    let otherDamage: ImageError?
 
-    init(current: VHDXHeader, place: Int) {
+    init(current: VHDXHeader, place: Int, otherDamage: ImageError? = nil) {
         self.current = current
         self.place = place
+        self.otherDamage = otherDamage
     }
 
     init(reading container: borrowing ContainerFile) throws(ImageError) {
@@ -111,8 +140,8 @@ struct VHDXHeaders: Sendable {
         switch (first, second) {
         case (.failure(.system(let error)), _), (_, .failure(.system(let error))): throw .system(error)
         case (.failure(let damage), .failure): throw damage
-        case (.success(let header), .failure): self.init(current: header, place: 0)
-        case (.failure, .success(let header)): self.init(current: header, place: 1)
+        case (.success(let header), .failure(let damage)): self.init(current: header, place: 0, otherDamage: damage)
+        case (.failure(let damage), .success(let header)): self.init(current: header, place: 1, otherDamage: damage)
         case (.success(let one), .success(let two)):
             guard one.sequenceNumber != two.sequenceNumber || one == two else {
                 throw .damaged(ImageDamage(path: container.path, field: "header, sequence number", offset: VHDXPlace.headers[1] + 8,
@@ -121,13 +150,14 @@ struct VHDXHeaders: Sendable {
             }
             self.init(current: one.sequenceNumber > two.sequenceNumber ? one : two, place: one.sequenceNumber > two.sequenceNumber ? 0 : 1)
         }
+        try current.check(at: VHDXPlace.headers[place], fileBytes: container.status.sizeBytes, of: container.path)
     }
 
     private static func read(_ container: borrowing ContainerFile, _ place: Int) -> Result<VHDXHeader, ImageError> {
         let offset = VHDXPlace.headers[place]
         do throws(ImageError) {
             let bytes = try container.read(count: VHDXHeader.bytesCount, at: offset)
-            return .success(try VHDXHeader(parsing: bytes, at: offset, fileBytes: container.status.sizeBytes, of: container.path))
+            return .success(try VHDXHeader(parsing: bytes, at: offset, of: container.path))
         } catch {
             return .failure(error)
         }

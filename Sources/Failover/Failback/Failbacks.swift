@@ -162,7 +162,7 @@ package struct Failbacks: Sendable {
         let format = try disk.imageFormat()
         let found = try disk.openImage(locked: lock, access: .readOnly).sizeBytes
         guard found < sizeBytes else { return }
-        try requireGrowable(disk.imagePath, format: format, from: found, to: sizeBytes)
+        try requireGrowable(disk.imagePath, format: format, disk: disk.name, from: found, to: sizeBytes)
         try growImage(disk.imagePath, format: format, from: found, to: sizeBytes)
     }
 

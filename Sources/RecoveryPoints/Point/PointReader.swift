@@ -39,6 +39,8 @@ package final class PointReader: Sendable {
     package let disk: VaultID
     package let sequence: UInt64
     package let sizeBytes: UInt64
+    /// The recovery point at `sequence`, if it is one.
+    package let point: RecoveryPoint?
     let sources: PointSources
     private let view: Mutex<View>
 
@@ -63,6 +65,7 @@ package final class PointReader: Sendable {
         self.disk = disk
         sequence = plan.sequence
         sizeBytes = plan.sizeBytes
+        point = plan.point
         view = Mutex(try View(sources, disk, plan))
     }
 

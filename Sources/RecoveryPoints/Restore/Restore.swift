@@ -48,16 +48,16 @@ package struct Restore: Sendable {
         self.progress = progress
     }
 
-    private var statePath: String { path + RestoreState.suffix }
+    private var statePath: String { path + OutputImage.restoreSuffix }
     private var regionCount: UInt64 { (reader.sizeBytes + Self.regionBytes - 1) / Self.regionBytes }
 
-    /// `uniqueID` and `timeStamp` go into a VHD's footer. Without `replacing`, an existing file at the path is refused.
-    package func run(uniqueID: [UInt8], timeStamp: UInt32, replacing: Bool) throws(RestoreError) -> Outcome {
+    /// `timeStamp` (seconds since 2000) goes into a VHD's footer. Without `replacing`, an existing file at the path is refused.
+    package func run(timeStamp: UInt32, replacing: Bool) throws(RestoreError) -> Outcome {
         let job = RestoreState.Job(
             vault: reader.sources.vault.id.description, disk: reader.disk.description, sequence: reader.sequence, sizeBytes: reader.sizeBytes,
             imageFormat: format.rawValue, regionBytes: Self.regionBytes)
         let earlier = try onFile { () throws(SystemError) in try RestoreState.load(statePath, job: job) }
-        let output = try begin(uniqueID: uniqueID, timeStamp: timeStamp, resume: earlier != nil)
+        let output = try begin(timeStamp: timeStamp, resume: earlier != nil)
         var state = RestoreState(job: job)
         if output.isResumed, let earlier { state = earlier }
         let work = RestoreWork(done: state.regions(below: regionCount), regions: regionCount)
@@ -68,11 +68,10 @@ package struct Restore: Sendable {
         return Outcome(writtenBytes: work.writtenBytes, resumedBytes: min(resumed, reader.sizeBytes))
     }
 
-    private func begin(uniqueID: [UInt8], timeStamp: UInt32, resume: Bool) throws(RestoreError) -> OutputImage {
+    private func begin(timeStamp: UInt32, resume: Bool) throws(RestoreError) -> OutputImage {
+        let id = pointImageID(vault: reader.sources.vault.id, disk: reader.disk, sequence: reader.sequence, format: format)
         do {
-            return try OutputImage.begin(path, format: format, sizeBytes: reader.sizeBytes, uniqueID: uniqueID, timeStamp: timeStamp, resume: resume) {
-                () throws(SystemError) in try DurableFile.remove(statePath)
-            }
+            return try OutputImage.begin(path, format: format, sizeBytes: reader.sizeBytes, uniqueID: id, timeStamp: timeStamp, resume: resume)
         } catch {
             throw .image(error)
         }

@@ -6,8 +6,8 @@ import Foundation
 import Vault
 
 struct RestoreState: Codable, Equatable {
-    static let suffix = ".farshore-restore"
-    private static let format = 1
+    /// The first one went with images that had the disk's id.
+    private static let format = 2
 
     /// What is restored; a state of anything else is of no use.
     struct Job: Codable, Equatable {

@@ -104,7 +104,7 @@ package struct AttemptFailure: Error, CustomStringConvertible {
         switch error {
         case .inUse: return AttemptFailure(.mayPass, "\(error)", remedy: "stop the program that uses the image", cause: error)
         case .system(let system): return of(system, cause: system)
-        case .unsupported(_, _, let remedy): return AttemptFailure(.mayPass, "\(error)", remedy: remedy, cause: error)
+        case .unsupported(_, _, let remedy): return AttemptFailure(.mayPass, "\(error)", remedy: remedy.shown, cause: error)
         case .brokenChain(let broken): return AttemptFailure(.mayPass, "\(error)", remedy: broken.remedy, cause: error)
         case .damaged: return AttemptFailure(.mayPass, "\(error)", remedy: "farshore image check FILE", cause: error)
         }

@@ -15,6 +15,8 @@ package struct ReadPlan: Sendable {
     package let segments: [SegmentEntry]
     /// The points after `baseSequence` up to `sequence`.
     package let points: [RecoveryPoint]
+    /// The point at `sequence`, which may be that of the map; nil where it is none.
+    package let point: RecoveryPoint?
     /// Intervals up to `sequence` of which only the end can be read.
     let merged: [Manifest.MergedInterval]
     /// The newest full manifest at or before the sequence, its lineage filled in; nil for a kept point.
@@ -129,7 +131,9 @@ package struct DiskHistory: Sendable {
 
     package func plan(at sequence: UInt64) throws(VaultError) -> ReadPlan {
         if sequence < state.oldestSequence, let kept = try keptPoints().first(where: { $0.sequence == sequence }) {
-            return ReadPlan(sequence: sequence, sizeBytes: kept.sizeBytes, root: kept.root, baseSequence: sequence, segments: [], points: [], merged: [], full: nil)
+            return ReadPlan(
+                sequence: sequence, sizeBytes: kept.sizeBytes, root: kept.root, baseSequence: sequence, segments: [], points: [],
+                point: kept.point, merged: [], full: nil)
         }
         // Sequences are never used twice: the oldest lineage that reaches so far is the one that wrote it.
         guard sequence >= state.oldestSequence, let lineage = state.lineages.first(where: { $0.sequence >= sequence }) else {
@@ -159,7 +163,8 @@ package struct DiskHistory: Sendable {
             reached = part.sequence
         }
         return ReadPlan(
-            sequence: sequence, sizeBytes: state.sizeBytes(at: sequence), root: root, baseSequence: full.sequence, segments: segments, points: points, merged: merged,
+            sequence: sequence, sizeBytes: state.sizeBytes(at: sequence), root: root, baseSequence: full.sequence, segments: segments, points: points,
+            point: manifests.flatMap(\.points).first { $0.sequence == sequence }, merged: merged,
             full: ManifestRef(lineage: full.lineage, sequence: full.sequence, hash: lineage.full.hash))
     }
 
@@ -170,7 +175,8 @@ package struct DiskHistory: Sendable {
         if full.sequence == sequence {
             guard let root = full.root else { throw notFull(full) }
             return ReadPlan(
-                sequence: sequence, sizeBytes: state.sizeBytes(at: sequence), root: root, baseSequence: sequence, segments: [], points: [], merged: [], full: ref)
+                sequence: sequence, sizeBytes: state.sizeBytes(at: sequence), root: root, baseSequence: sequence, segments: [], points: [],
+                point: full.points.last { $0.sequence == sequence }, merged: [], full: ref)
         }
         guard full.fullNumber != 1 else {
             throw .notFound("the vault has nothing at sequence \(sequence): the history after it begins at \(full.sequence)")
@@ -182,7 +188,8 @@ package struct DiskHistory: Sendable {
         let baseRef = ManifestRef(lineage: before.lineage ?? full.lineage, sequence: before.sequence, hash: before.hash)
         return ReadPlan(
             sequence: sequence, sizeBytes: state.sizeBytes(at: sequence), root: base, baseSequence: full.after, segments: try indexed(needed(full, sequence), full),
-            points: full.points.filter { $0.sequence <= sequence }, merged: (full.merged ?? []).filter { $0.through <= sequence }, full: baseRef)
+            points: full.points.filter { $0.sequence <= sequence }, point: full.points.last { $0.sequence == sequence },
+            merged: (full.merged ?? []).filter { $0.through <= sequence }, full: baseRef)
     }
 
     /// The farthest full manifest that `full` names and that is not yet below the sequence; where it is lost, a nearer one

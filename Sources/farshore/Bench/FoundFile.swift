@@ -1,6 +1,7 @@
 // A file on a foreign file system, which may be made to harm who looks at it: links lead nowhere out of it, and only plain files are read.
 
 import BlockIO
+import DiskImage
 import Glibc
 
 final class FoundFile {
@@ -50,8 +51,9 @@ final class FoundFile {
     /// Copies it to `path`, which appears when it is whole and durable. Permissions and times are kept; the owner is who copies.
     func copy(to path: String, replacing: Bool, progress: (_ done: UInt64) -> Void) throws {
         let source = try place.reopened(O_RDONLY | O_NONBLOCK)
-        let partial = "\(path).farshore-partial"
-        // What an interrupted copy left is of no use.
+        let partial = path + OutputImage.partialSuffix
+        // What an interrupted copy left is of no use, and what a restore noted of a file of that name is no longer true.
+        try DurableFile.remove(path + OutputImage.restoreSuffix)
         guard unlink(partial) == 0 || errno == ENOENT else { throw SystemError(errno: errno, operation: "remove", path: partial) }
         let target = try Descriptor.open(partial, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW)
         do {

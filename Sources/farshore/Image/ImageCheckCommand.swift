@@ -8,8 +8,9 @@ struct ImageCheckCommand: ParsableCommand {
         commandName: "check",
         abstract: "Check an image's structures, and those of its parents; change nothing.",
         discussion: """
-            Damage is refused with the field and its place named. What is sound but deserves a word is told: a footer to be put back, a parent
-            with another time than its child has noted, sectors that other programs show differently.
+            Damage is refused with the field and its place named. What is sound but deserves a word is told: a footer or a header of VHDX
+            to be put back, a parent with another time than its child has noted, sectors that other programs show differently, an image
+            that is being written, a qcow2 image that can be read but not protected (internal snapshots, not closed cleanly).
 
             Example:
               farshore image check vm/child.avhd --parent-dir /srv/base

@@ -5,7 +5,6 @@ import ArgumentParser
 import BlockIO
 import DiskImage
 import Foundation
-import Glibc
 
 struct ImageConvert: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -30,11 +29,12 @@ struct ImageConvert: ParsableCommand {
     @Flag(help: "Replace an existing output.")
     var force = false
 
+    @OptionGroup var site: SiteOptions
     @OptionGroup var options: OutputOptions
 
     func run() throws {
         let (inputPath, outputPath) = (absolutePath(input), absolutePath(output))
-        try refuseExisting(outputPath)
+        try requireOutputPlace(outputPath, force: force, site)
         let lock = try ImageLock.take(inputPath, for: .shared)
         let parentLocks = ParentLocks()
         let source = try openImage(locked: lock, access: .readOnly, format: from, parentFolders: chain.folders, parentLocks: parentLocks)
@@ -58,16 +58,6 @@ struct ImageConvert: ParsableCommand {
             throw error
         }
         return made
-    }
-
-    private func refuseExisting(_ path: String) throws {
-        var info = stat()
-        guard lstat(path, &info) == 0 else { return }
-        guard info.st_mode & S_IFMT == S_IFREG else {
-            throw Failure(.usage, "\(path) exists and is no file", try: "name a new file, or write a raw image to a device with dd")
-        }
-        guard force else { throw Failure(.failed, "\(path) exists", try: "another name, or --force to replace it") }
-        try OutputImage.requireReplaceable(path)
     }
 
     static func randomID() -> [UInt8] {

@@ -8,13 +8,13 @@ extension Failure {
     init(_ error: ImageError) {
         switch error {
         case .damaged(let damage):
-            self.init(.badImage, "\(error)", try: "a copy of \(damage.path) from before the damage; the image was not changed")
+            self.init(.badImage, "\(error)", try: "a copy of \(damage.path.shown) from before the damage; the image was not changed")
         case .unsupported(_, _, let remedy):
-            self.init(.badImage, "\(error)", try: remedy)
+            self.init(.badImage, "\(error)", try: remedy.shown)
         case .brokenChain(let broken):
             self.init(.badImage, "\(error)", try: broken.remedy)
         case .inUse(let path):
-            self.init(.inUse, "\(error)", try: "lsof \(path), and stop the program that holds it")
+            self.init(.inUse, "\(error)", try: "lsof \(path.shown), and stop the program that holds it")
         case .system(let cause):
             self.init(cause)
         }
@@ -22,7 +22,7 @@ extension Failure {
 
     init(_ error: SystemError) {
         switch error.errno {
-        case ENOSPC, EDQUOT: self.init(.notEnoughSpace, "\(error)", try: "df \(error.path), and free space or choose another place")
+        case ENOSPC, EDQUOT: self.init(.notEnoughSpace, "\(error)", try: "df \(error.path.shown), and free space or choose another place")
         case ENOENT, ENOTDIR: self.init(.notFound, "\(error)", try: "check the name")
         case EEXIST: self.init(.failed, "\(error)", try: "another name")
         case EBUSY: self.init(.inUse, "\(error)", try: "farshore status, and again when it is free")

@@ -1,6 +1,7 @@
 // `farshore image info`: what an image holds; a damaged one is refused naming field and offset.
 
 import ArgumentParser
+import BlockIO
 import DiskImage
 
 struct ImageInfo: ParsableCommand {
@@ -157,7 +158,7 @@ extension ImageDocument.Parent {
     }
 
     var text: String {
-        "\(path): \(format), \(bytesText(sizeBytes)), id \(uniqueID)"
+        "\(path.shown): \(format), \(bytesText(sizeBytes)), id \(uniqueID)"
             + (timeStamp == "differs" ? "; its time is not the one its child has noted" : "")
     }
 }
@@ -166,7 +167,7 @@ extension ChainLink {
     /// What speaks against the parent, though it has the right id.
     var warning: String? {
         guard case .differs = timeStamp else { return nil }
-        return "\(path) has another time than its child has noted: it is a copy, or was changed since, and then the disk is damaged"
+        return "\(path.shown) has another time than its child has noted: it is a copy, or was changed since, and then the disk is damaged"
     }
 }
 

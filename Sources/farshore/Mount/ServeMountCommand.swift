@@ -51,13 +51,20 @@ struct ServeMountCommand: ParsableCommand {
         let served = disks.all().map(\.disk.name)
         if !isSuccessor {
             for (disk, failure) in failures { try catalogue.record(.critical, disk: disk, "the mount does not serve it: \(failure.message)") }
-            // Where none opens, the first one's reason is the mount's.
-            if let (_, failure) = failures.first, served.isEmpty { throw failure }
+            if served.isEmpty, let failure = Self.noneOpens(failures) { throw failure }
             // What kept them from being served may have kept them from being replicated.
-            for disk in served { try catalogue.requestAttempt(ofDisk: disk) }
+            do { for disk in served { try catalogue.requestAttempt(ofDisk: disk) } } catch { serviceLog("the uploader is not asked to try again: \(error)") }
         }
         serviceLog(served.isEmpty ? "no disk is open" : "open: \(served.joined(separator: ", "))")
         try runServices(process, disks, catalogue, isSuccessor: isSuccessor, failures)
+    }
+
+    /// Why there is no mount: what each disk says, and the first one's status. Nil where no disk was refused.
+    private static func noneOpens(_ failures: [(disk: String, failure: Failure)]) -> Failure? {
+        guard let first = failures.first?.failure, failures.count > 1 else { return failures.first?.failure }
+        return Failure(
+            first.status, failures.map { "\($0.disk) is not served: \($0.failure.message)" }.joined(separator: "\n"),
+            try: failures.map { "for \($0.disk): \($0.failure.remedy)" }.joined(separator: "\nTry: "))
     }
 
     /// All that is not the data path. Guests are served already.

@@ -153,9 +153,13 @@ final class PointTree: Sendable {
         let size = history.state.sizeBytes(at: sequence)
         let directory = try tree.addDirectory("\(sequence)", in: parent)
         let footer = size <= VHDFooter.sizeBytesMax
-            ? VHDFooter.fixed(sizeBytes: size, uniqueID: disk.id.bytes, timeStamp: disk.vhdTimeStamp) : nil
+            ? VHDFooter.fixed(sizeBytes: size, uniqueID: imageID(of: disk, at: sequence), timeStamp: disk.vhdTimeStamp(of: nil)) : nil
         let point = LazyDisk { [sources] () throws(SystemError) in try Self.open(disk, history, sequence, sources) }
         try tree.addDisk(point, in: directory, sizeBytes: size, isWritable: false, vhdFooter: footer)
+    }
+
+    private func imageID(of disk: Catalog.Disk, at sequence: UInt64) -> [UInt8] {
+        pointImageID(vault: sources.vault.id, disk: disk.id, sequence: sequence, format: .vhdFixed)
     }
 
     private static func open(_ disk: Catalog.Disk, _ history: DiskHistory, _ sequence: UInt64, _ sources: PointSources) throws(SystemError) -> PointDisk {

@@ -56,7 +56,7 @@ struct GrowCommand: ParsableCommand {
             throw Failure(.usage, "a disk has at most \(FormatLimits.diskBytesMax) bytes in a vault, and grows \(FormatLimits.growthsMax) times", try: "a smaller size, or a new disk")
         }
         if size > old {
-            try requireGrowable(protected.imagePath, format: try protected.imageFormat(), from: old, to: size)
+            try requireGrowable(protected.imagePath, format: try protected.imageFormat(), disk: disk, from: old, to: size)
             if try !growMounted() { try growUnmounted(protected) }
         }
         if protected.sizeBytes != size { try catalogue.setSize(size, ofDisk: disk) }

@@ -132,11 +132,13 @@ struct ProtectCommand: ParsableCommand {
             return folder
         }
         var opened: Vault?
+        var id: LogID?
         try job.step("vault") {
             let url = vault.url
             let vault = try vault.open(site)
             try checks.place(of: vault, url: url)
-            warnings += try checks.vault(vault, own: leftover?.diskID.description)
+            id = try checks.id(of: leftover, in: vault, sizeBytes: image.sizeBytes)
+            warnings += try checks.vault(vault, own: id?.description)
             if let group { try checks.groupName(group, vault) }
             opened = vault
             return vault.id.description
@@ -145,11 +147,11 @@ struct ProtectCommand: ParsableCommand {
         var disk: ProtectedDisk?
         try job.step("register") {
             let made = ProtectedDisk(
-                name: name, id: (leftover?.diskID ?? .random()).description, imagePath: image.path, format: image.format.rawValue,
+                name: name, id: (id ?? .random()).description, imagePath: image.path, format: image.format.rawValue,
                 sizeBytes: image.sizeBytes, logFolder: folder, logBudgetBytes: budget, policy: try catalogue.policy(named: policy), vaultURL: vault.url,
                 vaultID: opened.id.description, keyFile: vault.key.keyFile.map(absolutePath),
                 passphraseFile: vault.key.passphraseFile.map(absolutePath), machine: machine, parentFolders: image.parentFolders)
-            try register(made, opened, catalogue, makeLog: leftover == nil)
+            try register(made, opened, catalogue, leftover)
             disk = made
             return made.id
         }
@@ -158,14 +160,20 @@ struct ProtectCommand: ParsableCommand {
     }
 
     /// Log, vault, site, in this order: a crash between them leaves a log that the next `protect` takes over.
-    private func register(_ disk: ProtectedDisk, _ vault: Vault, _ catalogue: Catalogue, makeLog: Bool) throws {
+    private func register(_ disk: ProtectedDisk, _ vault: Vault, _ catalogue: Catalogue, _ leftover: LogState?) throws {
         guard let id = LogID(hex: disk.id), let vaultDisk = VaultID(disk.id) else { throw Failure(.failed, "impossible disk id", try: "run the command again") }
-        if makeLog {
+        let segmentBytes = SegmentGeometry.segmentBytes(forBudgetBytes: disk.logBudgetBytes)
+        // One that was made for another vault would keep all for a target that nobody serves; with another size no mount opens it.
+        let isOurs = leftover.map {
+            $0.diskID == id && $0.diskBytes == disk.sizeBytes && $0.targets == [disk.vaultID]
+                && $0.segmentBytes == segmentBytes && $0.budgetBytes == disk.logBudgetBytes
+        }
+        if isOurs != true {
             // The image as it is now is the state at the first sequence: sequences begin at 1.
             let start = try Sequencer(path: site.directory.sequencePath).next()
             try ChangeLog.create(
                 LogFolder(disk.logFolder), diskID: id, diskBytes: disk.sizeBytes, targets: [disk.vaultID],
-                segmentBytes: SegmentGeometry.segmentBytes(forBudgetBytes: disk.logBudgetBytes), budgetBytes: disk.logBudgetBytes, startSequence: start)
+                segmentBytes: segmentBytes, budgetBytes: disk.logBudgetBytes, startSequence: start, replacing: leftover)
         }
         _ = try vault.register(disk: vaultDisk, name: disk.name, sizeBytes: disk.sizeBytes, machine: disk.machine)
         try catalogue.add(disk, group: group)

@@ -44,11 +44,13 @@ struct ProtectionChecks {
             let what = known.name == name ? "a disk named \(name)" : "the image \(real) as \(known.name)"
             throw Failure(.inUse, "this site already protects \(what)", try: "farshore status \(known.name)")
         }
+        try catalogue.refuseDisksReading(real, try: "protect a copy of it")
         try Self.refuseLoopDevice(of: real)
         let lock = try ImageLock.take(real, for: .exclusive)
         let parentLocks = ParentLocks()
         let image = try openImage(locked: lock, access: .readWrite, format: format, parentFolders: folders, parentLocks: parentLocks)
         let inspected = try inspectImage(real, format: format, parentFolders: folders)
+        try catalogue.refuseDisksUnder(real, parents: inspected.parents)
         guard image.sizeBytes <= FormatLimits.diskBytesMax else {
             throw Failure(.badImage, "\(real): a disk of \(image.sizeBytes) bytes is larger than a vault keeps", try: "farshore image info \(real)")
         }
@@ -56,7 +58,13 @@ struct ProtectionChecks {
         try lock.release()
         return Image(
             path: real, format: inspected.format, sizeBytes: image.sizeBytes, isBlockDevice: inspected.isBlockDevice, parentFolders: folders,
-            warnings: inspected.parents.compactMap(\.warning))
+            warnings: inspected.parents.compactMap(\.warning) + Self.neverGrows(inspected))
+    }
+
+    /// Told of images that grow but for their size: now is the time to make another one.
+    private static func neverGrows(_ image: ImageDescription) -> [String] {
+        guard [.raw, .vhdFixed, .vhdDynamic].contains(image.format), !image.isBlockDevice, !hasGrowableSize(image.sizeBytes) else { return [] }
+        return ["the disk has \(image.sizeBytes) bytes, no multiple of 4 KiB, and can never grow (docs/operating/mounts.md, Growing a disk)"]
     }
 
     static func refuseLoopDevice(of image: String) throws(Failure) {
@@ -79,15 +87,29 @@ struct ProtectionChecks {
         return String(cString: resolved)
     }
 
-    /// The state of a log that an earlier `protect` made and nobody ever opened: it is taken over.
+    /// The state of a log that an earlier `protect` made and nobody ever opened: it is taken over, or made anew.
     func leftover(_ folder: String) throws -> LogState? {
         guard access(folder, F_OK) == 0 else { return nil }
         let present = try Directory.list(folder)
         guard let first = present.first else { return nil }
-        guard Set(present).isSubset(of: ["log.state", "owner.lock"]), present.contains("log.state") else { throw notEmpty(folder, first) }
+        guard present.allSatisfy({ ["log.state", "owner.lock"].contains($0) || $0.hasPrefix("log.state.") && $0.hasSuffix(".new") }) else {
+            throw notEmpty(folder, first)
+        }
+        // Killed before the state had its name, it left nothing of use.
+        guard present.contains("log.state") else { return nil }
         let state = try LogFolder(folder).readState()
         guard state.bootID.isEmpty else { throw notEmpty(folder, first) }
+        if let disk = try catalogue.disks().first(where: { $0.id == state.diskID.description }) {
+            throw Failure(.inUse, "\(folder) is the change log of \(disk.name), which was not mounted yet", try: "--log-dir with a new folder")
+        }
         return state
+    }
+
+    /// The leftover's id, by which the vault may know the disk; nil where it knows another one by it, or there is no leftover.
+    func id(of leftover: LogState?, in vault: Vault, sizeBytes: UInt64) throws -> LogID? {
+        guard let id = leftover?.diskID else { return nil }
+        let known = try vault.catalog().document.disks.first { $0.id.description == id.description }
+        return known.map { $0.name == name && $0.sizeBytes == sizeBytes } ?? true ? id : nil
     }
 
     private func notEmpty(_ folder: String, _ file: String) -> Failure {

@@ -2,14 +2,13 @@
 
 import ArgumentParser
 import DiskImage
-import Foundation
 import RecoveryPoints
 import Vault
 
 struct RestoreCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "restore",
-        abstract: "Write a recovery point out as a raw image or a VHD.",
+        abstract: "Write a recovery point out as an image: raw, VHD, VHDX or qcow2.",
         discussion: """
             Sparse, and every byte authenticated before it is written. When interrupted, the same command goes on where it stopped:
             FILE.farshore-partial and FILE.farshore-restore hold what is done. FILE appears when it is whole.
@@ -54,10 +53,7 @@ struct RestoreCommand: ParsableCommand {
 
     func run() throws {
         let path = absolutePath(to)
-        guard force || !FileManager.default.fileExists(atPath: path) else {
-            throw Failure(.inUse, "\(path) is there already", try: "give another file, or --force to replace it")
-        }
-        try OutputImage.requireReplaceable(path)
+        try requireOutputPlace(path, force: force, site)
         let vault = try vault.open(site)
         let found = try vault.disk(disk)
         let shared = try SharedPoints(vault, of: found)
@@ -69,7 +65,7 @@ struct RestoreCommand: ParsableCommand {
         let reader = try PointReader(sources, disk: found.id, plan: try history.plan(at: sequence))
         let progress = Progress("restore")
         let restore = Restore(reader: reader, path: path, format: toFormat) { progress.update(doneBytes: $0, totalBytes: $1) }
-        let outcome = try restore.run(uniqueID: found.id.bytes, timeStamp: found.vhdTimeStamp, replacing: force)
+        let outcome = try restore.run(timeStamp: found.vhdTimeStamp(of: reader.point), replacing: force)
         progress.finish()
         let document = Document(
             disk: found.name, sequence: reader.sequence, file: path, format: toFormat.rawValue, sizeBytes: reader.sizeBytes,
@@ -82,8 +78,10 @@ struct RestoreCommand: ParsableCommand {
 }
 
 extension Catalog.Disk {
-    /// Seconds since 2000 as a VHD footer has them; the same for every copy of the disk.
-    var vhdTimeStamp: UInt32 { UInt32(clamping: Int64(createdMicros / 1_000_000) - VHDFooter.secondsTo2000) }
+    /// Seconds since 2000 as a VHD footer has them: the time of the point, or when the disk was registered.
+    func vhdTimeStamp(of point: RecoveryPoint?) -> UInt32 {
+        UInt32(clamping: Int64((point?.timeMicros ?? createdMicros) / 1_000_000) - VHDFooter.secondsTo2000)
+    }
 }
 
 extension Failure {
