@@ -46,8 +46,9 @@ import VirtualDisk
         try disk.open()
     }
 
-    private func completeGrowth(_ disk: TestDisk) throws {
-        try VirtualDisk.completeGrowth(of: disk.image.path, format: .raw, folder: disk.folder, lock: try OwnerLock.acquire(disk.folder))
+    @discardableResult private func completeGrowth(_ disk: TestDisk, format: ImageFormat = .raw) throws -> GrowthFailure? {
+        try VirtualDisk.completeGrowth(
+            of: ImageLock.take(disk.image.path, for: .exclusive), format: format, folder: disk.folder, lock: try OwnerLock.acquire(disk.folder))
     }
 
     @Test func aKilledWorkersSuccessorServesTheNewSize() throws {
