@@ -87,6 +87,38 @@ import Testing
         }
     }
 
+    /// A table of 512 KiB, and bytes free.
+    @Test(.enabled(if: geteuid() == 0 || getenv("CI") != nil, "mounts a small filesystem, which needs root"), arguments: [0, 256 << 10, 508 << 10] as [UInt64])
+    func withoutRoomForTheTableTheFileStaysAsItWas(_ room: UInt64) throws {
+        let folder = try TestFolder()
+        try run("mount", ["-t", "tmpfs", "-o", "size=8m", "farshore-test", folder.path])
+        defer { umount2(folder.path, Int32(MNT_DETACH)) }
+        let (path, filler) = (folder.file("image.vhd"), folder.file("filler"))
+        let (old, new) = (2 * Self.mebibyte, UInt64(256) << 30)
+        try OutputImage.makeEmpty(path, .vhdDynamic, old)
+        let image = try openImage(path, access: .readWrite, format: .vhdDynamic)
+        try image.put([UInt8](repeating: 7, count: 4096), at: 8192)
+        try image.flush()
+        let before = try [UInt8](Data(contentsOf: URL(filePath: path)))
+        var status = statvfs()
+        try #require(statvfs(folder.path, &status) == 0)
+        try Descriptor.open(filler, O_RDWR | O_CREAT).allocate(at: 0, length: UInt64(status.f_bavail) * UInt64(status.f_frsize) - room)
+        for _ in 0..<2 {
+            #expect {
+                try growImage(Descriptor.open(path, O_RDONLY), format: .vhdDynamic, from: old, to: new)
+            } throws: {
+                guard case ImageError.system(let error) = $0 else { return false }
+                return error.errno == ENOSPC
+            }
+            #expect(try [UInt8](Data(contentsOf: URL(filePath: path))) == before)
+        }
+        unlink(filler)
+        try growImage(Descriptor.open(path, O_RDONLY), format: .vhdDynamic, from: old, to: new)
+        let grown = try openImage(path, access: .readOnly, format: .vhdDynamic)
+        #expect(grown.sizeBytes == new)
+        #expect(try grown.bytes(at: 8192, count: 4096) == [UInt8](repeating: 7, count: 4096))
+    }
+
     @Test(.enabled(if: requires("qemu-img"))) func qemuSeesTheNewSize() throws {
         let folder = try TestFolder()
         for (subformat, format) in [("fixed", ImageFormat.vhdFixed), ("dynamic", .vhdDynamic)] {
