@@ -55,18 +55,20 @@ struct GrowingDynamicVHD {
     }
 
     mutating func carryOut(_ file: borrowing ChangedFile) throws(SystemError) {
+        let oldHeader = Array(headerBytes[..<512])
         do throws(SystemError) {
             if let rest { try file.zero(at: rest.lowerBound, length: rest.upperBound - rest.lowerBound) }
             if needsTable { try moveTable(file) } else if hasFooterAtEnd { try file.write([UInt8](repeating: 0, count: 512), at: fileBytes - 512) }
             try file.sync()
+            // Also where it names the table already: an earlier attempt's sync may have failed, and left it in the page cache alone.
+            try file.write(Array(headerBytes[..<512]), at: footer.dataOffset)
         } catch {
-            // Nothing names the new table yet. A footer at the end that is missing is put back by whoever writes to the disk.
+            // A footer at the end that cannot be put back is put there by whoever writes to the disk.
             throw file.undone(error) { () throws(SystemError) in
+                guard try file.descriptor.read(count: 512, at: footer.dataOffset) == oldHeader else { return }
                 if needsTable { try file.cutBack(to: fileBytes) } else if hasFooterAtEnd { try file.putBack(oldFooter, at: fileBytes - 512) }
             }
         }
-        // Also where it names the table already: an earlier attempt's sync may have failed, and left it in the page cache alone.
-        try file.write(Array(headerBytes[..<512]), at: footer.dataOffset)
         try file.sync()
         try file.write(footer.encoded(), at: 0)
         try file.sync()
