@@ -30,7 +30,10 @@ package struct ImageIdentity: Equatable, Sendable {
 
     /// The identity now. Take it after the last flush, and write nothing to the image afterwards.
     package init(of path: String) throws(SystemError) {
-        let descriptor = try Descriptor.open(path, O_RDONLY)
+        try self.init(of: Descriptor.open(path, O_RDONLY))
+    }
+
+    private init(of descriptor: borrowing Descriptor) throws(SystemError) {
         let status = try descriptor.status()
         sizeBytes = status.sizeBytes
         if status.kind == .blockDevice {
@@ -63,6 +66,12 @@ package struct ImageIdentity: Equatable, Sendable {
         let descriptor = try Descriptor.open(files[0].path, O_RDONLY)
         try descriptor.sync()
         return try ImageIdentity(of: files)
+    }
+
+    /// The same of an image without parents, by the very file that is open.
+    package static func durable(of image: borrowing Descriptor) throws(SystemError) -> ImageIdentity {
+        try image.sync()
+        return try ImageIdentity(of: image)
     }
 
     private static let sampleBytes = 4096
