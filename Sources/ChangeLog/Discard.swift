@@ -22,7 +22,7 @@ extension LogFolder {
     }
 
     private static func isOfLog(_ name: String) -> Bool {
-        ["owner.lock", "freeze", "sync-failed", "reserve", "base", "presence", "making", "registration"].contains(name) || name.hasPrefix("segment-") || name.hasPrefix("replicated-") || name.hasPrefix("sending-") || name.hasPrefix("publishing-") || name.hasPrefix("resync-")
-            || (name.hasSuffix(".new") && (name.hasPrefix("log.state.") || name.hasPrefix("freeze.") || name.hasPrefix("registration.")))
+        ["owner.lock", "freeze", "sync-failed", "reserve", "base", "presence", "making", "registration", "image-replaced"].contains(name) || name.hasPrefix("segment-") || name.hasPrefix("replicated-") || name.hasPrefix("sending-") || name.hasPrefix("publishing-") || name.hasPrefix("resync-")
+            || (name.hasSuffix(".new") && (name.hasPrefix("log.state.") || name.hasPrefix("freeze.") || name.hasPrefix("image-replaced.") || name.hasPrefix("registration.")))
     }
 }

@@ -17,6 +17,9 @@ package struct LogFolder: Equatable, Sendable {
     package var failedSyncFile: String { path + "/sync-failed" }
     /// The image is being brought to another state (docs/formats/failback.md): nobody else may use it or the log.
     package var failbackFile: String { path + "/failback" }
+    /// A name of the image's files stood for another one when the disk was let go of, and its log was not closed.
+    package var replacedFile: String { path + "/image-replaced" }
+    package var isImageReplaced: Bool { access(replacedFile, F_OK) == 0 }
     /// Of a disk whose image is filled from a recovery point (docs/formats/recovery-disk.md).
     package var baseFile: String { path + "/base" }
     package var presenceFile: String { path + "/presence" }

@@ -8,6 +8,8 @@ package struct ChainBreak: Equatable, Sendable {
         case symbolicLink
         case noRegularFile
         case otherDisk(uniqueID: [UInt8])
+        /// It says that it is the parent, and is not the file that the disk was read through so far.
+        case notHeld
         case noImage(ImageError)
         case system(SystemError)
     }
@@ -58,6 +60,7 @@ extension ChainBreak.Reason {
         case .symbolicLink: "a symbolic link is on the way"
         case .noRegularFile: "no regular file"
         case .otherDisk(let uniqueID): "another disk, id \(uuidText(uniqueID))"
+        case .notHeld: "another file than the disk is served from"
         case .noImage(let error): "\(error)"
         case .system(let error): error.errno == 2 ? "no such file" : "\(error)"
         }

@@ -4,6 +4,7 @@
 // small change between the samples is missed.
 
 package import BlockIO
+import CLinux
 import Glibc
 
 package struct ImageIdentity: Equatable, Sendable {
@@ -30,7 +31,7 @@ package struct ImageIdentity: Equatable, Sendable {
 
     /// The identity now. Take it after the last flush, and write nothing to the image afterwards.
     package init(of path: String) throws(SystemError) {
-        try self.init(of: Descriptor.open(path, O_RDONLY))
+        try self.init(of: Self.open(path))
     }
 
     private init(of descriptor: borrowing Descriptor) throws(SystemError) {
@@ -54,7 +55,7 @@ package struct ImageIdentity: Equatable, Sendable {
         }
         var hash = Self.hash([image.stamp], from: Self.hashStart)
         for parent in files.dropFirst() {
-            let status = try Descriptor.open(parent.path, O_RDONLY).status()
+            let status = try Self.open(parent.path).status()
             hash = Self.hash([status.sizeBytes, UInt64(bitPattern: status.modificationTimeNanoseconds)], from: hash)
         }
         self.init(evidence: .chain, sizeBytes: image.sizeBytes, stamp: hash)
@@ -63,7 +64,7 @@ package struct ImageIdentity: Equatable, Sendable {
     /// The identity at a clean stop, as it will also be found after a power loss: flushing data leaves the change time
     /// of the file to the kernel, which may write it much later.
     package static func durable(of files: [OpenedFile]) throws(SystemError) -> ImageIdentity {
-        let descriptor = try Descriptor.open(files[0].path, O_RDONLY)
+        let descriptor = try open(files[0].path)
         try descriptor.sync()
         return try ImageIdentity(of: files)
     }
@@ -72,6 +73,17 @@ package struct ImageIdentity: Equatable, Sendable {
     package static func durable(of image: borrowing Descriptor) throws(SystemError) -> ImageIdentity {
         try image.sync()
         return try ImageIdentity(of: image)
+    }
+
+    /// The name may have been given to a pipe meanwhile, and opening that would wait for its other end.
+    private static func open(_ path: String) throws(SystemError) -> Descriptor {
+        let place = try Descriptor.open(path, farshore_o_path)
+        var info = stat()
+        guard fstat(place.raw, &info) == 0 else { throw SystemError(errno: errno, operation: "stat", path: path) }
+        guard info.st_mode & S_IFMT == S_IFREG || info.st_mode & S_IFMT == S_IFBLK else {
+            throw SystemError(errno: EINVAL, operation: "use what is neither a file nor a block device", path: path)
+        }
+        return try place.reopened(O_RDONLY)
     }
 
     private static let sampleBytes = 4096

@@ -23,18 +23,26 @@ package struct OpenedFile: Equatable, Sendable {
     package let path: String
     private let key: FileKey
 
-    init(_ descriptor: borrowing Descriptor) throws(SystemError) {
+    package init(_ descriptor: borrowing Descriptor) throws(SystemError) {
         path = descriptor.path
         key = try FileKey(descriptor)
     }
 
     /// The name still stands for the file that was opened.
-    package func isThere() throws(SystemError) -> Bool {
+    package func isThere() throws(SystemError) -> Bool { try found() == key }
+
+    /// The name stands for another file.
+    package func isReplaced() throws(SystemError) -> Bool {
+        guard let found = try found() else { return false }
+        return found != key
+    }
+
+    private func found() throws(SystemError) -> FileKey? {
         do throws(SystemError) {
             // Without opening it for anything: it may be a pipe by now.
-            return try FileKey(Descriptor.open(path, farshore_o_path)) == key
+            return try FileKey(Descriptor.open(path, farshore_o_path))
         } catch where error.errno == ENOENT || error.errno == ENOTDIR {
-            return false
+            return nil
         }
     }
 

@@ -13,7 +13,7 @@ extension VirtualDisk {
     package var frozenSequence: UInt64? { destage.frozenSequence }
 
     /// Makes the image exactly the disk at a sequence, and keeps it so until `unfreeze`. Returns the sequence; when the image
-    /// is frozen already, that one. Throws where the image's name stands for another file: who asks goes on to read it by name.
+    /// is frozen already, that one. Throws where the name of the image, or of a parent, stands for another file: who asks goes on to read by name.
     package func freeze() throws(DiskError) -> UInt64 {
         do {
             return try destage.withTurnNow {

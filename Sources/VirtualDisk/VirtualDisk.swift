@@ -43,6 +43,7 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
             guard state.growingBytes ?? state.diskBytes == image.sizeBytes else {
                 throw DiskError.sizeMismatch(image: path, imageBytes: image.sizeBytes, logBytes: state.growingBytes ?? state.diskBytes)
             }
+            guard !folder.isImageReplaced else { throw DiskError.imageReplaced(image: named(image)) }
             // Before the log is opened: that ends the clean stop, and the question could not be asked again.
             try checkUnchanged(state.cleanStop, image, identity)
             let map = try BlockMap(diskBytes: image.sizeBytes)
@@ -107,7 +108,13 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
                 throw DiskError.sizeMismatch(image: image.path, imageBytes: image.sizeBytes, logBytes: state.diskBytes)
             }
             try folder.recordImage(LogState.CleanStop(try ImageIdentity.durable(of: image.files)))
+            try DurableFile.remove(folder.replacedFile)
         } catch { throw DiskError(error) }
+    }
+
+    /// What has the image's name is refused until it is accepted, also over a log that nobody closed. `lock` is the log's.
+    package static func noteReplaced(_ folder: LogFolder, lock: borrowing OwnerLock) throws(DiskError) {
+        do throws(SystemError) { try DurableFile.replace(folder.replacedFile, with: []) } catch { throw .system(error) }
     }
 
     /// Ends a clean run. The caller has ended all requests before. Where the image's name stands for another file by now, that one is
@@ -134,14 +141,16 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
     /// Nil when the name of the image, or of a parent, stands for another file than was opened. A parent that is gone is an error.
     private func identityOfOpenFiles() throws -> ImageIdentity? {
         if let image = files.first, try !image.isThere() { return nil }
+        // Before it: the identity opens what the names stand for.
+        if try files.contains(where: { (file) throws(SystemError) in try file.isReplaced() }) { return nil }
         let found = try identity()
         // After it: it was of the open files then.
         return try files.allSatisfy { (file) throws(SystemError) in try file.isThere() } ? found : nil
     }
 
-    /// What was merged would be lost with the file, and what the uploader reads would be another one.
+    /// What was merged would be lost with the file, and what the uploader reads, by the names of all of them, would be another disk.
     func requireImageInPlace() throws {
-        if let image = files.first, try !image.isThere() { throw DiskError.imageReplaced(image: image.path) }
+        for file in files where try !file.isThere() { throw DiskError.imageReplaced(image: file.path) }
     }
 
     /// Lets go of log and image without a flush; the next open finds everything acknowledged.

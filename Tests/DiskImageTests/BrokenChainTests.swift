@@ -278,6 +278,44 @@ import Testing
         _ = try ImageLock.take(base + ".aside", for: .exclusive)
     }
 
+    /// Who is handed the locks of another reads through the files that they are on, whatever the names stand for by now.
+    @Test func aChainIsReadThroughTheFilesThatAreHeld() throws {
+        let folder = try TestFolder()
+        let chain = TestChain(folder)
+        try chain.base(size: Self.size, ["--filled", "1"])
+        try chain.child("middle.vhd", seed: 2)
+        try chain.child("leaf.vhd", seed: 3)
+        let (model, parents) = (try chain.model(), chain.levels.dropLast())
+        func open(_ locks: ParentLocks) throws -> any ImageFile {
+            try openImage(locked: ImageLock.take(chain.leaf.path, for: .exclusive), access: .readWrite, format: .vhdDifferencing, parentLocks: locks)
+        }
+        let first = ParentLocks()
+        _ = try open(first)
+        #expect(first.descriptors.count == 2)
+        func readsOn(areThere: Bool) throws {
+            let image = try open(ParentLocks(handedDown: first.descriptors.map { dup($0) }))
+            #expect(try image.allBytes() == model)
+            #expect(try image.files.map { try $0.isThere() } == [true, areThere, areThere])
+            #expect(image.files.map { URL(filePath: $0.path).lastPathComponent } == ["leaf.vhd", "middle.vhd", "base.vhd"])
+        }
+        for parent in parents { try #require(rename(parent.path, parent.path + ".aside") == 0) }
+        try readsOn(areThere: false)
+        _ = try vhdPython(["make", parents[0].path, "-", "--size", "\(Self.size)", "--id", parents[0].id, "--seed", "99", "--filled", "1"])
+        try FileManager.default.copyItem(atPath: parents[1].path + ".aside", toPath: parents[1].path)
+        try readsOn(areThere: false)
+        #expect(try openImage(chain.leaf.path, access: .readOnly).allBytes() != model, "what the names stand for is another disk")
+        for parent in parents { try #require(unlink(parent.path) == 0 && mkfifo(parent.path, 0o600) == 0) }
+        try readsOn(areThere: false)
+        for parent in parents { try #require(rename(parent.path + ".aside", parent.path) == 0) }
+        try readsOn(areThere: true)
+        // The base lies there, and is none of the files that are held.
+        let error = #expect(throws: ImageError.self) { try open(ParentLocks(handedDown: [dup(first.descriptors[0])])) }
+        #expect(error.map { "\($0)".contains("base.vhd (another file than the disk is served from)") } == true)
+        // A file that nothing names any more.
+        for parent in parents { try #require(unlink(parent.path) == 0) }
+        try readsOn(areThere: false)
+    }
+
     /// XenServer's map: checked, and its place kept.
     @Test func batmapsThatLieAreRefused() throws {
         let folder = try TestFolder()

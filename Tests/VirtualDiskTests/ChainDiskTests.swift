@@ -23,6 +23,14 @@ import VirtualDisk
 
         deinit { try? FileManager.default.removeItem(atPath: root) }
 
+        /// Another file has the parent's name, with the parent's unique id and size.
+        func replaceParent() throws {
+            try FileManager.default.moveItem(atPath: base, toPath: root + "/away.vhd")
+            try FileManager.default.copyItem(atPath: root + "/away.vhd", toPath: base)
+        }
+
+        func bringParentBack() throws { try #require(rename(root + "/away.vhd", base) == 0) }
+
         func open() throws -> any ImageFile { try openImage(leaf, access: .readWrite, format: .vhdDifferencing) }
 
         func readByPython() throws -> [UInt8] {
@@ -92,13 +100,12 @@ import VirtualDisk
         let test = try TestDisk(try chain.open())
         defer { test.remove() }
         #expect(test.disk.status.health == .normal)
-        try FileManager.default.moveItem(atPath: chain.base, toPath: chain.root + "/away.vhd")
+        #expect(rename(chain.base, chain.root + "/away.vhd") == 0)
         #expect(test.disk.status.health == .critical && test.disk.status.trouble == .parentLost && test.disk.status.reason.contains("base.vhd"))
         #expect(try test.contents() == chain.model)
         try FileManager.default.copyItem(atPath: chain.root + "/away.vhd", toPath: chain.base)
         #expect(test.disk.status.trouble == .parentLost, "another file of that name is not the one that is read")
-        try FileManager.default.removeItem(atPath: chain.base)
-        try FileManager.default.moveItem(atPath: chain.root + "/away.vhd", toPath: chain.base)
+        try chain.bringParentBack()
         #expect(test.disk.status.health == .normal)
         try test.disk.close()
         // A rename and another mode change no content and not the time of modification.
@@ -111,6 +118,46 @@ import VirtualDisk
         test.image = try chain.open()
         let error = #expect(throws: DiskError.self) { try test.open() }
         #expect("\(error!)".contains("leaf.vhd, or a parent that it is read through (") && "\(error!)".contains("base.vhd), was changed"))
+        try VirtualDisk.acceptImage(test.image, folder: test.folder, lock: OwnerLock.acquire(test.folder))
+        try test.open()
+    }
+
+    /// Who asks for a freeze reads the whole chain by its names; who merges to the end leaves the disk to them.
+    @Test func nothingIsFrozenOrMergedOverAReplacedParent() throws {
+        let chain = try Chain()
+        let test = try TestDisk(try chain.open())
+        defer { test.remove() }
+        func refuses(_ call: () throws -> Void) {
+            let error = #expect(throws: DiskError.self) { try call() }
+            #expect(error.map { "\($0)".contains("base.vhd was removed or replaced") } == true)
+        }
+        try chain.replaceParent()
+        refuses { _ = try test.disk.freeze() }
+        refuses { try test.disk.mergeAll() }
+        try FileManager.default.removeItem(atPath: chain.base)
+        refuses { _ = try test.disk.freeze() }
+        try chain.bringParentBack()
+        let frozen = try test.disk.freeze()
+        try chain.replaceParent()
+        refuses { _ = try test.disk.freeze() }
+        #expect(test.disk.frozenSequence == frozen, "a question that was refused ended the freeze")
+        try chain.bringParentBack()
+        #expect(try test.disk.freeze() == frozen)
+        try test.disk.unfreeze()
+    }
+
+    /// To open one waits for its other end.
+    @Test func aPipeInTheParentsPlaceHoldsUpNoStop() throws {
+        let chain = try Chain()
+        let test = try TestDisk(try chain.open())
+        defer { test.remove() }
+        #expect(rename(chain.base, chain.root + "/away.vhd") == 0 && mkfifo(chain.base, 0o600) == 0)
+        #expect(throws: SystemError.self) { _ = try ImageIdentity(of: chain.base) }
+        let error = #expect(throws: DiskError.self) { try test.disk.close() }
+        #expect(error.map { "\($0)".contains("base.vhd), was removed or replaced") } == true)
+        try chain.bringParentBack()
+        test.image = try chain.open()
+        #expect(throws: DiskError.self, "who put it back has to say so") { try test.open() }
         try VirtualDisk.acceptImage(test.image, folder: test.folder, lock: OwnerLock.acquire(test.folder))
         try test.open()
     }

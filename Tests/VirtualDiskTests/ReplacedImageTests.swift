@@ -66,6 +66,26 @@ import VirtualDisk
         try test.open()
     }
 
+    /// Such a log has no clean stop that could say it.
+    @Test func aReplacedImageIsRefusedOverALogThatNobodyClosed() throws {
+        let place = try Place()
+        let test = try TestDisk(try place.open())
+        defer { test.remove() }
+        try test.disk.put(block, at: 8192)
+        func note() throws {
+            test.disk.abandon()
+            try VirtualDisk.noteReplaced(test.folder, lock: OwnerLock.acquire(test.folder))
+        }
+        try note()
+        for _ in 0..<2 { #expect(throws: DiskError.imageReplaced(image: place.image)) { try test.open() } }
+        try VirtualDisk.acceptImage(test.image, folder: test.folder, lock: OwnerLock.acquire(test.folder))
+        try test.open()
+        #expect(try test.disk.bytes(at: 8192, count: 4096) == block, "what was acknowledged is in the log still")
+        try note()
+        try test.folder.discard(OwnerLock.acquire(test.folder))
+        #expect(access(test.folder.path, F_OK) != 0, "a new log would be refused too")
+    }
+
     /// What they would do cannot be undone: the uploader reads the image by its name, and a released disk is only its image.
     @Test func aReplacedImageIsNeitherFrozenNorReleased() throws {
         let place = try Place()

@@ -199,12 +199,40 @@ with Scenario() as s:
     check("in use by another program" in done.stderr, done.stderr)
     os.rename(other, image)
     check(report("moded")["health"] == "critical" and "removed or replaced" in report("moded")["reason"], str(report("moded")))
-    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
-        os.kill(int(file.read().split()[0]), signal.SIGKILL)
+
+    def worker_of(supervisor):
+        with open(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children") as file:
+            return int(file.read().split()[0])
+
+    def until(what, condition):
+        deadline = time.monotonic() + 30
+        while not condition():
+            check(time.monotonic() < deadline, what + ": " + open(process.log).read())
+            time.sleep(0.2)
+
+    os.kill(worker_of(process), signal.SIGKILL)
     with open(os.path.join(mnt, "moded", "disk.raw"), "rb") as file:
         file.seek(4 * MIB)
         check(file.read(len(served)) == served, "the successor lost a write")
     check(report("moded")["health"] == "critical", "the successor took the other file for the image")
+    state = s.path("moded.img.log", "log.state")
+
+    def kill_without_state():
+        # Stopped first, so that it does not write the state anew.
+        worker = worker_of(process)
+        os.kill(worker, signal.SIGSTOP)
+        os.rename(state, state + ".away")
+        os.kill(worker, signal.SIGKILL)
+        until("the disk was served without its log's state", lambda: "stay open until the mount ends" in (report("moded").get("reason") or ""))
+
+    # A successor that cannot open the disk does not let go of the file that was served: the next attempt would find the other one.
+    kill_without_state()
+    os.rename(state + ".away", state)
+    until("the disk did not come back", lambda: os.listdir(mnt) == ["moded"])
+    with open(os.path.join(mnt, "moded", "disk.raw"), "rb") as file:
+        file.seek(4 * MIB)
+        check(file.read(len(served)) == served, "the disk was opened from the other file")
+    until("the other file was taken for the image", lambda: "removed or replaced" in (report("moded").get("reason") or ""))
     check(s.stop(process) != 0, "a stop over another file was called clean")
     for command in (["mount", mnt], ["upload", "--once"], ["unprotect", "moded"]):
         check("removed or replaced" in s.farshore(*command, status=11).stderr, f"{command} took the other file for the image")
@@ -214,6 +242,21 @@ with Scenario() as s:
     with open(os.path.join(mnt, "moded", "disk.raw"), "rb") as file:
         file.seek(4 * MIB)
         check(file.read(len(served)) == served, "a write was lost with the image that was put back")
+    # The mount ends before a successor can open it.
+    os.link(image, kept)
+    shutil.copy(image, other)
+    os.rename(other, image)
+    kill_without_state()
+    check(s.stop(process) != 0, "a stop over another file was called clean")
+    os.rename(state + ".away", state)
+    for command in (["mount", mnt], ["upload", "--once"]):
+        check("removed or replaced" in s.farshore(*command, status=11).stderr, f"{command} took the other file for the image")
+    os.rename(kept, image)
+    s.farshore("accept", "moded")
+    process, mnt = s.mount(s.path("second-mnt"), served="moded")
+    with open(os.path.join(mnt, "moded", "disk.raw"), "rb") as file:
+        file.seek(4 * MIB)
+        check(file.read(len(served)) == served, "a write was lost with a mount that could not open the disk")
     check(s.stop(process) == 0, "the mount did not stop cleanly")
     print("an image that is replaced under its mount is never taken for the one that was served")
     done = s.farshore("protect", image, "--name", "twice", "--vault", url, "--key-file", s.key(), "--log-dir", s.path("other-log"),

@@ -73,10 +73,12 @@ struct VHDChain {
         do throws(SystemError) { return try FileKey(container.descriptor) } catch { throw .system(error) }
     }
 
-    /// The first file that has the parent's unique id, locked where locks are asked for.
+    /// The first file that has the parent's unique id, locked where locks are asked for; of locks that were handed down, the file held.
     private func find(_ link: VHDParentLink, _ childPath: String, _ child: borrowing ContainerFile) throws(ImageError) -> Found {
+        let places = try folders.places(of: link, child: childPath, child)
+        if let locks, locks.areHandedDown { return try findHeld(locks, link, childPath, places) }
         var tried: [ChainBreak.Place] = []
-        for path in try folders.places(of: link, child: childPath, child) {
+        for path in places {
             do throws(ChainBreak.Reason) {
                 let found = try identify(try folders.open(path), link)
                 guard let locks, try !isAbove(found) else { return found }
@@ -94,6 +96,51 @@ struct VHDChain {
     /// A chain that comes back to an image would meet the lock that its opener has on that; `check` says what is wrong with it.
     private func isAbove(_ found: borrowing Found) throws(ChainBreak.Reason) -> Bool {
         do throws(SystemError) { return files.contains(try FileKey(found.file.descriptor)) } catch { throw .system(error) }
+    }
+
+    /// Two in a chain may have one unique id: they are held in the order in which they were found.
+    private func findHeld(_ locks: ParentLocks, _ link: VHDParentLink, _ childPath: String, _ places: [String]) throws(ImageError) -> Found {
+        var tried: [ChainBreak.Place] = []
+        for descriptor in locks.descriptors {
+            do throws(ChainBreak.Reason) {
+                let key = try heldKey(locks, descriptor)
+                guard !files.contains(key) else { continue }
+                return try identify(openHeld(locks, descriptor, as: name(of: key, link, places)), link)
+            } catch {
+                if case .otherDisk = error { continue }
+                tried.append(ChainBreak.Place(path: "the file that was served", reason: error))
+            }
+        }
+        for path in places {
+            do throws(ChainBreak.Reason) {
+                _ = try identify(try folders.open(path), link)
+                throw .notHeld
+            } catch { tried.append(ChainBreak.Place(path: path, reason: error)) }
+        }
+        throw .brokenChain(ChainBreak(child: childPath, name: link.name, uniqueID: link.uniqueID, tried: tried))
+    }
+
+    private func openHeld(_ locks: ParentLocks, _ descriptor: Int32, as path: String) throws(ChainBreak.Reason) -> ContainerFile {
+        do throws(SystemError) { return try locks.open(descriptor, as: path) } catch { throw .system(error) }
+    }
+
+    private func heldKey(_ locks: ParentLocks, _ descriptor: Int32) throws(ChainBreak.Reason) -> FileKey {
+        let file = try openHeld(locks, descriptor, as: "a parent")
+        do throws(SystemError) { return try FileKey(file.descriptor) } catch { throw .system(error) }
+    }
+
+    /// Where a file that is held lies; else where another one took its name; else where it may be brought back to.
+    private func name(of held: FileKey, _ link: VHDParentLink, _ places: [String]) -> String {
+        var taken: String?
+        for path in places {
+            do throws(ChainBreak.Reason) {
+                let file = try folders.open(path)
+                if (try? FileKey(file.descriptor)) == held { return path }
+                _ = try identify(file, link)
+                taken = taken ?? path
+            } catch { continue }
+        }
+        return taken ?? places.first(where: folders.couldHold) ?? places.first ?? folders.image
     }
 
     private func identify(_ file: consuming ContainerFile, _ link: VHDParentLink) throws(ChainBreak.Reason) -> Found {

@@ -39,12 +39,18 @@ struct ChainFolders: Sendable {
         return places.compactMap(Self.normal).filter { seen.insert($0).inserted }
     }
 
+    private func holder(of path: String) -> String? {
+        folders.filter { path.hasPrefix($0 == "/" ? $0 : $0 + "/") }.max { $0.utf8.count < $1.utf8.count }
+    }
+
+    /// A file put there would be found.
+    func couldHold(_ path: String) -> Bool {
+        holder(of: path) != nil && access(Directory.parent(of: path) ?? "/", F_OK) == 0
+    }
+
     /// Opens the regular file at `path`, or says why not.
     func open(_ path: String) throws(ChainBreak.Reason) -> ContainerFile {
-        let holders = folders.filter { path.hasPrefix($0 == "/" ? $0 : $0 + "/") }
-        guard let folder = holders.max(by: { $0.utf8.count < $1.utf8.count }) else {
-            throw .outside(folders: folders)
-        }
+        guard let folder = holder(of: path) else { throw .outside(folders: folders) }
         let rest = String(path.dropFirst(folder == "/" ? 1 : folder.count + 1))
         let place: Descriptor
         do throws(SystemError) {

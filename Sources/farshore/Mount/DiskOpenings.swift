@@ -12,17 +12,18 @@ struct DiskOpenings {
 
     private let all: [ProtectedDisk]
     private let disks: MountedDisks
-    private let locks: InheritedLocks
+    private let handed: [String: HandedLocks]
 
     init(_ all: [ProtectedDisk], _ disks: MountedDisks, _ locks: InheritedLocks) {
         self.all = all
         self.disks = disks
-        self.locks = locks
+        let names = Set(all.map(\.name))
+        handed = locks.descriptors.filter { names.contains($0.key) }.mapValues { HandedLocks($0) }
     }
 
     /// Shows all disks; one that cannot be shown says why when it is opened.
     func announceAll() {
-        for disk in all { try? disks.announce(disk) }
+        for disk in all { try? disks.announce(disk, handed[disk.name]) }
     }
 
     /// Returns when each disk is open or refused; those refused, in the order given. One must not take the others along.
@@ -32,7 +33,7 @@ struct DiskOpenings {
         let work = { @Sendable in
             while case let index = next.add(1, ordering: .relaxed).oldValue, index < all.count {
                 let disk = all[index]
-                do { try disks.open(disk, inherited: locks.descriptors[disk.name]) } catch {
+                do { try disks.open(disk, handed: handed[disk.name]) } catch {
                     let failure = error as? Failure ?? Failure(.failed, "\(error)", try: "farshore doctor")
                     failures.withLock { $0[index] = failure }
                 }

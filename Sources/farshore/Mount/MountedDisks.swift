@@ -38,6 +38,8 @@ final class MountedDisks: Sendable {
     private let entries = Mutex<[String: Entry]>([:])
     /// Disks that did not open, until they do.
     private let refused = Mutex<[String: RefusedDisk]>([:])
+    /// Of those: what they were served from by another worker, where a name may stand for another file by now.
+    private let kept = Mutex<[String: HandedLocks]>([:])
     /// Disks with a place in the tree that are not open yet.
     private let pending = Mutex<[String: PendingDisk]>([:])
     private let turns = DiskTurns()
@@ -66,9 +68,9 @@ final class MountedDisks: Sendable {
     // MARK: Opening and closing
 
     /// Gives the disk its place in the tree; requests for it wait until it is open.
-    func announce(_ disk: ProtectedDisk) throws {
+    func announce(_ disk: ProtectedDisk, _ handed: HandedLocks?) throws {
         guard disk.state == .protected else { return }
-        let permissions = honoursImageOwner ? try FilePermissions(ofImage: disk.imagePath) : .ownerOnly()
+        let permissions = honoursImageOwner ? try handed?.permissions() ?? FilePermissions(ofImage: disk.imagePath) : .ownerOnly()
         let folder = try tree.addDirectory(disk.name)
         let sizeBytes = disk.sizeBytesUntilOpen
         let place = PendingDisk(name: disk.name, directory: folder, sizeBytes: sizeBytes)
@@ -83,13 +85,16 @@ final class MountedDisks: Sendable {
         pending.withLock { $0[disk.name] = place }
     }
 
-    /// Opens the disk, or remembers why it cannot be served and gives up its locks, so that other commands can mend it.
-    func open(_ disk: ProtectedDisk, inherited: [Int32]?) throws {
+    /// Opens the disk, or remembers why it cannot be served and gives up its locks, so that other commands can mend it. But not those that
+    /// were handed down while another file has a name of the disk's, or may have: the next attempt would serve that one.
+    func open(_ disk: ProtectedDisk, handed: HandedLocks?) throws {
         do {
             guard disk.state == .protected else { throw disk.releasingFailure }
             try refuseHeld(disk)
-            if pending.withLock({ $0[disk.name] }) == nil { try announce(disk) }
-            try serve(disk, inherited: inherited)
+            if pending.withLock({ $0[disk.name] }) == nil { try announce(disk, handed) }
+            try serve(disk, handed)
+            handed?.giveUp()
+            kept.withLock { $0[disk.name] = nil }
             points.setReleased(disk.name, false)
             refused.withLock { $0[disk.name] = nil }
         } catch {
@@ -97,17 +102,29 @@ final class MountedDisks: Sendable {
                 _ = tree.remove(place.directory)
                 place.fail()
             }
-            _ = process.release(disk.name)
-            let failure = Failure.explaining(error) ?? Failure(.failed, "\(error)", try: "farshore doctor")
+            var failure = Failure.explaining(error) ?? Failure(.failed, "\(error)", try: "farshore doctor")
+            if let handed, !handed.areInPlace(disk) {
+                kept.withLock { $0[disk.name] = handed }
+                let why = "its files are not, or not known to be, where they were: those that were served are tried again, and stay open until the mount ends"
+                failure = Failure(failure.status, "\(failure.message); \(why)", try: failure.remedy)
+            } else {
+                giveUpLocks(of: disk.name, handed)
+            }
             refused.withLock { $0[disk.name] = RefusedDisk(disk: disk.name, reason: failure.message, remedy: failure.remedy) }
             throw failure
         }
     }
 
+    private func giveUpLocks(of disk: String, _ handed: HandedLocks?) {
+        handed?.giveUp()
+        kept.withLock { $0[disk] = nil }
+        _ = process.release(disk)
+    }
+
     /// With the locks the supervisor holds for the disk, or with new ones that it is given to hold.
-    private func serve(_ disk: ProtectedDisk, inherited: [Int32]?) throws {
+    private func serve(_ disk: ProtectedDisk, _ handed: HandedLocks?) throws {
         let locks: DiskLocks
-        if let inherited, let known = try DiskLocks.inherited(inherited, disk) {
+        if let handed, let known = try handed.locks(of: disk) {
             locks = known
         } else {
             locks = try DiskLocks.take(disk, site: catalogue.site)
@@ -116,10 +133,11 @@ final class MountedDisks: Sendable {
         // It may be held since `disk` was read, by a command that found nothing here to release: this sees it, or that command meets the locks.
         try refuseHeld(try catalogue.disk(named: disk.name))
         _ = try disk.completeGrowth(of: locks.image, holding: locks.log, site: catalogue.site)
-        // After a worker's death the file that its supervisor holds, even if the name stands for another one by now.
-        let parentLocks = ParentLocks()
+        // After a worker's death the files that its supervisor holds, even if their names stand for others by now.
+        let parentLocks = locks.parents
         let image = try vaults.openImage(of: disk, locked: locks.image, parentLocks: parentLocks)
-        if !parentLocks.descriptors.isEmpty { _ = process.hold(disk.name, locks.descriptors + parentLocks.descriptors) }
+        handed?.note(image.files)
+        if !parentLocks.descriptors.isEmpty { _ = process.hold(disk.name, locks.descriptors) }
         let opened = try VirtualDisk.open(
             name: disk.name, image: image, folder: LogFolder(disk.logFolder), lock: locks.log, sequencer: sequencer, options: options)
         let imageLock = HeldImageLock(locks.image)
@@ -173,8 +191,24 @@ final class MountedDisks: Sendable {
                 do { try catalogue.record(.critical, disk: entry.disk.name, text) } catch { serviceLog("\(entry.disk.name): no event recorded: \(error)") }
             }
         }
+        for (name, handed) in kept.withLock({ $0 }) {
+            do { try letGo(of: name, handed) } catch {
+                failure = error
+                serviceLog("\(name): \(error)")
+            }
+        }
         vaults.close()
         if let failure { throw failure }
+    }
+
+    /// A disk that no worker could open again: what has its names by now is not to be served by the next mount.
+    private func letGo(of name: String, _ handed: HandedLocks) throws {
+        let disk = try catalogue.disk(named: name)
+        guard !handed.areInPlace(disk), let locks = try handed.locks(of: disk) else { return }
+        try VirtualDisk.noteReplaced(LogFolder(disk.logFolder), lock: locks.log)
+        let text = "it could not be opened again before the mount ended, and what has the name of its image, or of a parent, is not known to be what was served"
+        try catalogue.record(.critical, disk: name, text)
+        throw DiskError.imageReplaced(image: disk.imagePath)
     }
 
     // MARK: The control socket
@@ -245,7 +279,7 @@ final class MountedDisks: Sendable {
     private func add(_ name: String) throws {
         guard entries.withLock({ $0[name] }) == nil else { return }
         let wasRefused = refused.withLock { $0[name] != nil }
-        try open(try catalogue.disk(named: name), inherited: nil)
+        try open(try catalogue.disk(named: name), handed: kept.withLock { $0[name] })
         serviceLog("serving \(name) too")
         guard wasRefused else { return }
         try catalogue.record(.information, disk: name, "the mount serves it now")
@@ -263,6 +297,7 @@ final class MountedDisks: Sendable {
                 }
             } catch let error as SiteError where error.code == .diskNotFound {
                 refused.withLock { $0[name] = nil }
+                if let handed = kept.withLock({ $0[name] }) { giveUpLocks(of: name, handed) }
             } catch {
                 // Said when it was refused first.
             }
@@ -310,6 +345,12 @@ extension FilePermissions {
     init(ofImage path: String) throws(SystemError) {
         var info = Glibc.stat()
         guard stat(path, &info) == 0 else { throw SystemError(errno: errno, operation: "stat", path: path) }
+        self.init(uid: info.st_uid, gid: info.st_gid, bits: info.st_mode & 0o666)
+    }
+
+    init(ofImage descriptor: Int32) throws(SystemError) {
+        var info = Glibc.stat()
+        guard fstat(descriptor, &info) == 0 else { throw SystemError(errno: errno, operation: "stat", path: "an image") }
         self.init(uid: info.st_uid, gid: info.st_gid, bits: info.st_mode & 0o666)
     }
 }

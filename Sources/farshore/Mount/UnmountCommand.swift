@@ -4,6 +4,7 @@
 import ArgumentParser
 import BlockIO
 import ChangeLog
+import DiskImage
 import FuseExport
 import Glibc
 import Site
@@ -77,6 +78,13 @@ struct UnmountCommand: ParsableCommand {
             guard try folder.readState().cleanStop == nil else { return false }
             do { _ = try OwnerLock.acquire(folder) } catch LogError.inUse { return false }
             return try folder.readState().cleanStop == nil
+        }
+        // It was open until now, so this is what its stop found.
+        let replaced = try disks.first { try LogFolder($0.logFolder).readState().cleanStop?.evidence == ImageIdentity.Evidence.replaced.rawValue }
+        if left.isEmpty, let replaced {
+            throw Failure(
+                .failed, "\(path) is unmounted, but not all files of \(replaced.name) are those that were served: farshore events \(replaced.name) names them",
+                try: "put the very files back, then farshore accept \(replaced.name); until then it is not served")
         }
         guard let first = left.first else { return }
         throw Failure(
