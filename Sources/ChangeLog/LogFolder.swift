@@ -11,6 +11,7 @@ package struct LogFolder: Equatable, Sendable {
     package init(_ path: String) { self.path = path }
 
     package var stateFile: String { path + "/log.state" }
+    var reserveFile: String { path + "/reserve" }
     package var lockFile: String { path + "/owner.lock" }
     package var freezeFile: String { path + "/freeze" }
     package var failedSyncFile: String { path + "/sync-failed" }

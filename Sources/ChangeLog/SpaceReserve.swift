@@ -7,7 +7,7 @@ import BlockIO
 import Glibc
 
 extension ChangeLog {
-    private var reserveFile: String { folder.path + "/reserve" }
+    private var reserveFile: String { folder.reserveFile }
 
     /// Gives the reserved room back to the filesystem; false when it was given already. Called by destage on ENOSPC.
     package func releaseReserve() -> Bool {

@@ -48,7 +48,7 @@ extension ChainBreak.Place {
     fileprivate var canHoldTheParent: Bool {
         switch reason {
         case .outside, .symbolicLink: false
-        case .noRegularFile, .otherDisk, .notHeld, .noImage, .system: true
+        case .noRegularFile, .otherDisk, .noImage, .notHeld, .system: true
         }
     }
 }

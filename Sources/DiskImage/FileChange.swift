@@ -46,6 +46,28 @@ package struct ChangedFile: ~Copyable, Sendable {
         try descriptor.truncate(to: bytes)
     }
 
+    // MARK: Taking back
+
+    /// What a failed change leaves, when `undo` took it back or could not.
+    func undone(_ error: SystemError, _ undo: () throws(SystemError) -> Void) -> SystemError {
+        do throws(SystemError) { try undo() } catch let second {
+            return SystemError(errno: error.errno, operation: "\(error.operation), nor take that back (\(second))", path: error.path)
+        }
+        return error
+    }
+
+    /// Also after a failed sync: nobody uses what is cut off.
+    func cutBack(to bytes: UInt64) throws(SystemError) {
+        if let listener { listener(.truncate(to: bytes)) }
+        try descriptor.truncate(to: bytes)
+    }
+
+    /// Also after a failed sync: what lies there need not be durable.
+    func putBack(_ bytes: [UInt8], at offset: UInt64) throws(SystemError) {
+        if let listener { listener(.write(at: offset, bytes)) }
+        try descriptor.write(bytes, at: offset)
+    }
+
     /// Writes what is there over itself, zeros excepted: a page that an earlier, failed sync left clean in the page cache gets
     /// to the disk with the next sync.
     func rewrite(at offset: UInt64, length: UInt64) throws(SystemError) {

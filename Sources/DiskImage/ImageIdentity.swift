@@ -31,7 +31,10 @@ package struct ImageIdentity: Equatable, Sendable {
 
     /// The identity now. Take it after the last flush, and write nothing to the image afterwards.
     package init(of path: String) throws(SystemError) {
-        let descriptor = try Self.open(path)
+        try self.init(of: Self.open(path))
+    }
+
+    private init(of descriptor: borrowing Descriptor) throws(SystemError) {
         let status = try descriptor.status()
         sizeBytes = status.sizeBytes
         if status.kind == .blockDevice {
@@ -64,6 +67,12 @@ package struct ImageIdentity: Equatable, Sendable {
         let descriptor = try open(files[0].path)
         try descriptor.sync()
         return try ImageIdentity(of: files)
+    }
+
+    /// The same of an image without parents, by the very file that is open.
+    package static func durable(of image: borrowing Descriptor) throws(SystemError) -> ImageIdentity {
+        try image.sync()
+        return try ImageIdentity(of: image)
     }
 
     /// The name may have been given to a pipe meanwhile, and opening that would wait for its other end.

@@ -17,7 +17,7 @@ package func openImage(
 package func openImage(
     locked lock: borrowing ImageLock, access: ImageAccess, format: ImageFormat? = nil, parentFolders: [String] = [], parentLocks: ParentLocks? = nil
 ) throws(ImageError) -> any ImageFile {
-    try openImage(ContainerFile.open(lock, access: access), access: access, format: format, parentFolders: parentFolders, parentLocks: parentLocks)
+    try openImage(ContainerFile.open(lock.descriptor, access: access), access: access, format: format, parentFolders: parentFolders, parentLocks: parentLocks)
 }
 
 private func openImage(
@@ -50,8 +50,9 @@ struct ContainerFile: ~Copyable {
         return try checked(asImageError { () throws(SystemError) in try ContainerFile(Descriptor.open(path, access.flags)) })
     }
 
-    static func open(_ lock: borrowing ImageLock, access: ImageAccess) throws(ImageError) -> ContainerFile {
-        try checked(asImageError { () throws(SystemError) in try ContainerFile(lock.descriptor.reopened(access.flags)) })
+    /// The very file that is open as `file`.
+    static func open(_ file: borrowing Descriptor, access: ImageAccess) throws(ImageError) -> ContainerFile {
+        try checked(asImageError { () throws(SystemError) in try ContainerFile(file.reopened(access.flags)) })
     }
 
     private static func checked(_ container: consuming ContainerFile) throws(ImageError) -> ContainerFile {

@@ -45,6 +45,17 @@ package struct OpenedFile: Equatable, Sendable {
             return nil
         }
     }
+
+    /// Opens the file once more; nil where its name stands for another one, or for none.
+    package func opened(_ flags: Int32) throws(SystemError) -> Descriptor? {
+        do throws(SystemError) {
+            let named = try Descriptor.open(path, farshore_o_path)
+            guard try FileKey(named) == key else { return nil }
+            return try named.reopened(flags)
+        } catch where error.errno == ENOENT || error.errno == ENOTDIR {
+            return nil
+        }
+    }
 }
 
 /// Whether both names stand for one file or device, which is there.

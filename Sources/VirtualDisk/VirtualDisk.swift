@@ -80,13 +80,16 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
     }
 
     static func checkUnchanged(
-        _ cleanStop: LogState.CleanStop?, _ image: any ImageFile, _ identity: @Sendable () throws -> ImageIdentity
+        _ cleanStop: LogState.CleanStop?, _ image: any ImageFile, _ identity: () throws -> ImageIdentity
     ) throws {
-        guard let cleanStop else { return }
-        guard cleanStop.evidence != ImageIdentity.Evidence.replaced.rawValue else { throw DiskError.imageReplaced(image: named(image)) }
+        if let cleanStop { try checkUnchanged(cleanStop, named: named(image), identity) }
+    }
+
+    static func checkUnchanged(_ cleanStop: LogState.CleanStop, named name: String, _ identity: () throws -> ImageIdentity) throws {
+        guard cleanStop.evidence != ImageIdentity.Evidence.replaced.rawValue else { throw DiskError.imageReplaced(image: name) }
         let now = try identity()
         guard cleanStop == LogState.CleanStop(now) else {
-            throw DiskError.imageChanged(image: named(image), recordedBytes: cleanStop.imageBytes, foundBytes: now.sizeBytes)
+            throw DiskError.imageChanged(image: name, recordedBytes: cleanStop.imageBytes, foundBytes: now.sizeBytes)
         }
     }
 

@@ -31,7 +31,7 @@ import Testing
             try image.flush()
             let bytes = UInt64(larger) * Self.mebibyte
             try requireGrowable(path, format: format.imageFormat, from: size, to: bytes)
-            try growImage(path, format: format.imageFormat, from: size, to: bytes)
+            try growImage(Descriptor.open(path, O_RDONLY), format: format.imageFormat, from: size, to: bytes)
             try expect(path, format.imageFormat, holds: content, bytes, folder)
             content += [UInt8](repeating: 0, count: Int(bytes - size))
             size = bytes
@@ -49,7 +49,7 @@ import Testing
         let file = try Descriptor.open(path, O_RDWR)
         let end = try file.status().sizeBytes - 512
         try file.write([UInt8](repeating: 0xEE, count: 4096), at: end - 4096)
-        try growImage(path, format: .vhdDynamic, from: 3 * Self.mebibyte, to: 4 * Self.mebibyte)
+        try growImage(Descriptor.open(path, O_RDONLY), format: .vhdDynamic, from: 3 * Self.mebibyte, to: 4 * Self.mebibyte)
         try expect(path, .vhdDynamic, holds: [UInt8](repeating: 0, count: Int(3 * Self.mebibyte) - 4096) + [UInt8](repeating: 1, count: 4096), 4 * Self.mebibyte, folder)
     }
 
@@ -65,7 +65,7 @@ import Testing
         try image.flush()
         let start = try [UInt8](Data(contentsOf: URL(filePath: path)))
         let recorder = CrashRecorder()
-        try growImage(path, format: format, from: old, to: new, listener: recorder.listener)
+        try growImage(Descriptor.open(path, O_RDONLY), format: format, from: old, to: new, listener: recorder.listener)
         let changes = recorder.changes
         #expect(changes.count >= 4)
         for count in 0...changes.count {
@@ -75,7 +75,7 @@ import Testing
                     let size = try openImage(survivor, access: .readOnly, format: format).sizeBytes
                     #expect(size == old || size == new, "change \(count), \(loss)")
                 }
-                try growImage(survivor, format: format, from: old, to: new)
+                try growImage(Descriptor.open(survivor, O_RDONLY), format: format, from: old, to: new)
                 let grown = try openImage(survivor, access: .readWrite, format: format)
                 #expect(grown.sizeBytes == new)
                 #expect(try grown.bytes(at: 8192, count: 4096) == data)
@@ -87,12 +87,44 @@ import Testing
         }
     }
 
+    /// A table of 512 KiB, and bytes free.
+    @Test(.enabled(if: geteuid() == 0 || getenv("CI") != nil, "mounts a small filesystem, which needs root"), arguments: [0, 256 << 10, 508 << 10] as [UInt64])
+    func withoutRoomForTheTableTheFileStaysAsItWas(_ room: UInt64) throws {
+        let folder = try TestFolder()
+        try run("mount", ["-t", "tmpfs", "-o", "size=8m", "farshore-test", folder.path])
+        defer { umount2(folder.path, Int32(MNT_DETACH)) }
+        let (path, filler) = (folder.file("image.vhd"), folder.file("filler"))
+        let (old, new) = (2 * Self.mebibyte, UInt64(256) << 30)
+        try OutputImage.makeEmpty(path, .vhdDynamic, old)
+        let image = try openImage(path, access: .readWrite, format: .vhdDynamic)
+        try image.put([UInt8](repeating: 7, count: 4096), at: 8192)
+        try image.flush()
+        let before = try [UInt8](Data(contentsOf: URL(filePath: path)))
+        var status = statvfs()
+        try #require(statvfs(folder.path, &status) == 0)
+        try Descriptor.open(filler, O_RDWR | O_CREAT).allocate(at: 0, length: UInt64(status.f_bavail) * UInt64(status.f_frsize) - room)
+        for _ in 0..<2 {
+            #expect {
+                try growImage(Descriptor.open(path, O_RDONLY), format: .vhdDynamic, from: old, to: new)
+            } throws: {
+                guard case ImageError.system(let error) = $0 else { return false }
+                return error.errno == ENOSPC
+            }
+            #expect(try [UInt8](Data(contentsOf: URL(filePath: path))) == before)
+        }
+        unlink(filler)
+        try growImage(Descriptor.open(path, O_RDONLY), format: .vhdDynamic, from: old, to: new)
+        let grown = try openImage(path, access: .readOnly, format: .vhdDynamic)
+        #expect(grown.sizeBytes == new)
+        #expect(try grown.bytes(at: 8192, count: 4096) == [UInt8](repeating: 7, count: 4096))
+    }
+
     @Test(.enabled(if: requires("qemu-img"))) func qemuSeesTheNewSize() throws {
         let folder = try TestFolder()
         for (subformat, format) in [("fixed", ImageFormat.vhdFixed), ("dynamic", .vhdDynamic)] {
             let path = folder.file(subformat)
             try run("qemu-img", ["create", "-q", "-f", "vpc", "-o", "subformat=\(subformat),force_size=on", path, "8M"])
-            try growImage(path, format: format, from: 8 * Self.mebibyte, to: 700 * Self.mebibyte)
+            try growImage(Descriptor.open(path, O_RDONLY), format: format, from: 8 * Self.mebibyte, to: 700 * Self.mebibyte)
             let information = try run("qemu-img", ["info", "-f", "vpc", path]).output
             #expect(information.contains("(\(700 * Self.mebibyte) bytes)"), "\(information)")
         }

@@ -239,7 +239,7 @@ import VirtualDisk
         let folder = LogFolder(made.logFolder)
         do {
             let lock = try OwnerLock.acquire(folder)
-            try VirtualDisk.completeGrowth(of: made.imagePath, format: .raw, folder: folder, lock: lock)
+            _ = try VirtualDisk.completeGrowth(of: ImageLock.take(made.imagePath, for: .exclusive), format: .raw, folder: folder, lock: lock)
         }
         model += [UInt8](repeating: 0, count: 2 << 20)
         let grown = try site.open("disk", fills: true)

@@ -62,11 +62,11 @@ import VaultFixtures
         func remove() { try? FileManager.default.removeItem(atPath: path) }
     }
 
-    private func refresh(_ image: any ImageFile, _ home: Home, _ disk: ModelDisk, _ mark: RefreshMark, unsent: BlockRanges = .none, fetched: @escaping @Sendable () -> UInt64 = { 0 }) throws -> ImageRefresh {
+    private func refresh(_ image: any ImageFile, _ home: Home, _ disk: ModelDisk, _ mark: RefreshMark, unsent: BlockRanges = .none, formerEnds: BlockRanges = .none, fetched: @escaping @Sendable () -> UInt64 = { 0 }) throws -> ImageRefresh {
         try mark.store(home.folder)
         let history = try #require(try DiskHistory.newest(disk.vault, try disk.vault.disk("disk")))
         return ImageRefresh(
-            image, mark, folder: home.folder, history: history, sources: PointSources(vault: disk.vault), unsent: unsent,
+            image, mark, folder: home.folder, history: history, sources: PointSources(vault: disk.vault), unsent: unsent, formerEnds: formerEnds,
             ImageRefresh.Surroundings(fetchedBytes: fetched, isOver: { false }, progress: { _ in }))
     }
 
@@ -168,6 +168,27 @@ import VaultFixtures
             }
         }
         #expect(kills > 0)
+    }
+
+    /// Killed between the new footer and the end of the old one, where the vault has nothing.
+    @Test func theFooterOfASmallerFixedVHDIsNoData() throws {
+        let test = try TestVault()
+        let (old, new) = (4 << 20, 6 << 20)
+        let disk = try ModelDisk(test.vault, sizeBytes: old, seed: 11, limits: limits())
+        try disk.replicateInitially()
+        try disk.step(records: 3)
+        let base = RefreshMark.State(lineage: disk.lineage, sequence: disk.sequence)
+        let home = try Home(disk.content(at: base.sequence), format: .vhdFixed)
+        defer { home.remove() }
+        disk.grow(to: new)
+        repeat { try disk.step(records: 1) } while disk.sequence < base.sequence + 4
+        try #require(!disk.blocksWritten(after: base.sequence).contains(UInt64(old / 4096)), "another seed")
+        try Descriptor.open(home.path + "/image", O_RDWR).write(VHDFooter.fixed(sizeBytes: UInt64(new), uniqueID: [UInt8](repeating: 1, count: 16), timeStamp: 0), at: UInt64(new))
+        #expect(try home.content()[old..<old + 8] == ArraySlice("conectix".utf8))
+        let ends = Failbacks.formerEnds(.vhdFixed, [UInt64(old), UInt64(new)], below: UInt64(new))
+        #expect(ends.blockCount == 1 && Failbacks.formerEnds(.raw, [UInt64(old)], below: UInt64(new)) == .none)
+        try refresh(try home.image(), home, disk, mark(disk, base), formerEnds: ends).bring(to: .init(lineage: disk.lineage, sequence: disk.sequence))
+        #expect(try home.content() == disk.content(at: disk.sequence))
     }
 
     @Test func anotherSizeIsRefused() throws {

@@ -101,7 +101,7 @@ final class ReplicatedDisk: @unchecked Sendable {
     private static func open(_ folder: String, _ site: SiteDirectory, _ bootID: String, _ catchingUpSeconds: UInt64) throws -> VirtualDisk {
         let log = LogFolder(folder + "/log")
         let lock = try OwnerLock.acquire(log)
-        try VirtualDisk.completeGrowth(of: folder + "/image", format: .raw, folder: log, lock: lock)
+        _ = try VirtualDisk.completeGrowth(of: ImageLock.take(folder + "/image", for: .exclusive), format: .raw, folder: log, lock: lock)
         return try VirtualDisk.open(
             name: name, image: try openImage(folder + "/image", access: .readWrite, format: .raw), folder: log, lock: lock,
             sequencer: try Sequencer(path: site.sequencePath), options: ChangeLog.Options(bootID: bootID, catchingUpSeconds: catchingUpSeconds))

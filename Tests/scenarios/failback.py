@@ -195,8 +195,13 @@ with Scenario(seed=7) as s:
     s.farshore("failback", "start", "db", "--to", s.path("nowhere/db.image"), status=10)
     killed = s.start("failback", "start", "db", "--to", "new/db.image", cwd=s.path())
     deadline = time.monotonic() + 20
+    mark = other + ".log/failback"
     while not os.path.exists(other) and killed.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
+        time.sleep(0.001)
+    # Its next state says that the site names the new place by now.
+    first = os.stat(mark).st_ino
+    while os.stat(mark).st_ino == first and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
 

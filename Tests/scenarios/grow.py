@@ -1,7 +1,8 @@
 """Protected disks grow: ext4 on a raw image and on a dynamic VHD, mounted over loop devices and written to all the time, everything killed
 on the way; `losetup -c` and resize2fs take the new room. Points before and after are mounted, restored and compared, also by the reader
-without Farshore; what cannot be is refused."""
+without Farshore; what cannot be is refused. A file that took an image's name is left alone, and a disk without room stays as it is."""
 # Promise P6: A point has the size that the disk had when it was cut.
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from scenario import MIB, ROOT, Scenario, check, requires, requires_root, run, t
 
 requires_root()
 requires("mkfs.ext4", "e2fsck", "resize2fs", "losetup", "fsfreeze", "qemu-img")
-OLD, NEW, LAST = 96 * MIB, 384 * MIB, 512 * MIB
+SMALL, OLD, NEW, LAST = 16 * MIB, 96 * MIB, 384 * MIB, 512 * MIB
 IMAGES = {"raw": "raw", "vhd": "vhd-dynamic"}
 
 
@@ -70,9 +71,80 @@ def never_grows(s, url):
     s.farshore("unprotect", "odd")
 
 
+def write_zeros(path, size):
+    with open(path, "wb") as file:
+        file.truncate(size)
+
+
+def log_state(s, name):
+    with open(s.path(name + ".log", "log.state")) as file:
+        return file.read()
+
+
+def replaced(s, mnt):
+    """Another file has the name of a served image: it is left alone, and the disk is as it was."""
+    image = s.path("swap")
+    os.rename(image, image + ".real")
+    write_zeros(image, SMALL)
+    refused = s.farshore("grow", "swap", 2 * SMALL, ok=False)
+    check(refused.returncode != 0 and "replaced" in refused.stderr, f"exit {refused.returncode}: {refused.stderr}")
+    check(os.stat(image).st_size == SMALL, "the file that took the image's name was grown")
+    check("growing" not in log_state(s, "swap"), "a growth was noted for another file")
+    with open(os.path.join(mnt, "swap", "disk.raw"), "rb") as file:
+        check(file.read(8) == b"swapped?", "the disk is not the one that was served")
+    os.rename(image + ".real", image)
+    s.farshore("grow", "swap", 2 * SMALL)
+    time.sleep(1.1)
+    check(os.stat(os.path.join(mnt, "swap", "disk.raw")).st_size == 2 * SMALL, "the right image did not grow")
+
+
+def fill(path):
+    with open(path, "wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError as error:
+            check(error.errno == errno.ENOSPC, f"the small filesystem: {error}")
+
+
+def full(s, mnt, process):
+    """No room for a larger table: told at once, and also where the room went after it was begun. Who has the disk open keeps it."""
+    image, filler = s.path("tight", "full"), s.path("tight", "filler")
+    disk = os.open(os.path.join(mnt, "full", "disk.raw"), os.O_RDWR)
+
+    def check_use(word):
+        check(os.pwrite(disk, word * 512, 4096) == 4096 and os.pread(disk, 4096, 4096) == word * 512, "the disk does not keep what is written")
+        check(os.fstat(disk).st_size == SMALL and "growing" not in log_state(s, "full"), "a growth was left")
+
+    fill(filler)
+    size = os.stat(image).st_size
+    s.farshore("grow", "full", "256G", status=8)
+    check_use(b"refused.")
+    os.unlink(filler)
+    # Its worker notes the growth; the successor finds no room.
+    process.send_signal(signal.SIGSTOP)
+    command = s.start("grow", "full", "256G", wait_for=lambda: "growing" in log_state(s, "full"))
+    fill(filler)
+    process.send_signal(signal.SIGCONT)
+    status, said = command.wait(60), open(command.log).read()
+    check(status == 8 and "could not be grown" in said and "stays at" in said, f"exit {status}: {said}")
+    check(os.stat(image).st_size == size, "the image kept a part of the table")
+    check_use(b"given up")
+    os.unlink(filler)
+    os.close(disk)
+
+
 with Scenario(seed=41) as s:
     url = s.make_vault()
     never_grows(s, url)
+    s.mount_filesystem("none", s.path("tight"), "-t", "tmpfs", "-o", "size=8m")
+    write_zeros(s.path("empty.raw"), SMALL)
+    s.farshore("image", "convert", s.path("empty.raw"), s.path("tight", "full"), "--to", "vhd-dynamic")
+    with open(s.path("swap"), "wb") as file:
+        file.write(b"swapped?")
+        file.truncate(SMALL)
+    for name, image in (("swap", s.path("swap")), ("full", s.path("tight", "full"))):
+        s.farshore("protect", image, "--name", name, "--log-dir", s.path(name + ".log"), "--vault", url, "--key-file", s.key(), "--policy", s.policy(600))
     for name, form in IMAGES.items():
         with open(s.path("empty.raw"), "wb") as file:
             file.truncate(OLD)
@@ -81,6 +153,8 @@ with Scenario(seed=41) as s:
         s.farshore("protect", s.path(name), "--name", name, "--vault", url, "--key-file", s.key(), "--policy", s.policy(600))
     process, mnt = s.mount(served="vhd")
     s.farshore("upload", "--once")
+    replaced(s, mnt)
+    full(s, mnt, process)
     devices, loads, trees = {}, {}, {}
     for name in IMAGES:
         devices[name] = s.loop(os.path.join(mnt, name, "disk.raw"))

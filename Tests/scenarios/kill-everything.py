@@ -35,8 +35,13 @@ with Scenario() as s:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if number == 0:
+            # The worker goes with its supervisor, and lets go of its locks when all of it is gone.
+            deadline = time.monotonic() + 20
             report = s.farshore_json("status", "d")
-            check("ended without closing" in report["warnings"][0]["text"] and report["disks"][0]["health"] == "critical", f"a dead mount is not told: {report}")
+            while not report["warnings"] and time.monotonic() < deadline:
+                time.sleep(0.1)
+                report = s.farshore_json("status", "d")
+            check(report["warnings"] and "ended without closing" in report["warnings"][0]["text"] and report["disks"][0]["health"] == "critical", f"a dead mount is not told: {report}")
         os.system(f"umount -l {mnt}")
         disk.stop()
     told = [event for event in s.farshore_json("events") if "ended without closing" in event["text"]]

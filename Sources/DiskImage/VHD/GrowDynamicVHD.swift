@@ -6,6 +6,7 @@ import BlockIO
 
 struct GrowingDynamicVHD {
     private let footer: VHDFooter
+    private let oldFooter: [UInt8]
     private let header: VHDDynamicHeader
     private let fileBytes: UInt64
     private let hasFooterAtEnd: Bool
@@ -19,6 +20,9 @@ struct GrowingDynamicVHD {
     private let rest: Range<UInt64>?
 
     private var needsTable: Bool { entriesNeeded > header.tableEntries }
+    private var tableBytes: UInt64 { (UInt64(entriesNeeded) * 4).roundedUp(to: 512) }
+    /// What the file grows by.
+    var addedBytes: UInt64 { needsTable ? tableBytes + 512 : 0 }
 
     /// Reads and checks the image. Throws `unsupported` when it cannot grow to `newBytes`.
     init(_ container: borrowing ContainerFile, to newBytes: UInt64, disk: String? = nil) throws(ImageError) {
@@ -40,6 +44,7 @@ struct GrowingDynamicVHD {
             throw refuse("the table has blocks behind the end of the disk")
         }
         footer = layout.footer.grown(to: newBytes)
+        oldFooter = layout.footer.encoded()
         fileBytes = container.status.sizeBytes
         hasFooterAtEnd = layout.hasFooterAtEnd
         headerBytes = try container.read(count: VHDDynamicHeader.bytesCount, at: layout.footer.dataOffset)
@@ -52,33 +57,42 @@ struct GrowingDynamicVHD {
     }
 
     mutating func carryOut(_ file: borrowing ChangedFile) throws(SystemError) {
-        if let rest { try file.zero(at: rest.lowerBound, length: rest.upperBound - rest.lowerBound) }
-        if needsTable { try moveTable(file) } else if hasFooterAtEnd { try file.write([UInt8](repeating: 0, count: 512), at: fileBytes - 512) }
-        try file.sync()
-        if needsTable {
-            try file.write(Array(headerBytes[..<512]), at: footer.dataOffset)
+        let oldHeader = Array(headerBytes[..<512])
+        do throws(SystemError) {
+            if let rest { try file.zero(at: rest.lowerBound, length: rest.upperBound - rest.lowerBound) }
+            if needsTable { try moveTable(file) } else if hasFooterAtEnd { try file.write([UInt8](repeating: 0, count: 512), at: fileBytes - 512) }
             try file.sync()
+            // Also where it names the table already: an earlier attempt's sync may have failed, and left it in the page cache alone.
+            try file.write(Array(headerBytes[..<512]), at: footer.dataOffset)
+        } catch {
+            // A footer at the end that cannot be put back is put there by whoever writes to the disk.
+            throw file.undone(error) { () throws(SystemError) in
+                guard try file.descriptor.read(count: 512, at: footer.dataOffset) == oldHeader else { return }
+                if needsTable { try file.cutBack(to: fileBytes) } else if hasFooterAtEnd { try file.putBack(oldFooter, at: fileBytes - 512) }
+            }
         }
+        try file.sync()
         try file.write(footer.encoded(), at: 0)
         try file.sync()
-        try file.truncate(to: endOffset)
+        // Behind a new table the footer's place is there already.
+        if !needsTable { try file.truncate(to: endOffset) }
         try file.write(footer.encoded(), at: endOffset)
         try file.sync()
     }
 
-    /// The new table behind the file's end, and the header that names it, not written yet.
+    /// The new table behind the file's end, with room for the footer, and the header that names it, not written yet.
     private mutating func moveTable(_ file: borrowing ChangedFile) throws(SystemError) {
         let place = fileBytes.roundedUp(to: 512)
-        var table = [UInt8](repeating: 0xFF, count: Int((UInt64(entriesNeeded) * 4).roundedUp(to: 512)))
+        var table = [UInt8](repeating: 0xFF, count: Int(tableBytes))
         table.withUnsafeMutableBytes { bytes in
             for (block, sector) in sectors.enumerated() { bytes.putBE(sector, at: block * 4) }
         }
-        try file.write(table, at: place)
+        endOffset = place + tableBytes
+        try file.write(table + [UInt8](repeating: 0, count: 512), at: place)
         headerBytes.withUnsafeMutableBytes { field in
             field.putBE(place, at: 16)
             field.putBE(entriesNeeded, at: 28)
         }
         headerBytes = VHDFormat.withChecksum(headerBytes, at: 36)
-        endOffset = place + UInt64(table.count)
     }
 }

@@ -93,17 +93,24 @@ struct VHDChain {
         throw .brokenChain(ChainBreak(child: childPath, name: link.name, uniqueID: link.uniqueID, tried: tried))
     }
 
+    /// A chain that comes back to an image would meet the lock that its opener has on that; `check` says what is wrong with it.
+    private func isAbove(_ found: borrowing Found) throws(ChainBreak.Reason) -> Bool {
+        do throws(SystemError) { return files.contains(try FileKey(found.file.descriptor)) } catch { throw .system(error) }
+    }
+
     /// Two in a chain may have one unique id: they are held in the order in which they were found.
     private func findHeld(_ locks: ParentLocks, _ link: VHDParentLink, _ childPath: String, _ places: [String]) throws(ImageError) -> Found {
+        var damage: ImageError?
         for descriptor in locks.descriptors {
             let held = try key(openHeld(locks, descriptor, as: childPath))
             guard !files.contains(held) else { continue }
             let file = try openHeld(locks, descriptor, as: name(of: held, link, places))
             do throws(ChainBreak.Reason) { return try identify(file, link) } catch {
-                // The others are other parents of the chain.
-                if case .noImage(let damage) = error { throw damage }
+                // Of another id are the other parents of the chain.
+                if case .noImage(let found) = error { damage = damage ?? found }
             }
         }
+        if let damage { throw damage }
         var tried: [ChainBreak.Place] = []
         for path in places {
             do throws(ChainBreak.Reason) {
@@ -130,11 +137,6 @@ struct VHDChain {
             } catch { continue }
         }
         return taken ?? places.first(where: folders.couldHold) ?? places.first ?? folders.image
-    }
-
-    /// A chain that comes back to an image would meet the lock that its opener has on that; `check` says what is wrong with it.
-    private func isAbove(_ found: borrowing Found) throws(ChainBreak.Reason) -> Bool {
-        do throws(SystemError) { return files.contains(try FileKey(found.file.descriptor)) } catch { throw .system(error) }
     }
 
     private func identify(_ file: consuming ContainerFile, _ link: VHDParentLink) throws(ChainBreak.Reason) -> Found {

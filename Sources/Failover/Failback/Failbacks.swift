@@ -3,9 +3,9 @@
 
 import BlockIO
 import ChangeLog
-import DiskImage
+package import DiskImage
 import Glibc
-import RecoveryPoints
+package import RecoveryPoints
 import Replication
 package import Site
 import Vault
@@ -140,7 +140,9 @@ package struct Failbacks: Sendable {
         let sources = PointSources(vault: vault)
         defer { sources.close() }
         let pace = DownloadPace(home.disk, catalogue)
-        let refresh = ImageRefresh(image, mark, folder: folder, history: history, sources: sources, unsent: home.unsent.ranges, surroundings) { [surroundings] in
+        let sizes = (history.state.grown ?? []).map(\.sizeBytes) + [try? folder.readState().diskBytes].compactMap { $0 }
+        let ends = Self.formerEnds(try home.disk.imageFormat(), sizes, below: sizeBytes)
+        let refresh = ImageRefresh(image, mark, folder: folder, history: history, sources: sources, unsent: home.unsent.ranges, formerEnds: ends, surroundings) { [surroundings] in
             pace.wait($0, isOver: surroundings.isOver)
         }
         try refresh.bring(to: target)
@@ -162,8 +164,15 @@ package struct Failbacks: Sendable {
         let format = try disk.imageFormat()
         let found = try disk.openImage(locked: lock, access: .readOnly).sizeBytes
         guard found < sizeBytes else { return }
-        try requireGrowable(disk.imagePath, format: format, disk: disk.name, from: found, to: sizeBytes)
-        try growImage(disk.imagePath, format: format, from: found, to: sizeBytes)
+        try requireGrowable(lock.descriptor, format: format, disk: disk.name, from: found, to: sizeBytes)
+        try growImage(lock.descriptor, format: format, from: found, to: sizeBytes)
+    }
+
+    /// Blocks of a fixed VHD that may still have the footer of a smaller one: nothing but the file tells that its growth ended, and that tells
+    /// it before the old footer is gone.
+    package static func formerEnds(_ format: ImageFormat, _ sizesBytes: [UInt64], below sizeBytes: UInt64) -> BlockRanges {
+        guard format == .vhdFixed else { return .none }
+        return BlockRanges(sizesBytes.filter { $0 < sizeBytes }.map { size in size / UInt64(FormatLimits.blockBytes) }.map { $0..<$0 + 1 })
     }
 
     // MARK: Pins

@@ -125,7 +125,9 @@ package struct HomeDisk: Sendable {
             guard access(folder.path, F_OK) == 0 else { throw LogError.notALog(folder: folder.path) }
             let owner = try waitingForUploader(of: site) { try OwnerLock.acquire(folder) }
             let lock = try waitingForUploader(of: site) { try ImageLock.take(disk.imagePath, for: .exclusive) }
-            try VirtualDisk.completeGrowth(of: disk.imagePath, format: try disk.imageFormat(), folder: folder, lock: owner)
+            if let failure = try VirtualDisk.completeGrowth(of: lock, format: try disk.imageFormat(), folder: folder, lock: owner) {
+                try Catalogue(site: site).record(.warning, disk: disk.name, "\(failure)")
+            }
             let parents = ParentLocks()
             let image = try disk.openImage(locked: lock, parentLocks: parents)
             let opened = try VirtualDisk.open(

@@ -43,6 +43,8 @@ package final class ImageRefresh {
     private let sources: PointSources
     /// Blocks of records that the vault never got, where `mark.hasUnsent`.
     private let unsent: BlockRanges
+    /// Blocks that may hold what is of no state, whatever the mark says.
+    private let formerEnds: BlockRanges
     private let surroundings: Surroundings
     private let writer: BlockWriter
     private var countedBytes: UInt64
@@ -50,7 +52,7 @@ package final class ImageRefresh {
     /// `mark` is what the folder has, durably.
     package init(
         _ image: any ImageFile, _ mark: RefreshMark, folder: LogFolder, history: DiskHistory, sources: PointSources, unsent: BlockRanges,
-        _ surroundings: Surroundings, pace: @escaping @Sendable (Int) -> Void = { _ in }
+        formerEnds: BlockRanges = .none, _ surroundings: Surroundings, pace: @escaping @Sendable (Int) -> Void = { _ in }
     ) {
         self.image = image
         self.mark = mark
@@ -58,6 +60,7 @@ package final class ImageRefresh {
         self.history = history
         self.sources = sources
         self.unsent = unsent
+        self.formerEnds = formerEnds
         self.surroundings = surroundings
         writer = BlockWriter(image, sources, pace: pace)
         countedBytes = surroundings.fetchedBytes()
@@ -145,7 +148,8 @@ package final class ImageRefresh {
 
     private func differences(to newer: PointReader) throws(RefreshError) -> (UInt64) throws(RefreshError) -> MapExtent? {
         guard let base = mark.base else { return ContentDifference(image, to: newer, sources.vault).next }
-        let difference = StateDifference(from: try reader(base), to: newer, changed: mark.hasUnsent ? unsent : .none)
+        let changed = BlockRanges((mark.hasUnsent ? unsent.ranges : []) + formerEnds.ranges)
+        let difference = StateDifference(from: try reader(base), to: newer, changed: changed)
         return { block throws(RefreshError) in
             do throws(VaultError) { return try difference.next(from: block) } catch { throw .vault(error) }
         }

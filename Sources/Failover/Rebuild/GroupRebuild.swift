@@ -111,13 +111,12 @@ struct GroupRebuild {
         let image = try openImage(locked: lock, access: .readOnly, format: format, parentFolders: parents, parentLocks: held)
         // Its image is on its way to another state.
         if access(log.folder.failbackFile, F_OK) == 0 { return ["\(disk.name): its failback was begun: farshore failback start \(name) goes on with it"] }
-        // One that was growing has either size, or one between.
-        guard image.sizeBytes == log.state.diskBytes || log.state.growingBytes != nil else {
+        // One that was growing has either size.
+        guard image.sizeBytes == log.state.diskBytes || image.sizeBytes == log.state.growingBytes else {
             throw Missing(
                 subject: disk.name, reason: "\(path), taken as \(format.rawValue), has \(image.sizeBytes) bytes, but the disk has \(log.state.diskBytes)",
                 remedy: "--image \(disk.name)=FILE,FORMAT with its image")
         }
-        guard log.state.growingBytes == nil else { return [] }
         do throws(DiskError) {
             try VirtualDisk.refuseChanged(image, since: log.state)
             return []

@@ -135,6 +135,20 @@ package final class ExportTree: Sendable {
         try addFile("disk.vhd", vhd, owner, in: parent)
     }
 
+    /// The files of a disk show another size from now on, and give the same disk; who has them open keeps them. Without a footer
+    /// `disk.vhd` stays as it is.
+    package func resizeDisk(in parent: Directory, sizeBytes: UInt64, vhdFooter: [UInt8]?) {
+        state.withLock { state in
+            for (name, tail) in [("disk.raw", []), ("disk.vhd", vhdFooter)] {
+                guard let tail, let node = ExportTree.child(name, of: parent.id, state), case .file(let old) = node.kind else { continue }
+                let file = ServedFile(
+                    disk: old.disk, diskBytes: sizeBytes, tail: tail, isWritable: old.isWritable, createdNanoseconds: old.modifiedNanoseconds.load(ordering: .relaxed))
+                state.nodes[node.id]?.kind = .file(file)
+                files.insert(node.id, file)
+            }
+        }
+    }
+
     private func addFile(_ name: String, _ file: ServedFile, _ permissions: FilePermissions, in parent: Directory) throws(ExportTreeError) {
         try state.withLock { state throws(ExportTreeError) in
             let id = try ExportTree.add(name, in: parent, .file(file), permissions, &state)

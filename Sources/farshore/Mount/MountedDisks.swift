@@ -72,9 +72,9 @@ final class MountedDisks: Sendable {
         guard disk.state == .protected else { return }
         let permissions = honoursImageOwner ? try handed?.permissions() ?? FilePermissions(ofImage: disk.imagePath) : .ownerOnly()
         let folder = try tree.addDirectory(disk.name)
-        let place = PendingDisk(name: disk.name, directory: folder)
+        let sizeBytes = disk.sizeBytesUntilOpen
+        let place = PendingDisk(name: disk.name, directory: folder, sizeBytes: sizeBytes)
         do {
-            let sizeBytes = disk.sizeBytesWhenOpen
             try tree.addDisk(
                 LazyDisk { () throws(SystemError) in try place.wait() }, in: folder, sizeBytes: sizeBytes, isWritable: true,
                 vhdFooter: disk.vhdFooter(sizeBytes: sizeBytes), permissions: permissions)
@@ -132,7 +132,7 @@ final class MountedDisks: Sendable {
         }
         // It may be held since `disk` was read, by a command that found nothing here to release: this sees it, or that command meets the locks.
         try refuseHeld(try catalogue.disk(named: disk.name))
-        try disk.completeGrowth(holding: locks.log)
+        _ = try disk.completeGrowth(of: locks.image, holding: locks.log, site: catalogue.site)
         // After a worker's death the files that its supervisor holds, even if their names stand for others by now.
         let parentLocks = locks.parents
         let image = try vaults.openImage(of: disk, locked: locks.image, parentLocks: parentLocks)
@@ -154,6 +154,7 @@ final class MountedDisks: Sendable {
         entries.withLock {
             $0[disk.name] = Entry(disk: opened, directory: place.directory, imageLock: imageLock, parentLocks: parentLocks, filling: filling)
         }
+        if opened.sizeBytes != place.sizeBytes { tree.resizeDisk(in: place.directory, sizeBytes: opened.sizeBytes, vhdFooter: disk.vhdFooter(sizeBytes: opened.sizeBytes)) }
         place.fulfil(opened)
         note(opened.lastStop, of: disk.name)
         for (name, error) in registrations.note([disk]) { serviceLog("\(name): its log's folder cannot keep what the catalogue says of it: \(error)") }

@@ -10,13 +10,16 @@ final class PendingDisk: @unchecked Sendable {
     // Sendable: `outcome` is guarded by `monitor`.
     let name: String
     let directory: ExportTree.Directory
+    /// What its files show until it is open.
+    let sizeBytes: UInt64
     private let monitor = Monitor()
     private let changed = Signal()
     private var outcome: Result<VirtualDisk, SystemError>?
 
-    init(name: String, directory: ExportTree.Directory) {
+    init(name: String, directory: ExportTree.Directory, sizeBytes: UInt64) {
         self.name = name
         self.directory = directory
+        self.sizeBytes = sizeBytes
     }
 
     func fulfil(_ disk: VirtualDisk) { end(.success(disk)) }

@@ -82,11 +82,27 @@ struct GrowCommand: ParsableCommand {
         }
         let outcome = try UpgradeCommand.replaceWorker(of: site.directory, supervisor: supervisor)
         guard let now = try served(client), now.sizeBytes == size else {
+            try refuseGivenUp()
             let reason = outcome.failure.map { ": \($0)" } ?? ""
             throw Failure(.failed, "\(disk) is prepared for its new size, but not served with it\(reason)", try: "farshore status \(disk), then farshore grow \(disk) \(size) again")
         }
         return true
     }
+
+    /// Its new worker found that the image cannot grow, and said why in an event.
+    private func refuseGivenUp() throws {
+        let catalogue = try site.catalogue()
+        let protected = try catalogue.disk(named: disk)
+        let state = try LogFolder(protected.logFolder).readState()
+        guard state.growingBytes == nil, state.diskBytes < size else { return }
+        let said = try catalogue.events(limit: 10, disk: disk).last { $0.text.hasPrefix(GrowthFailure.firstWords) }?.text
+        let format = try protected.imageFormat()
+        var status = ExitStatus.failed
+        do throws(ImageError) { try requireGrowable(protected.imagePath, format: format, from: state.diskBytes, to: size) } catch { status = Failure(error).status }
+        throw Failure(status, "\(disk) \(said ?? "stays at \(state.diskBytes) bytes")", try: Self.givenUpRemedy(disk))
+    }
+
+    private static func givenUpRemedy(_ disk: String) -> String { "make room where the image of \(disk) lies, then the same command again" }
 
     /// A worker that is being replaced does not answer for a moment.
     private func isMounted(_ client: ControlClient) throws -> Bool {
@@ -109,31 +125,33 @@ struct GrowCommand: ParsableCommand {
     }
 
     private func growUnmounted(_ protected: ProtectedDisk) throws {
-        // An opening may have ended an earlier growth just now.
-        try withOwned(protected) { if $0.sizeBytes != size { try $0.beginGrowth(to: size, format: try protected.imageFormat()) } }
-        try withOwned(protected) { _ in }
+        // An opening may have ended an earlier growth just now, or given it up.
+        _ = try withOwned(protected) { if $0.sizeBytes != size { try $0.beginGrowth(to: size, format: try protected.imageFormat()) } }
+        guard let failure = try withOwned(protected, { _ in }) else { return }
+        let status = Failure(failure.cause).status
+        throw Failure(status, "\(disk) \(failure)", try: Self.givenUpRemedy(disk))
     }
 
     /// Its locks are given up when this returns.
-    private func withOwned(_ protected: ProtectedDisk, _ body: (VirtualDisk) throws -> Void) throws {
+    private func withOwned(_ protected: ProtectedDisk, _ body: (VirtualDisk) throws -> Void) throws -> GrowthFailure? {
         let opened = try waitingForUploader(of: site.directory) { try OwnedDisk.open(protected, site: site.directory) }
         do { try body(opened.disk) } catch {
             opened.disk.abandon()
             throw error
         }
         try opened.disk.close()
+        return opened.growthFailure
     }
 }
 
 extension ProtectedDisk {
-    /// What the disk has once it is open: its log knows of a growth before the catalogue does. Whether it opens is not asked here.
-    var sizeBytesWhenOpen: UInt64 {
-        guard let state = try? LogFolder(logFolder).readState() else { return sizeBytes }
-        return state.growingBytes ?? state.diskBytes
-    }
+    /// What the disk has until it is open: its log knows of a growth before the catalogue does. Whether it opens is not asked here.
+    var sizeBytesUntilOpen: UInt64 { (try? LogFolder(logFolder).readState().diskBytes) ?? sizeBytes }
 
-    /// Before the image is opened, by the owner of the log.
-    func completeGrowth(holding lock: borrowing OwnerLock) throws {
-        try VirtualDisk.completeGrowth(of: imagePath, format: imageFormat(), folder: LogFolder(logFolder), lock: lock)
+    /// Before the image is opened, by who has both locks. Where it could not be grown, an event says so, and the disk goes on.
+    func completeGrowth(of image: borrowing ImageLock, holding lock: borrowing OwnerLock, site: SiteDirectory) throws -> GrowthFailure? {
+        guard let failure = try VirtualDisk.completeGrowth(of: image, format: imageFormat(), folder: LogFolder(logFolder), lock: lock) else { return nil }
+        do { try Catalogue(site: site).record(.warning, disk: name, "\(failure)") } catch { serviceLog("\(name) \(failure); no event recorded: \(error)") }
+        return failure
     }
 }

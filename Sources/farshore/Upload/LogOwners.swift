@@ -132,12 +132,15 @@ extension DiskError {
 /// A protected disk opened outside of a mount: locked, recovered, ready to be merged or frozen.
 final class OwnedDisk {
     let disk: VirtualDisk
+    /// Why a growth that had been begun was given up by this opening.
+    let growthFailure: GrowthFailure?
     private let lock: ImageLock
     private let parentLocks: ParentLocks
     private let vaults: RecoveryVaults
 
-    private init(_ disk: VirtualDisk, lock: consuming ImageLock, parentLocks: ParentLocks, vaults: RecoveryVaults) {
+    private init(_ disk: VirtualDisk, _ growthFailure: GrowthFailure?, lock: consuming ImageLock, parentLocks: ParentLocks, vaults: RecoveryVaults) {
         self.disk = disk
+        self.growthFailure = growthFailure
         self.vaults = vaults
         self.parentLocks = parentLocks
         self.lock = lock
@@ -149,14 +152,14 @@ final class OwnedDisk {
         let folder = LogFolder(protected.logFolder)
         let owner = try own(folder)
         let lock = try ImageLock.take(protected.imagePath, for: .exclusive)
-        try protected.completeGrowth(holding: owner)
+        let growthFailure = try protected.completeGrowth(of: lock, holding: owner, site: site)
         let parentLocks = ParentLocks()
         let vaults = RecoveryVaults(openVault: { try openVault(of: $0, site: site) }, log: { serviceLog($0) })
         let image = try vaults.openImage(of: protected, locked: lock, parentLocks: parentLocks)
         let disk = try VirtualDisk.open(
             name: protected.name, image: image, folder: folder, lock: owner, sequencer: try Sequencer(path: site.sequencePath),
             options: ChangeLog.Options(bootID: try Clock.bootID()))
-        return OwnedDisk(disk, lock: lock, parentLocks: parentLocks, vaults: vaults)
+        return OwnedDisk(disk, growthFailure, lock: lock, parentLocks: parentLocks, vaults: vaults)
     }
 
     private static func own(_ folder: LogFolder) throws(DiskError) -> OwnerLock {
