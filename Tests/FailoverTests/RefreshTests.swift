@@ -191,6 +191,28 @@ import VaultFixtures
         #expect(try home.content() == disk.content(at: disk.sequence))
     }
 
+    /// The disk grew between: the image has the later size when the pass is gone through again.
+    @Test func aPassBeforeTheDiskGrewIsEndedFirst() throws {
+        let test = try TestVault()
+        let disk = try ModelDisk(test.vault, sizeBytes: 4 << 20, seed: 12, limits: limits())
+        try disk.replicateInitially()
+        try disk.step(records: 3)
+        let base = RefreshMark.State(lineage: disk.lineage, sequence: disk.sequence)
+        try disk.step(records: 5)
+        let interrupted = RefreshMark.State(lineage: disk.lineage, sequence: disk.sequence)
+        disk.grow(to: 6 << 20)
+        try disk.step(records: 5)
+        let home = try Home(disk.content(at: base.sequence))
+        defer { home.remove() }
+        let dying = DyingImage(try home.image(), after: 0)
+        #expect(throws: RefreshError.self) { try refresh(dying, home, disk, mark(disk, base)).bring(to: interrupted) }
+        let found = try #require(try RefreshMark.load(home.folder))
+        #expect(found.pass?.target == interrupted)
+        try Descriptor.open(home.path + "/image", O_RDWR).truncate(to: 6 << 20)
+        try refresh(try home.image(), home, disk, found).bring(to: .init(lineage: disk.lineage, sequence: disk.sequence))
+        #expect(try home.content() == disk.content(at: disk.sequence))
+    }
+
     @Test func anotherSizeIsRefused() throws {
         let test = try TestVault()
         let (disk, first, _, left) = try disk(test.vault, seed: 7)

@@ -70,7 +70,7 @@ package final class ImageRefresh {
     package func bring(to target: RefreshMark.State) throws(RefreshError) {
         if let interrupted = mark.pass?.target, interrupted != target {
             // Which blocks it changed only it can tell.
-            if mark.base != nil, try isReadable(interrupted), try isBaseReadable() { try carryOut(interrupted) } else { forgetBase() }
+            if mark.base != nil, try isReadable(interrupted), try isBaseReadable() { try carryOut(interrupted, mayHaveGrown: true) } else { forgetBase() }
         }
         guard mark.base != target || mark.hasUnsent || mark.pass != nil else { return }
         if mark.base != nil, try !isBaseReadable() { forgetBase() }
@@ -105,9 +105,10 @@ package final class ImageRefresh {
 
     // MARK: A pass
 
-    private func carryOut(_ target: RefreshMark.State) throws(RefreshError) {
+    /// `mayHaveGrown`: the image has the size of a later state already.
+    private func carryOut(_ target: RefreshMark.State, mayHaveGrown: Bool = false) throws(RefreshError) {
         let newer = try reader(target)
-        guard newer.sizeBytes == image.sizeBytes else {
+        guard newer.sizeBytes == image.sizeBytes || mayHaveGrown && newer.sizeBytes < image.sizeBytes else {
             throw .refused("\(image.path) has \(image.sizeBytes) bytes, but the disk has \(newer.sizeBytes) at #\(target.sequence)", try: "farshore failback start UNIT --image-folder with another folder, which makes a new image")
         }
         let next = try differences(to: newer)
