@@ -121,23 +121,6 @@ struct MalformedKind {
         var problems: [String] = []
     }
 
-    /// In a process that has freed much, as the whole suite has.
-    @Test func theMeasureSeesWhatIsTakenFromAWarmHeap() throws {
-        func take(_ pieces: Int, of bytes: Int) -> Int {
-            (0..<pieces).map { [UInt8](repeating: UInt8(truncatingIfNeeded: $0), count: bytes) }.reduce(0) { $0 + $1.count }
-        }
-        // The first makes the C library keep up to 48 MiB, the second leaves it 40.
-        #expect(take(1, of: 24 << 20) == 24 << 20 && take(1_400, of: 30_000) == 42_000_000)
-        try PeakMemory.makeAllocationsSeen()
-        let memory = try PeakMemory()
-        // An array that nobody reads is none in an optimised build.
-        let taken = UnsafeMutableRawBufferPointer.allocate(byteCount: 8 << 20, alignment: 16)
-        defer { taken.deallocate() }
-        taken.copyBytes(from: [UInt8](repeating: 1, count: taken.count))
-        let grown = try memory.grown()
-        #expect(grown >= 7 << 20 && taken.randomElement() == 1, "\(grown)")
-    }
-
     /// "5,000 malformed images of at least 70 kinds: none crashes, hangs, takes more than 256 MiB or is accepted with wrong data".
     @Test func everyMalformedImageIsRefusedOrEqual() throws {
         let folder = try TestFolder()

@@ -160,7 +160,7 @@ import VaultFixtures
     @Test func aPointHasItsOwnIDAndTime() throws {
         let vault = try #require(VaultID(bytes: [UInt8](0..<16))), named = try #require(VaultID(bytes: [UInt8](16..<32)))
         let id = try #require(VaultID(bytes: pointImageID(vault: vault, disk: named, sequence: 0x0102030405, format: .vhdDynamic)))
-        #expect(id.description == "4fff76169e7c98dd9ca99292e92ecfb2")
+        #expect(id.description == "e2bfae1ef8b41f58faf1379bf789d956")
         let test = try TestVault()
         let disk = try replicated(test.vault, sizeBytes: 1 << 20, seed: 10)
         for sequence in disk.sequences {

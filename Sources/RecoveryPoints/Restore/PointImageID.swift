@@ -11,5 +11,5 @@ package import Vault
 package func pointImageID(vault: VaultID, disk: VaultID, sequence: UInt64, format: OutputFormat) -> [UInt8] {
     var number = [UInt8](repeating: 0, count: 8)
     number.withUnsafeMutableBytes { $0.putLE(sequence, at: 0) }
-    return Array(Digests.sha256(Array("farshore point image".utf8) + vault.bytes + disk.bytes + number + Array(format.rawValue.utf8)).prefix(16))
+    return Array(Digests.sha256(Array("farshore-point-image".utf8) + vault.bytes + disk.bytes + number + Array(format.rawValue.utf8)).prefix(16))
 }

@@ -76,7 +76,7 @@ extension Failure {
         case .imageReplaced:
             self.init(.badImage, "\(error)", try: "put the very file back that was served, then farshore accept DISK; without that image what the log holds is of no use: farshore accept DISK --discard-log")
         case .sizeMismatch(let image, _, _):
-            self.init(.badImage, "\(error)", try: "bring \(image) back as it was: it is another file, or its size was changed (farshore image info FILE); where it is lost, farshore restore DISK --at latest --to FILE brings it back from the vault")
+            self.init(.badImage, "\(error)", try: "bring \(image) back as it was: it is another file, or its size was changed (farshore image info FILE); where it is lost, farshore restore DISK --vault URL --at latest --to FILE brings it back from the vault")
         }
     }
 
