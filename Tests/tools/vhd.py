@@ -11,7 +11,7 @@ vhd.py child OUT.vhd OUT.raw --parent PARENT.vhd [--size BYTES] [--block BYTES] 
                             (OUT.raw of - leaves that out)
 All of them: [--seed N] [--creator APP] [--creator-version N] [--id HEX] [--time SECONDS]
 """
-import argparse, os, random, struct, sys
+import argparse, os, random, struct, sys, tempfile
 
 FOOTER = struct.Struct(">8sIIQI4sI4sQQHBBI I16sB427s")
 HEADER = struct.Struct(">8sQQIIII16sI I512s 192s256s")
@@ -239,11 +239,16 @@ def make_footer(creator, version, kind, size, uid, time, header_at):
     return sealed(FOOTER.pack(b"conectix", 2, 0x10000, header_at, time, creator, version, b"Wi2k", size, size, *chs, kind, 0, uid, 0, bytes(427)), 64)
 
 
+def content_file(out):
+    """What the disk holds, for who compares; `-`: for nobody."""
+    return tempfile.TemporaryFile() if out == "-" else open(out, "wb")
+
+
 def make(given):
     chance, size, block = random.Random(given.seed), given.size, given.block
     uid = bytes.fromhex(given.id)
     if given.layout == "fixed":
-        with open(given.image, "wb") as out, open(given.out, "wb") as flat:
+        with open(given.image, "wb") as out, content_file(given.out) as flat:
             flat.truncate(size)
             for start in range(0, size, 65536):
                 if chance.random() < given.filled:
@@ -254,7 +259,7 @@ def make(given):
             out.seek(size)
             out.write(make_footer(CREATORS[given.creator], given.creator_version, 2, size, uid, given.time, ONES))
         return
-    writer, flat = Writer(given.image, given, 3, size), open(given.out, "wb")
+    writer, flat = Writer(given.image, given, 3, size), content_file(given.out)
     flat.truncate(size)
     order = [index for index in range(writer.count) if chance.random() < given.filled]
     chance.shuffle(order)
