@@ -169,7 +169,9 @@ with Scenario(seed=51) as s:
     some = s.farshore_json("file", "list", "ext4", "/etc/app.conf", "--time-limit", "0.001", *vault)
     check(some["notReached"] > 0 and [version["kind"] for version in some["versions"]] == ["file"], f"{some}")
     rest = s.farshore_json("file", "list", "ext4", "/etc/app.conf", "--to", f"#{some['versions'][-1]['first']['sequence'] - 1}", *vault)
-    check(rest["versions"][0]["kind"] == "absent" and rest["notReached"] == 0, f"{rest}")
+    # How far the first came depends on the machine: the rest may begin within the same version.
+    kinds = [version["kind"] for version in rest["versions"]]
+    check(kinds[kinds[0] == "file"] == "absent" and rest["notReached"] == 0, f"{rest}")
 
     # Killed in the midst of it: nothing is left, for its mounts were its own.
     before = run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").stdout.count("/bench/")
