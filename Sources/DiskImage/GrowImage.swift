@@ -75,6 +75,15 @@ package func growingBytes(_ image: borrowing Descriptor, format: ImageFormat) th
     }
 }
 
+/// Whether nothing in the file tells of a growth to `newBytes` that failed, so that the disk may go on at its old size. A dynamic VHD's header
+/// that names the larger table may be in the page cache alone: given up then, a power loss would bring the old table back.
+package func showsNoGrowth(_ image: borrowing Descriptor, format: ImageFormat, from oldBytes: UInt64, to newBytes: UInt64) throws(ImageError) -> Bool {
+    guard try growingBytes(image, format: format) == oldBytes else { return false }
+    guard format == .vhdDynamic else { return true }
+    let header = try readDynamicLayout(ContainerFile.open(image, access: .readOnly), .dynamic).header
+    return UInt64(header.tableEntries) < header.blocks(ofDiskBytes: newBytes)
+}
+
 /// Grows the very file that is open as `image` from `oldBytes` to `newBytes`, durably. Nobody may have a dynamic VHD open; the others grow
 /// behind what is in use. Where it fails before anything tells the new size, the file ends where it did.
 package func growImage(

@@ -68,7 +68,7 @@ extension VirtualDisk {
         if state.cleanStop != nil { try folder.noteGrowth(bytes, cleanStop: nil, holding: lock) }
         var (failure, refusal): (GrowthFailure?, ImageError?)
         do throws(ImageError) { try growImage(image.descriptor, format: format, from: state.diskBytes, to: bytes) } catch {
-            if error.isOfStorage, (try? growingBytes(image.descriptor, format: format)) == state.diskBytes {
+            if error.isOfStorage, (try? showsNoGrowth(image.descriptor, format: format, from: state.diskBytes, to: bytes)) == true {
                 failure = GrowthFailure(cause: error, sizeBytes: state.diskBytes)
             } else {
                 refusal = error

@@ -123,6 +123,9 @@ import Vault
         #expect(look(&watch, 1_000, written: 999, clock: 30 * year) == nil)
         #expect(look(&watch, 1_100, written: 999, clock: 30 * year) == nil)
         #expect(look(&watch, 1_101, written: 999, clock: 30 * year) == .raised(lagSeconds: Double(30 * year + 102)))
+        // One that goes on where the vault was behind already says so again.
+        watch = LagWatch(wasRaised: true)
+        #expect(look(&watch, 1_000, written: 899) == .raised(lagSeconds: 101))
         // One that catches up at once has nothing to say, whatever the time of the write.
         watch = LagWatch()
         #expect(look(&watch, 1_000, written: 0) == nil)

@@ -27,8 +27,10 @@ struct RestoreState: Codable, Equatable {
     /// The state of an earlier run of this very job, or nil.
     static func load(_ path: String, job: Job) throws(SystemError) -> RestoreState? {
         guard let bytes = try DurableFile.read(path, limitBytes: 64 << 20) else { return nil }
-        guard let state = try? JSONDecoder().decode(RestoreState.self, from: Data(bytes)), state.format == Self.format, state.job == job else { return nil }
-        return state
+        guard let state = try? JSONDecoder().decode(RestoreState.self, from: Data(bytes)), state.job == job else { return nil }
+        // Raw and qcow2 images have no id.
+        let hasNoID = state.format == 1 && ["raw", "qcow2"].contains(job.imageFormat)
+        return state.format == Self.format || hasNoID ? state : nil
     }
 
     func save(_ path: String) throws(SystemError) {

@@ -23,7 +23,10 @@ package struct LagWatch: Equatable, Sendable {
     private var calmSince: UInt64?
     package private(set) var isRaised = false
 
-    package init() {}
+    /// The uploader before had raised it: there is no doubt to begin with.
+    private let wasRaised: Bool
+
+    package init(wasRaised: Bool = false) { self.wasRaised = wasRaised }
 
     /// An attempt that began then brought all into the vault that was durable at its beginning.
     package mutating func succeeded(begunAt time: UInt64) {
@@ -71,6 +74,6 @@ package struct LagWatch: Equatable, Sendable {
             return isClockDoubted ? most : min(byWall, most)
         }
         let watched = now - min(now, watchedSince ?? now)
-        return isClockDoubted || watched <= late ? watched : byWall
+        return isClockDoubted || watched <= late && !wasRaised ? watched : byWall
     }
 }

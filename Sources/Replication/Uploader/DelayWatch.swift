@@ -26,8 +26,13 @@ final class DelayWatch: Sendable {
         self.log = log
     }
 
-    /// What an uploader before left standing.
-    func begin() throws(SiteError) { try catalogue.takeAwayAllWarnings() }
+    /// What an uploader before left standing is looked at anew.
+    func begin() throws(SiteError) {
+        for disk in try catalogue.disksAtTargets() where try catalogue.warnings(ofDisk: disk.name, at: disk.vaultID).contains(where: { $0.kind == .lag }) {
+            watched.withLock { $0[LaneKey(disk)] = Watched(lag: LagWatch(wasRaised: true)) }
+        }
+        try catalogue.takeAwayAllWarnings()
+    }
 
     func succeeded(_ lane: LaneKey, begunAt time: UInt64) {
         watched.withLock {

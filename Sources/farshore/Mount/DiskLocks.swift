@@ -68,6 +68,14 @@ final class HandedLocks: Sendable {
         return DiskLocks(log: log, image: image, parents: parents)
     }
 
+    /// The log's alone: the image may be one that its storage does not answer for any more.
+    func logLock(of disk: ProtectedDisk) throws(SystemError) -> OwnerLock? {
+        guard let descriptor = held.withLock({ $0.first }) else { return nil }
+        let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
+        guard copy >= 0 else { throw SystemError(errno: errno, operation: "use the lock of", path: disk.name) }
+        return OwnerLock.inherited(copy, folder: LogFolder(disk.logFolder))
+    }
+
     func note(_ files: [OpenedFile]) { self.files.withLock { $0 = files } }
 
     /// Each name stands for the file that the disk is served from. False also where that cannot be found out.

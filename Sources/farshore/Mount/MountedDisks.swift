@@ -204,8 +204,12 @@ final class MountedDisks: Sendable {
     /// A disk that no worker could open again: what has its names by now is not to be served by the next mount.
     private func letGo(of name: String, _ handed: HandedLocks) throws {
         let disk = try catalogue.disk(named: name)
-        guard !handed.areInPlace(disk), let locks = try handed.locks(of: disk) else { return }
-        try VirtualDisk.noteReplaced(LogFolder(disk.logFolder), lock: locks.log)
+        // What the parents were called only the image can tell.
+        do { if let locks = try handed.locks(of: disk) { handed.note(try vaults.openImage(of: disk, locked: locks.image, parentLocks: locks.parents).files) } } catch {
+            serviceLog("\(name): its image is not read before the mount ends: \(error)")
+        }
+        guard !handed.areInPlace(disk), let lock = try handed.logLock(of: disk) else { return }
+        try VirtualDisk.noteReplaced(LogFolder(disk.logFolder), lock: lock)
         let text = "it could not be opened again before the mount ended, and what has the name of its image, or of a parent, is not known to be what was served"
         try catalogue.record(.critical, disk: name, text)
         throw DiskError.imageReplaced(image: disk.imagePath)
