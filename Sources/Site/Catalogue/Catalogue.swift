@@ -65,7 +65,14 @@ package final class Catalogue: Sendable {
         configuration.journalMode = .wal
         configuration.busyMode = .timeout(busySecondsMax)
         configuration.prepareDatabase { try $0.execute(sql: "PRAGMA synchronous = FULL") }
-        return try DatabaseQueue(path: path, configuration: configuration)
+        // Who turns a new file into one with a WAL is waited for by nobody in SQLite.
+        let deadline = ContinuousClock.now + .seconds(busySecondsMax)
+        while true {
+            do { return try DatabaseQueue(path: path, configuration: configuration) } catch let failure as DatabaseError where failure.resultCode == .SQLITE_BUSY {
+                guard ContinuousClock.now < deadline else { throw failure }
+                usleep(20_000)
+            }
+        }
     }
 
     func read<Value>(_ query: (Database) throws -> Value) throws(SiteError) -> Value { try use { try $0.read(query) } }
