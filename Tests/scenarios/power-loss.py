@@ -53,9 +53,14 @@ class Device:
             self.loop = None
 
 
+# Of XFS: B-trees, directories, and clusters of inodes.
+XFS_BLOCKS = (b"AB3B", b"AB3C", b"IAB3", b"FIB3", b"RMB3", b"R3FC", b"BMA3", b"XDB3", b"XDD3", b"XDF3")
+
+
 def is_whole(offset, head):
-    """The super blocks of ext4 and of its journal have 1,024 bytes, and ext4 cannot be mounted when one is torn."""
-    return offset == 0 or head == b"\xc0\x3b\x39\x98\0\0\0\4"
+    """The super blocks of ext4 and of its journal have 1,024 bytes, and ext4 cannot be mounted when one is torn. XFS takes a block whose
+    first sector is new for one that need not be recovered from its log."""
+    return offset == 0 or head == b"\xc0\x3b\x39\x98\0\0\0\4" or head[:4] in XFS_BLOCKS or head[:2] == b"IN"
 
 
 def own_namespace():
