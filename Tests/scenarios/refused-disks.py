@@ -234,14 +234,19 @@ with Scenario() as s:
         check(file.read(len(served)) == served, "the disk was opened from the other file")
     until("the other file was taken for the image", lambda: "removed or replaced" in (report("moded").get("reason") or ""))
     check(s.stop(process) != 0, "a stop over another file was called clean")
-    for command in (["mount", mnt], ["upload", "--once"], ["unprotect", "moded"]):
-        check("removed or replaced" in s.farshore(*command, status=11).stderr, f"{command} took the other file for the image")
-    os.rename(kept, image)
-    s.farshore("accept", "moded")
-    process, mnt = s.mount(s.path("second-mnt"), served="moded")
-    with open(os.path.join(mnt, "moded", "disk.raw"), "rb") as file:
-        file.seek(4 * MIB)
-        check(file.read(len(served)) == served, "a write was lost with the image that was put back")
+
+    def put_back(loss):
+        for command in (["mount", mnt], ["upload", "--once"], ["unprotect", "moded"]):
+            check("removed or replaced" in s.farshore(*command, status=11).stderr, f"{command} took the other file for the image")
+        os.rename(kept, image)
+        s.farshore("accept", "moded")
+        mounted, directory = s.mount(s.path("second-mnt"), served="moded")
+        with open(os.path.join(directory, "moded", "disk.raw"), "rb") as file:
+            file.seek(4 * MIB)
+            check(file.read(len(served)) == served, loss)
+        return mounted, directory
+
+    process, mnt = put_back("a write was lost with the image that was put back")
     # The mount ends before a successor can open it.
     os.link(image, kept)
     shutil.copy(image, other)
@@ -249,14 +254,7 @@ with Scenario() as s:
     kill_without_state()
     check(s.stop(process) != 0, "a stop over another file was called clean")
     os.rename(state + ".away", state)
-    for command in (["mount", mnt], ["upload", "--once"]):
-        check("removed or replaced" in s.farshore(*command, status=11).stderr, f"{command} took the other file for the image")
-    os.rename(kept, image)
-    s.farshore("accept", "moded")
-    process, mnt = s.mount(s.path("second-mnt"), served="moded")
-    with open(os.path.join(mnt, "moded", "disk.raw"), "rb") as file:
-        file.seek(4 * MIB)
-        check(file.read(len(served)) == served, "a write was lost with a mount that could not open the disk")
+    process, mnt = put_back("a write was lost with a mount that could not open the disk")
     check(s.stop(process) == 0, "the mount did not stop cleanly")
     print("an image that is replaced under its mount is never taken for the one that was served")
     done = s.farshore("protect", image, "--name", "twice", "--vault", url, "--key-file", s.key(), "--log-dir", s.path("other-log"),

@@ -155,7 +155,7 @@ extension Failbacks {
     private func place(of disk: ProtectedDisk, _ request: StartRequest) throws -> ProtectedDisk {
         let name = disk.imagePath.split(separator: "/").last.map(String.init) ?? disk.name
         let named = request.image ?? request.imageFolder.map { "\($0)/\(name)" }
-        let image = named.flatMap { Self.isSameFile($0, disk.imagePath) ? nil : $0 }
+        let image = named.flatMap { $0 == disk.imagePath || isSameFile($0, disk.imagePath) ? nil : $0 }
         var moved = disk
         moved.imagePath = image ?? disk.imagePath
         let logName = moved.imagePath.split(separator: "/").last.map(String.init) ?? disk.name
@@ -183,13 +183,6 @@ extension Failbacks {
     private static func isTaken(_ path: String) -> Bool {
         var info = stat()
         return lstat(path, &info) == 0
-    }
-
-    /// By another name too.
-    private static func isSameFile(_ path: String, _ other: String) -> Bool {
-        var (first, second) = (stat(), stat())
-        guard path != other else { return true }
-        return stat(path, &first) == 0 && stat(other, &second) == 0 && (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
     }
 
     /// There is nothing, or what a start left that was killed before the catalogue named the place.
