@@ -1,9 +1,10 @@
 """`farshore image` on the command line: every format into every other, read back identical by qemu-img; damage, a busy image, a
 full disk and a killed run end as the table of exit statuses says, and nothing half-written has the output's name.
 
-And the conformance matrix of VHD and VHDX: images made by qemu-img, by Tests/tools/vhd.py and by Farshore, chains included, are the same
-disk for us, vhd.py and vhdx.py, qemu-img and libvhdi, as far as each reads them right: qemu-img opens a differencing disk as a dynamic
-one, and has its own idea of creators it does not know and of block sizes; libvhdi 20210425 mixes up sectors of partly present blocks."""
+And the conformance matrix: images made by qemu-img, by vhd.py, vhdx.py and qcow2.py of Tests/tools, and by Farshore, chains included, are the
+same disk for us, for those three, qemu-img and libvhdi, as far as each reads them right: qemu-img opens a differencing disk as a dynamic
+one, has its own idea of creators it does not know and of block sizes; libvhdi 20210425 mixes up sectors of partly present blocks and does not
+know qcow2; neither looks at a VHDX's second region table."""
 import collections
 import os
 import re
@@ -89,6 +90,7 @@ def killed(s):
 
 class Matrix:
     READERS = ("farshore", "python", "qemu-img", "libvhdi")
+    PYTHON = {"vpc": "vhd.py", "vhdx": "vhdx.py", "qcow2": "qcow2.py"}
 
     def __init__(self, s):
         self.s, self.folder, self.tools = s, s.path("matrix"), os.path.join(ROOT, "Tests", "tools")
@@ -115,8 +117,8 @@ class Matrix:
             lines.append(f"{row:<34}" + "".join(f"{counts[reader] or '-':>10}" for reader in self.READERS))
         return "\n".join(lines + [f"damaged in {self.refused} fields, refused with the field named by info, check and convert"])
 
-    def vhd(self, *words):
-        run(sys.executable, os.path.join(self.tools, "vhd.py"), *words)
+    def python(self, driver, *words):
+        run(sys.executable, os.path.join(self.tools, self.PYTHON[driver]), *words)
 
     def same(self, row, image, raw, qemu=True, libvhdi=True, driver="vpc"):
         """`raw` is what the image was made from."""
@@ -124,13 +126,13 @@ class Matrix:
         self.s.farshore("image", "check", image)
         self.s.farshore("image", "convert", image, out, "--force")
         run("cmp", raw, out)
-        run(sys.executable, os.path.join(self.tools, "vhdx.py" if driver == "vhdx" else "vhd.py"), "read", image, out)
+        self.python(driver, "read", image, out)
         run("cmp", raw, out)
         seen.update(["farshore", "python"])
         if qemu:
             run("qemu-img", "compare", "-f", "raw", "-F", driver, raw, image)
             seen.update(["qemu-img"])
-        if libvhdi and self.hasLibvhdi:
+        if libvhdi and driver != "qcow2" and self.hasLibvhdi:
             told = re.search(r"Media size.*?(\d+)(?: bytes\)| bytes$)", run("vhdiinfo", image).stdout, re.MULTILINE)
             check(told and int(told[1]) == os.path.getsize(raw), f"vhdiinfo says {told and told[0]} of {image}, not {os.path.getsize(raw)} bytes")
             mounted = self.path("libvhdi")
@@ -163,12 +165,15 @@ class Matrix:
             for options in ("subformat=dynamic,block_size=1M", "subformat=dynamic,block_size=32M", "subformat=fixed"):
                 run("qemu-img", "convert", "-f", "raw", "-O", "vhdx", "-o", options, raw, image + "x")
                 self.same("qemu-img, VHDX " + options.split(",")[0][10:], image + "x", raw, driver="vhdx")
+            for options in (["-o", "compat=0.10"], ["-o", "cluster_size=512"], ["-c"], ["-c", "-o", "cluster_size=4k,compression_type=zstd"]):
+                run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options, raw, image + "q")
+                self.same("qemu-img, qcow2" + (", compressed" if "-c" in options else ""), image + "q", raw, driver="qcow2")
 
     def made_by_farshore(self):
         raw = self.path("x.raw")
         for size in (MIB + 512, 9 * MIB, 70 * MIB):
             self.fill(raw, size)
-            for form, driver in (("vhd-fixed", "vpc"), ("vhd-dynamic", "vpc"), ("vhdx", "vhdx")):
+            for form, driver in (("vhd-fixed", "vpc"), ("vhd-dynamic", "vpc"), ("vhdx", "vhdx"), ("qcow2", "qcow2")):
                 image = self.path("ours." + form)
                 self.s.farshore("image", "convert", raw, image, "--to", form, "--force")
                 self.same("farshore, " + form, image, raw, driver=driver)
@@ -177,19 +182,33 @@ class Matrix:
         raw, image = self.path("x.raw"), self.path("x.vhd")
         for layout in ("fixed", "plain", "table-last", "gaps", "partial-bitmaps", "batmap"):
             for creator, block in (("win", 2 * MIB), ("vbox", 512 * KIB), ("tap", 4 * KIB), ("vs", 16 * MIB)):
-                self.vhd("make", image, raw, "--size", 9 * MIB + 512, "--layout", layout, "--creator", creator, "--block", block, "--seed", len(layout))
+                self.python("vpc", "make", image, raw, "--size", 9 * MIB + 512, "--layout", layout, "--creator", creator, "--block", block, "--seed", len(layout))
                 # QEMU 7 shows what it does not know by its geometry, and has its own idea of small and large blocks.
                 self.same("vhd.py, VHD " + layout, image, raw, qemu=creator in ("win", "tap") and block >= 512 * KIB, libvhdi=layout != "partial-bitmaps")
+        for layout in ("plain", "fixed", "table-last", "gaps", "states", "copies"):
+            for block in (MIB, 2 * MIB, 32 * MIB):
+                self.python("vhdx", "make", image, raw, "--size", 19 * MIB + 512, "--layout", layout, "--block", block, "--seed", len(layout))
+                self.same("vhdx.py, VHDX " + layout, image, raw, qemu=layout != "copies", libvhdi=layout != "copies", driver="vhdx")
+        # Behind 4 GiB of blocks the table has an entry for a sector bitmap.
+        self.python("vhdx", "make", image, raw, "--size", 4100 * MIB, "--layout", "gaps", "--block", 2 * MIB, "--filled", 0.01)
+        self.same("vhdx.py, VHDX gaps", image, raw, driver="vhdx")
+        for layout in ("plain", "scattered", "zeros", "packed", "packed-zstd"):
+            for cluster, order in ((512, 4), (4 * KIB, 6), (64 * KIB, 5), (2 * MIB, 3)):
+                for version in (2, 3) if layout in ("plain", "scattered", "packed") and order == 4 else (3,):
+                    self.python("qcow2", "make", image, raw, "--size", 5 * MIB + 512, "--layout", layout, "--cluster", cluster, "--version", version,
+                                "--refcount-order", order, "--seed", len(layout))
+                    self.same("qcow2.py, qcow2 " + layout, image, raw, driver="qcow2")
+                    run("qemu-img", "check", "-q", "-f", "qcow2", image)
 
     def chains(self):
         for presence in ("whole", "partly"):
             for block in (512 * KIB, 2 * MIB, 16 * MIB):
                 for base in ("fixed", "plain"):
                     path, raw = self.path("0.vhd"), self.path("0.raw")
-                    self.vhd("make", path, raw, "--size", 10 * MIB + 1024, "--layout", base, "--creator", "win")
+                    self.python("vpc", "make", path, raw, "--size", 10 * MIB + 1024, "--layout", base, "--creator", "win")
                     for depth in (1, 2, 3):
                         parent, path, raw = path, self.path(f"{depth}.vhd"), self.path(f"{depth}.raw")
-                        self.vhd("child", path, raw, "--parent", parent, "--id", f"{depth:032x}", "--block", block, "--presence", presence,
+                        self.python("vpc", "child", path, raw, "--parent", parent, "--id", f"{depth:032x}", "--block", block, "--presence", presence,
                                  "--creator", "win" if depth != 2 else "vbox", "--space", "bytes", "--seed", depth, "--filled", 0.4)
                         self.same(f"vhd.py, chain, blocks {presence} present", path, raw, qemu=False, libvhdi=presence == "whole")
 
@@ -245,7 +264,7 @@ with Scenario(seed=21) as s:
     if os.geteuid() == 0:
         full_disk(s)
     matrix = Matrix(s)
-    check(matrix.compared >= 150, f"only {matrix.compared} comparisons")
+    check(matrix.compared >= 350, f"only {matrix.compared} comparisons")
     print(matrix.table())
     print(f"conformance: {matrix.compared} readings agree" + ("" if matrix.hasLibvhdi else ", without libvhdi"))
     print("every format converts into every other; refusals leave nothing behind")

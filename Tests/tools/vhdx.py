@@ -1,15 +1,19 @@
 #!/usr/bin/env python3
 """A second reader of VHDX, written from [MS-VHDX] and docs/formats/vhdx.md without a look at the Swift one, and a maker
-of images whose log has to be replayed.
+of images, also of such whose log has to be replayed.
 
 vhdx.py read IMAGE RAW          the disk's bytes into RAW; complains about every rule that is broken
+vhdx.py make IMAGE RAW --size BYTES [--block BYTES] [--layout plain|fixed|table-last|gaps|states|copies] [--filled PART] [--seed N]
+                                an image, and what it must read as; gaps: blocks in any order, apart from each other; states: blocks
+                                undefined, zero and unmapped with places that mean nothing; copies: the first header and the first
+                                region table are damaged
 vhdx.py dirty IMAGE [--wrap] [--torn] [--zero]
                                 takes the block allocation table out of its place and puts it into the log, as a power loss would
                                 leave it: an older entry, then the newest one; --wrap: across the log's end; --torn: behind it a torn
                                 entry, which must be ignored; --zero: with a zero descriptor in front of the data
 vhdx.py fields IMAGE            log id and sequence number of the header that counts
 """
-import struct, sys, uuid
+import argparse, random, struct, sys, uuid
 
 MIB = 1 << 20
 
@@ -137,7 +141,10 @@ def replay(file, head):
 
 def regions(file):
     found = {}
-    data = checked(file.at(192 << 10, 64 << 10), "region table")
+    try:
+        data = checked(file.at(192 << 10, 64 << 10), "region table")
+    except AssertionError:
+        data = checked(file.at(256 << 10, 64 << 10), "both region tables")
     assert data[:4] == b"regi"
     for number in range(struct.unpack_from("<I", data, 8)[0]):
         place = 16 + 32 * number
@@ -243,9 +250,111 @@ def dirty(path, options):
     open(path, "wb").write(file.bytes)
 
 
+def summed(data):
+    return data[:4] + struct.pack("<I", crc32c(data[:4] + bytes(4) + data[8:])) + data[8:]
+
+
+def id_bytes(text):
+    return uuid.UUID(text).bytes_le
+
+
+class Maker:
+    """Section 2.1: what lies where is free, but for the first MiB."""
+    def __init__(self, image, raw, given):
+        self.given, self.file, self.raw, self.chance = given, open(image, "wb"), open(raw, "wb"), random.Random(given.seed)
+        self.block, self.size = given.block, given.size
+        self.count, self.ratio = -(-self.size // self.block), (512 << 23) // self.block
+        self.table_bytes = -(-8 * (self.count + (self.count - 1) // self.ratio) // MIB) * MIB
+        self.end = 2 * MIB
+        metadata = self.place(MIB)
+        table = 0 if given.layout == "table-last" else self.place(self.table_bytes)
+        entries = self.blocks()
+        table = table or self.place(self.table_bytes)
+        self.put(table, b"".join(struct.pack("<Q", entries.get(number, 0)) for number in range(max(entries, default=0) + 1)))
+        self.metadata(metadata)
+        self.first_mib(metadata, table)
+        self.file.truncate(self.end)
+        self.raw.truncate(self.size)
+        self.file.close(), self.raw.close()
+
+    def place(self, count):
+        if self.given.layout == "gaps":
+            self.end += self.chance.randrange(3) * MIB
+        at, self.end = self.end, self.end + count
+        return at
+
+    def put(self, at, data):
+        self.file.seek(at)
+        self.file.write(data)
+
+    def blocks(self):
+        """Entries by their place in the table; of each block a few runs of sectors are not zero."""
+        every, entries = list(range(self.count)), {}
+        chosen = set(every if self.given.layout == "fixed" else [number for number in every if self.chance.random() < self.given.filled])
+        if self.given.layout == "gaps":
+            self.chance.shuffle(every)
+        for number in every:
+            index = number + number // self.ratio
+            if number not in chosen:
+                if self.given.layout == "states":
+                    entries[index] = self.chance.choice([0, 1 | 7 << 44, 2, 2 | 3 << 20, 3 | 1 << 40])
+                continue
+            at = self.place(self.block)
+            entries[index] = at | 6
+            for _ in range(4):
+                sector = self.chance.randrange(self.block // 512)
+                data = self.chance.randbytes(512 * self.chance.choice([1, 3, 8, 130]))[:self.block - sector * 512]
+                self.put(at + sector * 512, data)
+                start = number * self.block + sector * 512
+                if start < self.size:
+                    self.raw.seek(start)
+                    self.raw.write(data[:self.size - start])
+        return entries
+
+    def metadata(self, region):
+        """Section 2.6; an item that is not known and not required stands between the others."""
+        items = [("CAA16737-FA36-4D43-B3B6-33F0AA44E76B", struct.pack("<II", self.block, int(self.given.layout == "fixed")), 4),
+                 ("2FA54224-CD1B-4876-B211-5DBED83BF4B8", struct.pack("<Q", self.size), 6),
+                 ("00112233-4455-6677-8899-AABBCCDDEEFF", b"of no account", 0),
+                 ("BECA12AB-B2E6-4523-93EF-C309E000C746", self.chance.randbytes(16), 6),
+                 ("8141BF1D-A96F-4709-BA47-F233A8FAAB5F", struct.pack("<I", 512), 6),
+                 ("CDA348C7-445D-4471-9CC9-E9885251C556", struct.pack("<I", 4096), 6)]
+        table, at = b"metadata" + struct.pack("<HH20x", 0, len(items)), 64 << 10
+        for text, data, flags in items:
+            table += id_bytes(text) + struct.pack("<IIII", at, len(data), flags, 0)
+            self.put(region + at, data)
+            at += 64
+        self.put(region, table)
+
+    def first_mib(self, metadata, table):
+        """Sections 2.2.1 to 2.2.3: identifier, two headers, two region tables; the log stays empty, at 1 MiB."""
+        self.put(0, b"vhdxfile" + "vhdx.py".encode("utf-16-le"))
+        regions = [("8B7CA206-4790-4B9A-B8FE-575F050F886E", metadata, MIB, 1), ("2DC27766-F623-4200-9D64-115E9BFD4A08", table, self.table_bytes, 1)]
+        entries = b"".join(id_bytes(text) + struct.pack("<QII", at, length, required) for text, at, length, required in regions)
+        listed = summed((b"regi" + struct.pack("<III", 0, len(regions), 0) + entries).ljust(64 << 10, b"\0"))
+        for number, place in enumerate((64 << 10, 128 << 10)):
+            head = b"head" + struct.pack("<IQ", 0, 10 + number) + self.chance.randbytes(32) + bytes(16) + struct.pack("<HHIQ", 0, 1, MIB, MIB)
+            self.put(place, summed(head.ljust(4096, b"\0")))
+            self.put((192 << 10) + number * (64 << 10), listed)
+        if self.given.layout == "copies":
+            self.put((64 << 10) + 100, b"\1")
+            self.put((192 << 10) + 60000, b"\1")
+
+
+def make(words):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("image"), parser.add_argument("raw"), parser.add_argument("--size", type=int, required=True)
+    parser.add_argument("--block", type=int, default=32 * MIB), parser.add_argument("--layout", default="plain")
+    parser.add_argument("--filled", type=float, default=0.5), parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args(words)
+    Maker(given.image, given.raw, given)
+
+
 def main(words):
     if words[0] == "read":
         read(words[1], words[2])
+    elif words[0] == "make":
+        make(words[1:])
     elif words[0] == "dirty":
         dirty(words[1], words[2:])
     elif words[0] == "fields":
