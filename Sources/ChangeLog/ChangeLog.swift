@@ -17,6 +17,8 @@ package final class ChangeLog: @unchecked Sendable {
     package struct Options: Sendable {
         /// The kernel's boot id; another one than at the last activation means that the page cache was lost.
         package var bootID: String
+        /// What the image's parents are; see `LogState.parentsStamp`.
+        package var parentsStamp: UInt64?
         /// Told of each segment file that was synced. For campaigns that simulate power loss.
         package var didSync: (@Sendable (String) -> Void)?
         /// On a full log writes wait as long as objects with more were verified in the vault within this time.

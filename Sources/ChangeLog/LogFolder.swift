@@ -54,16 +54,18 @@ package struct LogFolder: Equatable, Sendable {
         return state
     }
 
-    /// A target's name is part of a file name: letters, digits, `-`, `_` and `.`, at most 64.
-    /// Replaces what a clean stop recorded of the image; a log that was not stopped cleanly has no such record and stays as it
-    /// is. The caller holds the owner's lock.
-    package func recordImage(_ cleanStop: LogState.CleanStop) throws(LogError) {
-        var state = try readState()
-        guard state.cleanStop != nil else { return }
-        state.cleanStop = cleanStop
+    /// Replaces what is recorded of the image's parents, and what a clean stop recorded of the image; a log that was not stopped
+    /// cleanly has no such record and gets none. The caller holds the owner's lock.
+    package func recordImage(_ cleanStop: LogState.CleanStop, parentsStamp: UInt64?) throws(LogError) {
+        let found = try readState()
+        var state = found
+        if state.cleanStop != nil { state.cleanStop = cleanStop }
+        state.parentsStamp = parentsStamp
+        guard state != found else { return }
         do throws(SystemError) { try state.store(stateFile) } catch { throw .system(error) }
     }
 
+    /// A target's name is part of a file name: letters, digits, `-`, `_` and `.`, at most 64.
     package static func isValidTarget(_ name: String) -> Bool {
         !name.isEmpty && name.utf8.count <= 64 && name.utf8.first != 46
             && name.utf8.allSatisfy { (48...57).contains($0) || (65...90).contains($0) || (97...122).contains($0) || [45, 46, 95].contains($0) }

@@ -54,6 +54,8 @@ package struct LogState: Equatable, Sendable {
     package var bootID: String
     /// Where the log's folder was then; nil in a log of an earlier release.
     package var place: FilesystemPlace?
+    /// What the image's parents were when the disk was last taken into use, as DiskImage tells; nil without parents.
+    package var parentsStamp: UInt64?
     package var cleanStop: CleanStop?
 
     package var lineage: LogID { lineages[lineages.count - 1].id }
@@ -92,6 +94,7 @@ package struct LogState: Equatable, Sendable {
         lines += targets.map { "target \($0)" }
         lines += ["destaged-segment \(destagedSegment)", "destaged-sequence \(destagedSequence)", "boot \(bootID)"]
         if let place { lines.append("place \(place.device) \(place.inode) \(place.diskSequence) \(place.mount)") }
+        if let parentsStamp { lines.append("parents \(parentsStamp)") }
         if let cleanStop { lines.append("clean-stop \(cleanStop.evidence) \(cleanStop.imageBytes) \(cleanStop.stamp)") }
         let body = lines.map { $0 + "\n" }.joined()
         return body + "crc32c \(String(crc32c(Array(body.utf8)), radix: 16))\n"
@@ -140,6 +143,9 @@ package struct LogState: Equatable, Sendable {
             guard numbers.count == 4 else { return nil }
             place = FilesystemPlace(device: numbers[0], inode: numbers[1], diskSequence: numbers[2], mount: numbers[3])
         }
+        let parents = reader.value("parents")
+        let parentsStamp = parents.flatMap { UInt64($0) }
+        guard (parents == nil) == (parentsStamp == nil) else { return nil }
         var cleanStop: CleanStop?
         if let line = reader.value("clean-stop") {
             let words = line.split(separator: " ")
@@ -150,7 +156,7 @@ package struct LogState: Equatable, Sendable {
         return LogState(
             diskID: disk, diskBytes: diskBytes, growths: growths, growingBytes: growingBytes, segmentBytes: Int(clamping: segment), budgetBytes: budget,
             lineages: lineages, targets: targets, destagedSegment: destagedSegment, destagedSequence: destagedSequence, bootID: boot,
-            place: place, cleanStop: cleanStop)
+            place: place, parentsStamp: parentsStamp, cleanStop: cleanStop)
     }
 
     /// Nil when one is not as specified: sequences and sizes rise, up to the size now.

@@ -43,6 +43,7 @@ extension ChangeLog {
         }
         state.bootID = options.bootID
         state.place = place
+        state.parentsStamp = options.parentsStamp
         state.cleanStop = nil
         state.endGrowth(after: recovery.lastSequence)
         try asLogError { () throws(SystemError) in

@@ -53,12 +53,22 @@ package struct ImageIdentity: Equatable, Sendable {
             self = image
             return
         }
-        var hash = Self.hash([image.stamp], from: Self.hashStart)
+        let stamp = try Self.hashParents(files, from: Self.hash([image.stamp], from: Self.hashStart))
+        self.init(evidence: .chain, sizeBytes: image.sizeBytes, stamp: stamp)
+    }
+
+    /// Of the parents alone, which nobody writes to: it tells of a change also where no clean stop did. Nil without parents.
+    package static func parentsStamp(of files: [OpenedFile]) throws(SystemError) -> UInt64? {
+        files.count > 1 ? try hashParents(files, from: hashStart) : nil
+    }
+
+    private static func hashParents(_ files: [OpenedFile], from start: UInt64) throws(SystemError) -> UInt64 {
+        var hash = start
         for parent in files.dropFirst() {
-            let status = try Self.open(parent.path).status()
+            let status = try open(parent.path).status()
             hash = Self.hash([status.sizeBytes, UInt64(bitPattern: status.modificationTimeNanoseconds)], from: hash)
         }
-        self.init(evidence: .chain, sizeBytes: image.sizeBytes, stamp: hash)
+        return hash
     }
 
     /// The identity at a clean stop, as it will also be found after a power loss: flushing data leaves the change time

@@ -30,9 +30,10 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
     private let identity: @Sendable () throws -> ImageIdentity
 
     /// Opens the disk over `image`. `lock`: the caller owns the log. `identity` tells whether the image was changed meanwhile.
+    /// `parentsAreHeld`: the same mount goes on with the parents that it has open; what became of them is asked when it has ended.
     package static func open(
         name: String, image: any ImageFile, folder: LogFolder, lock: consuming OwnerLock, sequencer: Sequencer, options: ChangeLog.Options,
-        identity: (@Sendable () throws -> ImageIdentity)? = nil
+        parentsAreHeld: Bool = false, identity: (@Sendable () throws -> ImageIdentity)? = nil
     ) throws(DiskError) -> VirtualDisk {
         let (path, files) = (image.path, image.files)
         let identity = identity ?? { try ImageIdentity.durable(of: files) }
@@ -46,6 +47,8 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
             guard !folder.isImageReplaced else { throw DiskError.imageReplaced(image: named(image)) }
             // Before the log is opened: that ends the clean stop, and the question could not be asked again.
             try checkUnchanged(state.cleanStop, image, identity)
+            var options = options
+            options.parentsStamp = parentsAreHeld ? state.parentsStamp : try checkParents(of: image, since: state)
             let map = try BlockMap(diskBytes: image.sizeBytes)
             let frozen = try folder.readFreeze()
             let (log, lastStop) = try ChangeLog.open(folder, lock: lock, sequencer: sequencer, options: options) { blocks, segment in
@@ -73,10 +76,23 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
         files = image.files
     }
 
-    /// Throws where the image is not as the last clean stop of its log left it; nothing is known of one after a kill.
+    /// Throws where the image is not as the last clean stop of its log left it; after a kill only of its parents something is known.
     package static func refuseChanged(_ image: any ImageFile, since state: LogState) throws(DiskError) {
         let files = image.files
-        do { try checkUnchanged(state.cleanStop, image) { try ImageIdentity.durable(of: files) } } catch { throw DiskError(error) }
+        do {
+            try checkUnchanged(state.cleanStop, image) { try ImageIdentity.durable(of: files) }
+            _ = try checkParents(of: image, since: state)
+        } catch { throw DiskError(error) }
+    }
+
+    /// What the parents are now. After a clean stop that has told of them with the image.
+    private static func checkParents(of image: any ImageFile, since state: LogState) throws -> UInt64? {
+        let now = try ImageIdentity.parentsStamp(of: image.files)
+        if state.cleanStop == nil, let then = state.parentsStamp, then != now {
+            let parents = image.files.dropFirst().map(\.path.shown).joined(separator: ", ")
+            throw DiskError.imageChanged(image: "a parent that \(image.path) is read through (\(parents))", recordedBytes: 0, foundBytes: 0)
+        }
+        return now
     }
 
     static func checkUnchanged(
@@ -107,7 +123,8 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
             guard image.sizeBytes == state.diskBytes || image.sizeBytes == state.growingBytes else {
                 throw DiskError.sizeMismatch(image: image.path, imageBytes: image.sizeBytes, logBytes: state.diskBytes)
             }
-            try folder.recordImage(LogState.CleanStop(try ImageIdentity.durable(of: image.files)))
+            try folder.recordImage(
+                LogState.CleanStop(try ImageIdentity.durable(of: image.files)), parentsStamp: try ImageIdentity.parentsStamp(of: image.files))
             try DurableFile.remove(folder.replacedFile)
         } catch { throw DiskError(error) }
     }

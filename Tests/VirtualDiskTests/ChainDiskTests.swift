@@ -122,6 +122,30 @@ import VirtualDisk
         try test.open()
     }
 
+    // Promise C5: A parent changed while no mount has the disk is noticed, also after a kill: the disk is refused until the administrator accepts it.
+    @Test func aParentChangedAfterAKillIsSeen() throws {
+        let chain = try Chain()
+        let test = try TestDisk(try chain.open())
+        defer { test.remove() }
+        func again(parentsAreHeld: Bool = false) throws {
+            test.image = try chain.open()
+            try test.open(parentsAreHeld: parentsAreHeld)
+            test.disk.abandon()
+        }
+        test.disk.abandon()
+        chmod(chain.base, 0o400)
+        try again()
+        usleep(20_000)
+        try Descriptor.open(chain.base, O_RDWR).write([1], at: 600_000)
+        try again(parentsAreHeld: true)
+        for _ in 0..<2 {
+            let error = #expect(throws: DiskError.self, "what the mount had open is not what is there after it") { try again() }
+            #expect("\(error!)".contains("a parent that ") && "\(error!)".contains("base.vhd) was changed"))
+        }
+        try VirtualDisk.acceptImage(test.image, folder: test.folder, lock: OwnerLock.acquire(test.folder))
+        try again()
+    }
+
     /// Who asks for a freeze reads the whole chain by its names; who merges to the end leaves the disk to them.
     @Test func nothingIsFrozenOrMergedOverAReplacedParent() throws {
         let chain = try Chain()

@@ -38,7 +38,7 @@ final class TestDisk {
         return String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
-    func open() throws {
+    func open(parentsAreHeld: Bool = false) throws {
         let observer: @Sendable (String) -> Void = { [durable] path in durable.note(path) }
         let constant: @Sendable () throws -> ImageIdentity = { ImageIdentity(evidence: .changeTime, sizeBytes: 0, stamp: 0) }
         let identity = image is RawImage || image is DynamicVHD ? nil : constant
@@ -46,7 +46,7 @@ final class TestDisk {
         if let idleSealNanoseconds { options.idleSealNanoseconds = idleSealNanoseconds }
         disk = try VirtualDisk.open(
             name: "disk", image: image, folder: folder, lock: try OwnerLock.acquire(folder), sequencer: sequencer, options: options,
-            identity: identity)
+            parentsAreHeld: parentsAreHeld, identity: identity)
     }
 
     func kill() throws {

@@ -135,11 +135,13 @@ final class MountedDisks: Sendable {
         _ = try disk.completeGrowth(of: locks.image, holding: locks.log, site: catalogue.site)
         // After a worker's death the files that its supervisor holds, even if their names stand for others by now.
         let parentLocks = locks.parents
+        let parentsAreHeld = !parentLocks.descriptors.isEmpty
         let image = try vaults.openImage(of: disk, locked: locks.image, parentLocks: parentLocks)
         handed?.note(image.files)
         if !parentLocks.descriptors.isEmpty { _ = process.hold(disk.name, locks.descriptors) }
         let opened = try VirtualDisk.open(
-            name: disk.name, image: image, folder: LogFolder(disk.logFolder), lock: locks.log, sequencer: sequencer, options: options)
+            name: disk.name, image: image, folder: LogFolder(disk.logFolder), lock: locks.log, sequencer: sequencer, options: options,
+            parentsAreHeld: parentsAreHeld)
         let imageLock = HeldImageLock(locks.image)
         if opened.sizeBytes != disk.sizeBytes { try catalogue.setSize(opened.sizeBytes, ofDisk: disk.name) }
         let filling: FillingDisk?
