@@ -1,5 +1,6 @@
 #include "CLinux.h"
 #include <linux/openat2.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <sys/timex.h>
 
@@ -59,4 +60,37 @@ int farshore_open_in_root(int directory, const char *path, int flags) {
 int farshore_private_mounts(const char *place) {
     if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0) return -1;
     return mount("none", place, "tmpfs", MS_NODEV | MS_NOSUID, "mode=700,size=64m");
+}
+
+pid_t farshore_hold_mounts(int *end) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) return -1;
+    pid_t child = fork();
+    if (child > 0) *end = ends[1];
+    if (child != 0) {
+        int failure = errno;
+        close(ends[0]);
+        if (child < 0) close(ends[1]);
+        errno = failure;
+        return child;
+    }
+    // Between fork and _exit: system calls only. Every descriptor but one goes: the FUSE device must have no other holder than the parent.
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    setsid();
+    // Whoever has the parent's rights may enter these mounts; of the parent's secrets none is here yet.
+    prctl(PR_SET_DUMPABLE, 1);
+    prctl(PR_SET_NAME, "farshore-mounts");
+    if (dup2(ends[0], 0) != 0) _exit(1);
+    close_range(1, ~0U, 0);
+    char byte;
+    ssize_t got;
+    do got = read(0, &byte, 1);
+    while (got < 0 && errno == EINTR);
+    _exit(0);
+}
+
+int farshore_leave_mounts(int outside, int folder) {
+    return setns(outside, CLONE_NEWNS) == 0 && fchdir(folder) == 0 ? 0 : -1;
 }

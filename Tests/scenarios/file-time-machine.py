@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 
-from scenario import MIB, PROGRAM, Scenario, check, requires, requires_root, run
+from scenario import MIB, PROGRAM, SCALE, Scenario, check, requires, requires_root, run
 
 requires_root()
 requires("mkfs.ext4", "mkfs.xfs", "mkfs.ntfs", "ntfs-3g", "parted", "setpriv")
@@ -173,14 +173,23 @@ with Scenario(seed=51) as s:
     kinds = [version["kind"] for version in rest["versions"]]
     check(kinds[kinds[0] == "file"] == "absent" and rest["notReached"] == 0, f"{rest}")
 
-    # Killed in the midst of it: nothing is left, for its mounts were its own.
+    # Killed in the midst of it, alone or with the process that holds its mounts: nothing hangs and nothing is left.
     before = run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").stdout.count("/bench/")
-    for kind in ["ext4", "ntfs"]:
-        words = [PROGRAM, "file", "list", kind, "/etc/app.conf", *vault]
+    for number in range(int(12 * SCALE)):
+        words = [PROGRAM, "file", "list", ["ext4", "xfs", "ntfs"][number % 3], "/etc/app.conf", *vault]
         killed = subprocess.Popen(words, env=dict(os.environ, FARSHORE_SITE=s.site), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(0.35)
-        killed.send_signal(signal.SIGKILL)
-        killed.wait()
+        time.sleep(s.random.uniform(0.1, 0.7))
+        with open(f"/proc/{killed.pid}/task/{killed.pid}/children") as file:
+            children = [int(word) for word in file.read().split()]
+        for pid in [killed.pid] + (children if number % 2 else []):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue  # a program that had ended
+        try:
+            killed.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            check(False, f"a killed listing hangs (process {killed.pid})")
     deadline = time.monotonic() + 10
     while run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").stdout.count("/bench/") > before:
         check(time.monotonic() < deadline, "a loop device is left")

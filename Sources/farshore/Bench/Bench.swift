@@ -1,5 +1,5 @@
-// Where recovery points are put to be looked at or tried out: throw-away copies in mounts that this process alone sees. Nothing that is done
-// to one reaches the vault, and nothing is left when the process ends, however it ends.
+// Where recovery points are put to be looked at or tried out: throw-away copies in mounts that nobody else sees. Nothing that is done to one
+// reaches the vault, and nothing is left when the process ends, however it ends.
 
 import BlockIO
 import Failover
@@ -15,12 +15,11 @@ final class Bench {
     /// What segments changed that is kept in memory, 32 bytes a change.
     private static let knownChangesMax = 600_000
 
-    private let export: PrivateExport
+    /// Where programs see the copies.
+    let export: PrivateExport
     private let scratchFolder: String
     private var count = 0
     private var sources: [VaultID: PointSources] = [:]
-
-    var place: String { export.place }
 
     /// Call first of all, before other threads are started.
     init(_ site: SiteOptions, for purpose: String) throws {
@@ -91,8 +90,8 @@ final class BenchCopy {
     /// Mounts a file system, its journal replayed; `unmount` ends it.
     func mount(_ volume: DiskContent.Volume) throws -> MountedVolume {
         let directory = "\(export.place)/\(number)-\(volume.number)"
-        try Directory.create(directory, mode: 0o700)
-        let made = try MountedVolume(try path(of: volume), volume, at: directory, folder: export.place)
+        try Directory.create(export.reached(directory), mode: 0o700)
+        let made = try MountedVolume(try path(of: volume), volume, at: directory, on: export)
         mounted.append(made)
         return made
     }

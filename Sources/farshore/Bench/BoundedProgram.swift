@@ -37,21 +37,23 @@ final class BoundedProgram {
     private let output: Descriptor
     private var seen: Ending?
 
-    /// Starts it, with `environment` on top of this process's own. A program that is not installed is refused with `package`, which has it.
-    init(_ words: [String], environment: [String: String] = [:], folder: String, package: String? = nil) throws {
+    /// Starts it where the disks of `export` are seen, with `environment` on top of this process's own. A program that is not installed is
+    /// refused with `package`, which has it.
+    init(_ words: [String], environment: [String: String] = [:], on export: PrivateExport, package: String? = nil) throws {
         guard Self.isInstalled(words[0]) else {
             let remedy = package.map { "install it: apt-get install \($0)" } ?? "give the path of a program that can be executed"
             throw Failure(.notFound, "this host has no program \(words[0])", try: remedy)
         }
-        let path = "\(folder)/output-\(UInt64.random(in: 0 ... .max))"
+        let path = export.reached(export.place) + "/output-\(UInt64.random(in: 0 ... .max))"
         output = try Descriptor.open(path, O_RDWR | O_CREAT | O_EXCL)
         guard unlink(path) == 0 else { throw SystemError(errno: errno, operation: "remove", path: path) }
         let settings = environment.sorted { $0.key < $1.key }.map { "\($0.key)=\($0.value)" }
-        child = try ChildProcess.spawn("setpriv", ["--pdeathsig", "KILL", "env"] + settings + words, standardError: output.raw, newSession: true)
+        let command = export.words(["setpriv", "--pdeathsig", "KILL", "env"] + settings + words)
+        child = try ChildProcess.spawn(command[0], Array(command.dropFirst()), standardError: output.raw, newSession: true)
     }
 
-    static func run(_ words: [String], environment: [String: String] = [:], seconds: Double, folder: String, package: String? = nil) throws -> Result {
-        let program = try BoundedProgram(words, environment: environment, folder: folder, package: package)
+    static func run(_ words: [String], environment: [String: String] = [:], seconds: Double, on export: PrivateExport, package: String? = nil) throws -> Result {
+        let program = try BoundedProgram(words, environment: environment, on: export, package: package)
         return try program.result(within: seconds)
     }
 

@@ -12,22 +12,25 @@ final class MountedVolume {
     private static let options = "nodev,nosuid,noexec,noatime"
 
     let volume: DiskContent.Volume
+    /// For programs on the bench.
     let directory: String
+    private let export: PrivateExport
     /// Why the journal was not replayed; nil: it was, or the file system is mounted read-only always.
     let remark: String?
     /// Serves an NTFS.
     private let server: BoundedProgram?
 
-    init(_ path: String, _ volume: DiskContent.Volume, at directory: String, folder: String) throws {
+    init(_ path: String, _ volume: DiskContent.Volume, at directory: String, on export: PrivateExport) throws {
         self.volume = volume
         self.directory = directory
+        self.export = export
         func mount(_ type: String, _ options: String) throws -> BoundedProgram.Result {
-            try BoundedProgram.run(["mount", "-t", type, "-o", "loop,\(Self.options),\(options)", path, directory], seconds: Self.mountSeconds, folder: folder)
+            try BoundedProgram.run(["mount", "-t", type, "-o", "loop,\(Self.options),\(options)", path, directory], seconds: Self.mountSeconds, on: export)
         }
         switch volume.fileSystem {
         case nil: throw BenchError.noFileSystem("the partition \(volume.number) has no file system of a known kind")
         case .ntfs:
-            (server, remark) = (try Self.serveNTFS(path, directory, folder), nil)
+            (server, remark) = (try Self.serveNTFS(path, directory, export), nil)
         case .ext4, .xfs:
             server = nil
             let isXFS = volume.fileSystem == .xfs
@@ -42,10 +45,10 @@ final class MountedVolume {
         }
     }
 
-    private static func serveNTFS(_ path: String, _ directory: String, _ folder: String) throws -> BoundedProgram {
-        let server = try BoundedProgram(["ntfs-3g", "-o", "ro,no_detach,\(options)", path, directory], folder: folder, package: "ntfs-3g")
+    private static func serveNTFS(_ path: String, _ directory: String, _ export: PrivateExport) throws -> BoundedProgram {
+        let server = try BoundedProgram(["ntfs-3g", "-o", "ro,no_detach,\(options)", path, directory], on: export, package: "ntfs-3g")
         let deadline = Clock.monotonicNanoseconds() + UInt64(mountSeconds * 1e9)
-        while try device(of: directory) == device(of: directory + "/..") {
+        while try device(of: export.reached(directory)) == device(of: export.reached(directory + "/..")) {
             guard server.ending == nil, Clock.monotonicNanoseconds() < deadline else {
                 server.stop()
                 throw BenchError.cannotMount("it cannot be mounted: \(try server.result(within: 0).summary)")
@@ -63,28 +66,30 @@ final class MountedVolume {
 
     func unmount() throws {
         // Whoever was just killed may hold it for a moment.
-        var tries = 100
-        while true {
-            do throws(SystemError) {
-                try PrivateExport.unmount(directory, detaching: false)
-                break
-            } catch {
-                tries -= 1
-                guard error.errno == EBUSY, tries > 0 else { throw error }
-                usleep(20_000)
-            }
+        for tries in 1... {
+            let done = try unmounted([])
+            if done.isSuccess { break }
+            guard tries < 100 else { throw Failure(.failed, "\(directory) cannot be unmounted: \(done.summary)", try: "the command again") }
+            usleep(20_000)
         }
         if let server { _ = try server.result(within: Self.mountSeconds) }
     }
 
     /// Where it must go whatever uses it; one that is gone is no error.
     func detach() {
-        do throws(SystemError) { try PrivateExport.unmount(directory, detaching: true) } catch { serviceLog("\(error)") }
+        do {
+            let done = try unmounted(["--lazy"])
+            if !done.isSuccess { serviceLog("\(directory): \(done.summary)") }
+        } catch { serviceLog("\(directory): \(error)") }
         server?.stop()
     }
 
+    private func unmounted(_ options: [String]) throws -> BoundedProgram.Result {
+        try BoundedProgram.run(["umount", "--internal-only"] + options + [directory], seconds: Self.mountSeconds, on: export)
+    }
+
     /// Opens `path` of this file system as a program on it would, links included, but never anything outside.
-    func open(_ path: String) throws -> FoundFile? { try FoundFile.find(path, below: directory) }
+    func open(_ path: String) throws -> FoundFile? { try FoundFile.find(path, below: export.reached(directory)) }
 }
 
 enum BenchError: Error, CustomStringConvertible {

@@ -15,13 +15,13 @@ struct GuestBoot {
     let bench: Bench
     let options: CheckOptions
 
-    private var consolePath: String { bench.place + "/console" }
-    private var controlPath: String { bench.place + "/qmp" }
+    private var consolePath: String { bench.export.place + "/console" }
+    private var controlPath: String { bench.export.place + "/qmp" }
 
     func run(_ copies: [BenchCopy]) throws -> PointCheck.Outcome {
         if let screenshot = options.screenshot { try DurableFile.remove(absolutePath(screenshot)) }
         try DurableFile.remove(consolePath)
-        let guest = try BoundedProgram(arguments(copies), folder: bench.place, package: "qemu-system-x86")
+        let guest = try BoundedProgram(arguments(copies), on: bench.export, package: "qemu-system-x86")
         defer { guest.stop() }
         let started = Clock.monotonicNanoseconds()
         func seconds() -> String { String(format: "%.1f s", Double(Clock.monotonicNanoseconds() - started) / 1e9) }
@@ -53,13 +53,13 @@ struct GuestBoot {
     }
 
     private func console() throws -> String {
-        String(decoding: try DurableFile.read(consolePath, limitBytes: Self.consoleBytesMax) ?? [], as: UTF8.self).replacingOccurrences(of: "\r", with: "")
+        String(decoding: try DurableFile.read(bench.export.reached(consolePath), limitBytes: Self.consoleBytesMax) ?? [], as: UTF8.self).replacingOccurrences(of: "\r", with: "")
     }
 
     /// QMP: a greeting, then an answer to each command; events may come in between.
     private func keepScreen(_ path: String) throws {
         let socket = try SocketAddress.makeStream(timeoutSeconds: Self.answerSeconds)
-        guard try SocketAddress(controlPath).connect(socket.raw) == 0 else { throw SystemError(errno: errno, operation: "connect", path: controlPath) }
+        guard try SocketAddress(bench.export.reached(controlPath)).connect(socket.raw) == 0 else { throw SystemError(errno: errno, operation: "connect", path: controlPath) }
         var stream = LineStream(socket, lineBytesMax: Self.answerBytesMax)
         _ = try stream.next()
         for command in [["execute": "qmp_capabilities"], ["execute": "screendump", "arguments": ["filename": path, "format": "png"]]] as [[String: Any]] {

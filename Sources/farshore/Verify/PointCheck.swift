@@ -65,7 +65,7 @@ struct PointCheck {
             case .ntfs: (["ntfsfix", "-n", path], "ntfs-3g")
             default: (["e2fsck", "-f", "-n", path], "e2fsprogs")
             }
-        return try BoundedProgram.run(words, seconds: options.timeLimit, folder: bench.place, package: package)
+        return try BoundedProgram.run(words, seconds: options.timeLimit, on: bench.export, package: package)
     }
 
     private func runScript(_ copies: [BenchCopy]) throws -> Outcome {
@@ -78,7 +78,7 @@ struct PointCheck {
             "FARSHORE_ROOTS": roots.joined(separator: ":"), "FARSHORE_IMAGES": copies.map(\.image.path).joined(separator: ":"),
             "FARSHORE_DISKS": copies.map(\.disk.name).joined(separator: ":"), "FARSHORE_POINT": copies.first.map { "\($0.reader.sequence)" } ?? "",
         ]
-        let result = try BoundedProgram.run([script], environment: environment, seconds: options.timeLimit, folder: bench.place)
+        let result = try BoundedProgram.run([script], environment: environment, seconds: options.timeLimit, on: bench.export)
         for copy in copies { try copy.unmount() }
         return Outcome(isGood: result.isSuccess, note: result.summary)
     }
