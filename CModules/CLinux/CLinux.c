@@ -1,6 +1,7 @@
 #include "CLinux.h"
 #include <linux/openat2.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/timex.h>
 
@@ -47,14 +48,24 @@ uint64_t farshore_locked_memory_bytes_max(void) {
     return getrlimit(RLIMIT_MEMLOCK, &limit) == 0 ? (uint64_t)limit.rlim_cur : 0;
 }
 
+// EAGAIN: a mount or a rename somewhere on the host met a ".." of the path, which says nothing of this path.
+static int open_again(int directory, const char *path, struct open_how *how) {
+    int fd = -1;
+    for (int tries = 0; tries < 1000; tries++) {
+        fd = (int)syscall(SYS_openat2, directory, path, how, sizeof(*how));
+        if (fd >= 0 || errno != EAGAIN) break;
+    }
+    return fd;
+}
+
 int farshore_open_beneath(int directory, const char *path, int flags) {
     struct open_how how = {.flags = (unsigned)flags, .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
-    return (int)syscall(SYS_openat2, directory, path, &how, sizeof(how));
+    return open_again(directory, path, &how);
 }
 
 int farshore_open_in_root(int directory, const char *path, int flags) {
     struct open_how how = {.flags = (unsigned)flags, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV};
-    return (int)syscall(SYS_openat2, directory, path, &how, sizeof(how));
+    return open_again(directory, path, &how);
 }
 
 int farshore_private_mounts(const char *place) {
@@ -62,28 +73,32 @@ int farshore_private_mounts(const char *place) {
     return mount("none", place, "tmpfs", MS_NODEV | MS_NOSUID, "mode=700,size=64m");
 }
 
-pid_t farshore_hold_mounts(int *end) {
-    int ends[2];
-    if (pipe2(ends, O_CLOEXEC) != 0) return -1;
-    pid_t child = fork();
-    if (child > 0) *end = ends[1];
-    if (child != 0) {
-        int failure = errno;
-        close(ends[0]);
-        if (child < 0) close(ends[1]);
-        errno = failure;
-        return child;
-    }
-    // Between fork and _exit: system calls only. Every descriptor but one goes: the FUSE device must have no other holder than the parent.
-    sigset_t all;
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL);
+static char held_disks[4096];
+
+static void give_up_disks(int signal) {
+    (void)signal;
+    umount2(held_disks, MNT_FORCE);
+}
+
+// Between fork and _exit: system calls only.
+static void hold_mounts(int pipe_end, int other_end) {
+    sigset_t signals;
+    sigfillset(&signals);
+    sigdelset(&signals, SIGUSR1);
+    struct sigaction action = {.sa_handler = give_up_disks};
+    sigaction(SIGUSR1, &action, NULL);
+    prctl(PR_SET_PDEATHSIG, SIGUSR1);
+    sigprocmask(SIG_SETMASK, &signals, NULL);
     setsid();
     // Whoever has the parent's rights may enter these mounts; of the parent's secrets none is here yet.
     prctl(PR_SET_DUMPABLE, 1);
     prctl(PR_SET_NAME, "farshore-mounts");
-    if (dup2(ends[0], 0) != 0) _exit(1);
-    close_range(1, ~0U, 0);
+    // Every descriptor but one goes: the FUSE device must have no other holder than the parent.
+    if (dup2(pipe_end, 0) != 0) _exit(1);
+    close(other_end);
+    if (close_range(1, ~0U, 0) != 0) {
+        for (int fd = 1; fd < 65536; fd++) close(fd);
+    }
     char byte;
     ssize_t got;
     do got = read(0, &byte, 1);
@@ -91,6 +106,22 @@ pid_t farshore_hold_mounts(int *end) {
     _exit(0);
 }
 
-int farshore_leave_mounts(int outside, int folder) {
-    return setns(outside, CLONE_NEWNS) == 0 && fchdir(folder) == 0 ? 0 : -1;
+pid_t farshore_hold_mounts(const char *disks, int *end) {
+    int ends[2];
+    if (strlen(disks) >= sizeof(held_disks)) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    strcpy(held_disks, disks);
+    if (pipe2(ends, O_CLOEXEC) != 0) return -1;
+    pid_t child = fork();
+    if (child == 0) hold_mounts(ends[0], ends[1]);
+    int failure = errno;
+    close(ends[0]);
+    if (child > 0) *end = ends[1];
+    else close(ends[1]);
+    errno = failure;
+    return child;
 }
+
+int farshore_leave_mounts(int outside) { return setns(outside, CLONE_NEWNS); }

@@ -65,7 +65,13 @@ package struct ImageIdentity: Equatable, Sendable {
     private static func hashParents(_ files: [OpenedFile], from start: UInt64) throws(SystemError) -> UInt64 {
         var hash = start
         for parent in files.dropFirst() {
-            let status = try open(parent.path).status()
+            let descriptor = try open(parent.path)
+            // What is remembered must be what is found after a power loss, and the time may be only in memory yet.
+            do throws(SystemError) { try descriptor.sync() } catch {
+                // A file system that cannot be written to has nothing to sync, and some say so.
+                guard error.errno == EINVAL || error.errno == EROFS else { throw error }
+            }
+            let status = try descriptor.status()
             hash = Self.hash([status.sizeBytes, UInt64(bitPattern: status.modificationTimeNanoseconds)], from: hash)
         }
         return hash

@@ -85,10 +85,10 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
         } catch { throw DiskError(error) }
     }
 
-    /// What the parents are now. After a clean stop that has told of them with the image.
+    /// What the parents are now. They are asked for themselves after a clean stop too: what it recorded is what it found when it stopped.
     private static func checkParents(of image: any ImageFile, since state: LogState) throws -> UInt64? {
         let now = try ImageIdentity.parentsStamp(of: image.files)
-        if state.cleanStop == nil, let then = state.parentsStamp, then != now {
+        if let then = state.parentsStamp, then != now {
             let parents = image.files.dropFirst().map(\.path.shown).joined(separator: ", ")
             throw DiskError.imageChanged(image: "a parent that \(image.path) is read through (\(parents))", recordedBytes: 0, foundBytes: 0)
         }

@@ -63,6 +63,9 @@ with Scenario(seed=53) as s:
     with open(served["boot"], "r+b") as file:
         file.write(bytes(512))
     s.farshore("point", "cut", "boot", "--tag", "does-not")
+    with open(served["boot"], "r+b") as file:
+        file.write(bytes(511) + b"1")
+    s.farshore("point", "cut", "boot", "--tag", "still-not")
     s.farshore("upload", "--once")
 
     # fsck: of file systems that were in use at every point. One of both disks at one point.
@@ -120,6 +123,9 @@ with Scenario(seed=53) as s:
     again = s.farshore_json(*words)
     check([probe["sequence"] for probe in again["probes"]] == probed, "a finished bisection probed again")
     s.farshore("bisect", "data", "--script", program(s.path("never.sh"), "exit 1\n"), *vault, status=13)
+    # Each guest is judged by its own console.
+    guests = s.farshore_json("bisect", "boot", "--check", "boot", "--console", "guest is up", "--memory", "64", "--time-limit", "6", "--from", "boots", *vault)
+    check(guests["newestGood"]["tag"] == "boots" and guests["oldestBad"]["tag"] == "does-not" and len(guests["probes"]) == 3, f"{guests}")
     print(f"bisect: p16 is the newest good of {found['points']} points, {len(probed)} tried, one run killed in between")
 
     # What was done, for whoever must show it.

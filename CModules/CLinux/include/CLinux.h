@@ -48,10 +48,11 @@ int farshore_open_in_root(int directory, const char *path, int flags);
 // Gives this thread, and those and the programs it starts later, mounts of their own with an empty file system at `place`. They are gone
 // with the last process that has them, however it ends. Needs root.
 int farshore_private_mounts(const char *place);
-// Starts a process that does nothing but have this thread's mounts until `*end`, a pipe's end, is closed. Its id, or -1.
-pid_t farshore_hold_mounts(int *end);
-// Goes back to the mounts of `outside` (an open /proc/self/ns/mnt) and to `folder`, the working directory there.
-int farshore_leave_mounts(int outside, int folder);
+// Starts a process that does nothing but have this thread's mounts until `*end`, a pipe's end, is closed. When this thread ends first, it
+// takes away `disks`, so that whoever waits for them gets an error. Its id, or -1.
+pid_t farshore_hold_mounts(const char *disks, int *end);
+// Goes back to the mounts of `outside` (an open /proc/self/ns/mnt), as long as no other thread shares this one's working directory.
+int farshore_leave_mounts(int outside);
 // Named by a macro that Swift does not see.
 static const int farshore_o_path = O_PATH;
 // EEXIST when the new name is taken; EINVAL where the filesystem cannot do it (NFS).

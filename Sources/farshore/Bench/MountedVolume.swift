@@ -48,7 +48,7 @@ final class MountedVolume {
     private static func serveNTFS(_ path: String, _ directory: String, _ export: PrivateExport) throws -> BoundedProgram {
         let server = try BoundedProgram(["ntfs-3g", "-o", "ro,no_detach,\(options)", path, directory], on: export, package: "ntfs-3g")
         let deadline = Clock.monotonicNanoseconds() + UInt64(mountSeconds * 1e9)
-        while try device(of: export.reached(directory)) == device(of: export.reached(directory + "/..")) {
+        while try !isMounted(export.reached(directory)) {
             guard server.ending == nil, Clock.monotonicNanoseconds() < deadline else {
                 server.stop()
                 throw BenchError.cannotMount("it cannot be mounted: \(try server.result(within: 0).summary)")
@@ -58,17 +58,21 @@ final class MountedVolume {
         return server
     }
 
-    private static func device(of path: String) throws -> UInt64 {
-        var status = stat()
-        guard lstat(path, &status) == 0 else { throw SystemError(errno: errno, operation: "stat", path: path) }
-        return UInt64(status.st_dev)
+    private static func isMounted(_ directory: String) throws -> Bool {
+        func device(of path: String) throws -> UInt64 {
+            var status = stat()
+            guard lstat(path, &status) == 0 else { throw SystemError(errno: errno, operation: "stat", path: path) }
+            return UInt64(status.st_dev)
+        }
+        return try device(of: directory) != device(of: directory + "/..")
     }
 
     func unmount() throws {
         // Whoever was just killed may hold it for a moment.
         for tries in 1... {
             let done = try unmounted([])
-            if done.isSuccess { break }
+            // One that was out of time may have been done nevertheless.
+            if try done.isSuccess || !Self.isMounted(export.reached(directory)) { break }
             guard tries < 100 else { throw Failure(.failed, "\(directory) cannot be unmounted: \(done.summary)", try: "the command again") }
             usleep(20_000)
         }

@@ -138,10 +138,12 @@ final class MountedDisks: Sendable {
         let parentsAreHeld = !parentLocks.descriptors.isEmpty
         let image = try vaults.openImage(of: disk, locked: locks.image, parentLocks: parentLocks)
         handed?.note(image.files)
-        if !parentLocks.descriptors.isEmpty { _ = process.hold(disk.name, locks.descriptors) }
+        let descriptors = locks.descriptors
         let opened = try VirtualDisk.open(
             name: disk.name, image: image, folder: LogFolder(disk.logFolder), lock: locks.log, sequencer: sequencer, options: options,
             parentsAreHeld: parentsAreHeld)
+        // Not before they were compared: a successor takes those it is handed for what the mount has served.
+        if !parentLocks.descriptors.isEmpty { _ = process.hold(disk.name, descriptors) }
         let imageLock = HeldImageLock(locks.image)
         if opened.sizeBytes != disk.sizeBytes { try catalogue.setSize(opened.sizeBytes, ofDisk: disk.name) }
         let filling: FillingDisk?

@@ -20,7 +20,7 @@ struct GuestBoot {
 
     func run(_ copies: [BenchCopy]) throws -> PointCheck.Outcome {
         if let screenshot = options.screenshot { try DurableFile.remove(absolutePath(screenshot)) }
-        try DurableFile.remove(consolePath)
+        try DurableFile.remove(bench.export.reached(consolePath))
         let guest = try BoundedProgram(arguments(copies), on: bench.export, package: "qemu-system-x86")
         defer { guest.stop() }
         let started = Clock.monotonicNanoseconds()
