@@ -69,7 +69,8 @@ int farshore_open_in_root(int directory, const char *path, int flags) {
 }
 
 int farshore_private_mounts(const char *place) {
-    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0) return -1;
+    // As a slave: what the host unmounts meanwhile is not kept in use here.
+    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) != 0) return -1;
     return mount("none", place, "tmpfs", MS_NODEV | MS_NOSUID, "mode=700,size=64m");
 }
 
