@@ -1,6 +1,7 @@
 """Versions of files across recovery points, on ext4 (a whole disk), XFS (second partition of a GPT) and NTFS (a partition of an MBR): what was
 there at each point is listed, each version is copied out as it was, though nothing was unmounted and journals were never replayed; links of a
 hostile disk lead nowhere, devices and pipes are refused, nothing is overwritten, and a killed listing leaves no mount and no loop device."""
+import glob
 import os
 import signal
 import subprocess
@@ -175,12 +176,17 @@ with Scenario(seed=51) as s:
 
     # Killed in the midst of it, alone or with the process that holds its mounts: nothing hangs and nothing is left.
     before = run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").stdout.count("/bench/")
+    held = 0
     for number in range(int(12 * SCALE)):
         words = [PROGRAM, "file", "list", ["ext4", "xfs", "ntfs"][number % 3], "/etc/app.conf", *vault]
         killed = subprocess.Popen(words, env=dict(os.environ, FARSHORE_SITE=s.site), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(s.random.uniform(0.1, 0.7))
-        with open(f"/proc/{killed.pid}/task/{killed.pid}/children") as file:
-            children = [int(word) for word in file.read().split()]
+        # A thread of its own started the process that holds the mounts.
+        children = []
+        for path in glob.glob(f"/proc/{killed.pid}/task/*/children"):
+            with open(path) as file:
+                children += [int(word) for word in file.read().split()]
+        held += bool(children)
         for pid in [killed.pid] + (children if number % 2 else []):
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -190,6 +196,7 @@ with Scenario(seed=51) as s:
             killed.wait(timeout=20)
         except subprocess.TimeoutExpired:
             check(False, f"a killed listing hangs (process {killed.pid})")
+    check(held > 0, "no listing had mounts when it was killed")
     deadline = time.monotonic() + 10
     while run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").stdout.count("/bench/") > before:
         check(time.monotonic() < deadline, "a loop device is left")

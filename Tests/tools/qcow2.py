@@ -185,15 +185,14 @@ def make(given):
     per_table, clusters = cluster // 8, (size + cluster - 1) // cluster
     entries = (clusters + per_table - 1) // per_table
     l1 = writer.place(entries * 8)
-    chosen = sorted(chance.sample(range(clusters), max(1, min(clusters, 4 << 20, int(clusters * given.filled)))))
-    order = chosen[:]
-    if given.layout != "plain":
-        chance.shuffle(order)
+    chosen = chance.sample(range(clusters), max(1, int(clusters * given.filled)))
+    if given.layout == "plain":
+        chosen.sort()
     table = {}
     with open(given.out, "wb") as raw:
         raw.truncate(size)
-        for number in order:
-            data = content(chance, min(cluster, size - number * cluster) if size % cluster else cluster)
+        for number in chosen:
+            data = content(chance, min(cluster, size - number * cluster))
             kind = chance.choice({"zeros": ["data", "zero", "zero-placed"], "packed": ["packed", "packed", "data"], "packed-zstd": ["packed", "packed", "data"]}
                                  .get(given.layout, ["data"]))
             if kind.startswith("zero"):
