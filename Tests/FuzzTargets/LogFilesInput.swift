@@ -36,6 +36,7 @@ struct LogFilesInput {
         try place.folder.storeMark(ReplicatedMark(sequence: 5, lineage: try place.folder.readState().lineage), target: "target")
         let mark = String(decoding: try DurableFile.read(place.folder.markFile(target: "target")) ?? [], as: UTF8.self)
         let grown = lines.replacing("segment-bytes", with: "grown 1 65536\ngrowing 262144\nsegment-bytes")
-        return [lines, grown, lines.replacing("boot ", with: "clean-stop 1 131072 7\nboot ")].map { Array("\($0)\0\(mark)\0farshore freeze 1\nsequence 3\n\0".utf8) }
+        let stopped = lines + "parents 9\nclean-stop 1 131072 7\n"
+        return [lines, grown, stopped].map { Array("\($0)\0\(mark)\0farshore freeze 1\nsequence 3\n\0".utf8) }
     }
 }
