@@ -24,8 +24,9 @@ package protocol ObjectStore: Sendable {
 
     /// Stores `bytes` under `key`. With `ifAbsent` an existing object is left alone and `.alreadyExists` thrown, or
     /// `.unsupported` by a target that cannot do this; without it an existing object is replaced as a whole.
-    /// `ifAbsent` takes at most `ObjectLimits.conditionalBytesMax` bytes.
-    func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError)
+    /// `ifAbsent` takes at most `ObjectLimits.conditionalBytesMax` bytes. `md5` is the MD5 of `bytes` if the caller has worked it out: a target
+    /// that is told one refuses bytes that have another.
+    func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool, md5: [UInt8]?) throws(StoreError)
 
     /// The object, or exactly the bytes of `range`: an object that ends before the range does is `.outOfRange`.
     /// An empty range is empty without a request. Objects above `ObjectLimits.objectBytesMax` need a range.
@@ -107,6 +108,8 @@ extension ObjectStore {
     package var clockOffsetSeconds: Int? { nil }
     package var keepsChunksApart: Bool { false }
     package var versions: (any ObjectVersions)? { nil }
+
+    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) { try put(key, bytes, ifAbsent: ifAbsent, md5: nil) }
 
     package func get(_ key: String) throws(StoreError) -> [UInt8] { try get(key, range: nil) }
 

@@ -139,7 +139,7 @@ package final class Vault: Sendable {
     }
 
     /// Whoever opens a vault whose chunks are apart must say where, and nobody else may: chunks would be looked for and put where they are not.
-    private static func checkChunks(_ store: any ObjectStore, _ marker: VaultMarker, _ bytes: [UInt8]) throws(VaultError) {
+    static func checkChunks(_ store: any ObjectStore, _ marker: VaultMarker, _ bytes: [UInt8]) throws(VaultError) {
         guard marker.keepsChunksApart == store.keepsChunksApart else {
             throw .refused(
                 marker.keepsChunksApart
@@ -257,9 +257,11 @@ package final class Vault: Sendable {
     /// are in the vault: another PUT of the same content, whose answer was lost, may have come first.
     func putVerified(_ place: ObjectPlace, _ bytes: [UInt8], sameAs plaintext: (_ stored: [UInt8]) throws(VaultError) -> Bool) throws(VaultError) -> [UInt8] {
         var isAnswered = false
-        if try createsConditionally() {
+        let isConditional = try createsConditionally()
+        let md5 = checksum(of: bytes, for: place)
+        if isConditional {
             do {
-                try store.put(place.key, bytes, ifAbsent: true)
+                try store.put(place.key, bytes, ifAbsent: true, md5: md5)
                 isAnswered = true
             } catch where error.code == .alreadyExists {
                 guard let stored = try adopt(place, bytes, plaintext) else { return try replace(place, bytes) }
@@ -276,10 +278,16 @@ package final class Vault: Sendable {
                 guard let stored = try adopt(place, bytes, plaintext) else { return try replace(place, bytes) }
                 return stored
             }
-            try fromStore { () throws(StoreError) in try store.put(place.key, bytes, ifAbsent: false) }
+            try fromStore { () throws(StoreError) in try store.put(place.key, bytes, ifAbsent: false, md5: md5) }
         }
-        try verify(place, bytes)
+        try verify(place, bytes, md5)
         return bytes
+    }
+
+    /// What a target's word on an object is compared with; nil where that word is not taken.
+    private func checksum(of bytes: [UInt8], for place: ObjectPlace) -> [UInt8]? {
+        let isBulk = place.kind == .chunk || place.kind == .segment
+        return isBulk && store.features.checksumTrusted && !settings.verifyByReading ? Digest.md5(bytes) : nil
     }
 
     /// What is there counts when it opens and has the same content. Nil when it is damaged for certain: then an earlier PUT
@@ -299,18 +307,18 @@ package final class Vault: Sendable {
 
     /// The only overwriting there is: sound bytes over bytes that open as nothing.
     private func replace(_ place: ObjectPlace, _ bytes: [UInt8]) throws(VaultError) -> [UInt8] {
-        try fromStore { () throws(StoreError) in try store.put(place.key, bytes, ifAbsent: false) }
-        try verify(place, bytes)
+        let md5 = checksum(of: bytes, for: place)
+        try fromStore { () throws(StoreError) in try store.put(place.key, bytes, ifAbsent: false, md5: md5) }
+        try verify(place, bytes, md5)
         return bytes
     }
 
-    private func verify(_ place: ObjectPlace, _ bytes: [UInt8]) throws(VaultError) {
-        let isBulk = place.kind == .chunk || place.kind == .segment
-        if isBulk, store.features.checksumTrusted, !settings.verifyByReading {
+    private func verify(_ place: ObjectPlace, _ bytes: [UInt8], _ md5: [UInt8]?) throws(VaultError) {
+        if let md5 {
             guard let info = try fromStore(nil, { () throws(StoreError) in try store.head(place.key) }) else {
                 throw .notKept(object: place.key, reason: "it is not there")
             }
-            if info.sizeBytes == UInt64(bytes.count), let md5 = info.md5, let own = Digest.md5(bytes), md5 == own { return }
+            if info.sizeBytes == UInt64(bytes.count), info.md5 == md5 { return }
         }
         guard try fetchJustPut(place).hasSameBytes(as: bytes) else { throw .notKept(object: place.key, reason: "the bytes read back differ") }
     }

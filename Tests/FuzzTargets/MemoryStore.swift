@@ -12,7 +12,7 @@ final class MemoryStore: ObjectStore {
     var location: String { "memory" }
     var features: StoreFeatures { StoreFeatures(conditionalPut: true, checksumTrusted: false) }
 
-    func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
+    func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool, md5: [UInt8]?) throws(StoreError) {
         let isThere = objects.withLock { objects in
             if ifAbsent, objects[key] != nil { return true }
             objects[key] = bytes

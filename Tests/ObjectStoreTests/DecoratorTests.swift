@@ -133,7 +133,7 @@ private final class FlakyStore: ObjectStore {
 
     private func failure(_ code: StoreError.Code) -> StoreError { StoreError(code, "told to fail", try: "nothing", retryAfterSeconds: retryAfterSeconds) }
 
-    func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
+    func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool, md5: [UInt8]?) throws(StoreError) {
         let fails = fails
         if fails, !doneAnyway { throw failure(code) }
         let isTaken = state.withLock { state in

@@ -45,6 +45,15 @@ struct CephTests {
         expectCode(.unsupported) { try store.put("parts", patternBytes(65 << 20, seed: 5), ifAbsent: true) }
     }
 
+    /// The checksum the caller has worked out is what the target is told; a wrong one must not pass for that of the bytes.
+    @Test func bytesWithAnotherChecksumAreRefused() throws {
+        let store = try server.freshStore()
+        expectCode(.corruptResponse) { try store.put("k", [1, 2, 3], ifAbsent: false, md5: Digests.md5([1, 2, 4])) }
+        #expect(try store.head("k") == nil)
+        try store.put("k", [1, 2, 3], ifAbsent: false, md5: Digests.md5([1, 2, 3]))
+        #expect(try store.head("k")?.md5 == Digests.md5([1, 2, 3]))
+    }
+
     // MARK: - Refusals
 
     private func store(key: String, secret: String, url: String? = nil) throws -> any ObjectStore {

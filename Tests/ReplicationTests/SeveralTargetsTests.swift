@@ -198,6 +198,14 @@ private final class TwoTargets: @unchecked Sendable {
         #expect(try both.service().runOnce().isEmpty)
         #expect(try both.proven(nil) >= last)
         try both.expectAllPoints(through: last)
+
+        // Found so at both at the same time: each is asked again, none waits for the other.
+        for disk in try both.catalogue.targets(ofDisk: ReplicatedDisk.name) { try both.catalogue.setTakenOver("by other", of: disk) }
+        try both.disk.write([UInt8](repeating: 10, count: 4096), at: 32_768)
+        let taken = try both.disk.cut()
+        #expect(try both.service().runOnce().isEmpty)
+        #expect(try both.catalogue.targets(ofDisk: ReplicatedDisk.name).allSatisfy { $0.takenOver == nil })
+        try both.expectAllPoints(through: taken)
     }
 
     /// Its lane may be in the middle of something, and retention looks at its vault until that has ended.

@@ -7,6 +7,7 @@ import Foundation
 import ObjectStore
 import Replication
 import Site
+import Synchronization
 import Testing
 import Vault
 import VirtualDisk
@@ -145,6 +146,61 @@ import VirtualDisk
         #expect(try LogFolder(snapshot.folder + "/log").readFreeze() == nil)
         #expect(try disk.history()?.state.current?.id == lineage)
         try expectWhole(disk)
+    }
+
+    /// Promise F14: When a host is put back to an older state, or cloned while it ran, no sequence is given twice in the vault's history and
+    /// nothing that was published is taken back: where that would be, the uploader stops and says so.
+    ///
+    /// A snapshot of the whole host, taken while the disk was in use, and put back: its next boot takes the log for one that lost power, and its
+    /// site gives the numbers again that the vault has from the time after the snapshot.
+    @Test(arguments: [0, 5]) func aHostThatWasPutBackWhileItWasInUseIsNotFollowed(_ written: Int) throws {
+        var random = SeededRandom(6)
+        let disk = try diskWithHistory(&random)
+        let snapshot = try ReplicatedDisk(copyOf: disk)
+        for _ in 0..<3 {
+            try disk.reopen()
+            try disk.scribble(4, using: &random)
+            #expect(try disk.upload() == nil)
+        }
+        let before = try #require(try disk.history()).state
+        try snapshot.reopen(inAnotherBoot: true)
+        for block in 0..<written { try snapshot.write([UInt8](repeating: 9, count: 4096), at: block * 4096) }
+        let failure = try #require(try snapshot.upload())
+        #expect(failure.outcome == .forGood && failure.message.contains("a second time") && failure.remedy.contains("accept"), "\(failure)")
+        #expect(try disk.history()?.state == before)
+        try expectWhole(disk)
+    }
+
+    /// A host resumed from a snapshot of its memory, or cloned while it ran: the writer epoch in the head is still its own.
+    @Test func anUploaderDoesNotTakeBackWhatWasPublishedUnderItsOwnEpoch() throws {
+        var random = SeededRandom(7)
+        let disk = try diskWithHistory(&random)
+        let state = try #require(try disk.history()).state
+        let point = RecoveryPoint(sequence: state.newestSequence + 1_000, timeMicros: 5, kind: .crash, tag: nil)
+        let vault = try disk.openVault()
+        let isDone = Mutex(false)
+        // The other one of the two goes on, between this one's look at the head and the next that it publishes.
+        disk.store.failPuts { key, moment in
+            guard moment == .before, key.contains("/manifests/"), isDone.withLock({ let isDone = $0; $0 = true; return !isDone }) else { return nil }
+            do {
+                let heads = vault.heads(group: state.disk)
+                let head = try #require(try heads.newest()).document
+                let next = try HistoryWriter(vault: vault, disk: state.disk).extend(state, through: point.sequence, segments: [], points: [point], epoch: head.collectionEpoch)
+                try heads.update(epoch: head.writer.epoch) { head in
+                    var state = head.state(of: next.disk)!
+                    state.follow(next)
+                    head.set(state)
+                }
+            } catch { Issue.record(error) }
+            return nil
+        }
+        try disk.scribble(3, using: &random)
+        let failure = try #require(try disk.upload())
+        #expect(failure.message.contains("was changed by someone else"), "\(failure)")
+        #expect(try disk.history()?.newestSequence == point.sequence)
+        let second = try #require(try disk.upload())
+        #expect(second.outcome == .forGood && second.message.contains("older copy"), "\(second)")
+        #expect(try disk.history()?.newestSequence == point.sequence)
     }
 
     @Test func aResynchronisationThatFailsForLongLetsGoOfTheImage() throws {

@@ -44,7 +44,7 @@ final class WatchedStore: ObjectStore {
     var location: String { base.location }
     var features: StoreFeatures { base.features }
 
-    func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
+    func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool, md5: [UInt8]?) throws(StoreError) {
         try fail(key, .before)
         let (isDropped, isChanged) = state.withLock { ($0.isDropped, $0.isChanged) }
         var kept = bytes

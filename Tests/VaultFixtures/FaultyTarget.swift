@@ -119,7 +119,7 @@ package final class FaultyTarget: ObjectStore {
     package var location: String { inner.location }
     package var features: StoreFeatures { state.withLock { $0.features } }
 
-    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
+    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool, md5: [UInt8]?) throws(StoreError) {
         try begin(.put)
         var condition = ifAbsent
         if ifAbsent {

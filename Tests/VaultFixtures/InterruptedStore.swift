@@ -58,7 +58,7 @@ package final class InterruptedStore: ObjectStore {
 
     package var location: String { inner.location }
     package var features: StoreFeatures { inner.features }
-    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) { try request { () throws(StoreError) in try inner.put(key, bytes, ifAbsent: ifAbsent) } }
+    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool, md5: [UInt8]?) throws(StoreError) { try request { () throws(StoreError) in try inner.put(key, bytes, ifAbsent: ifAbsent, md5: md5) } }
     package func get(_ key: String, range: Range<UInt64>?) throws(StoreError) -> [UInt8] { try request { () throws(StoreError) in try inner.get(key, range: range) } }
     package func head(_ key: String) throws(StoreError) -> ObjectInfo? { try request { () throws(StoreError) in try inner.head(key) } }
     package func list(prefix: String, startAfter: String?) throws(StoreError) -> ListPage {

@@ -52,7 +52,7 @@ package final class MeddledStore: ObjectStore {
         if let error = meddling.withLock({ $0.fails })(key) { throw error }
     }
 
-    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
+    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool, md5: [UInt8]?) throws(StoreError) {
         let meddling = meddling.withLock { $0 }
         meddling.beforePut(key)
         try failIfTold(key)

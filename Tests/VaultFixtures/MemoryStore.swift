@@ -60,7 +60,7 @@ package final class MemoryStore: ObjectStore {
     package var location: String { "memory://" }
     package var features: StoreFeatures { StoreFeatures(conditionalPut: true, checksumTrusted: false) }
 
-    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
+    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool, md5: [UInt8]?) throws(StoreError) {
         travel()
         let isTaken = state.withLock { state in
             state.requests.puts += 1

@@ -69,7 +69,7 @@ package final class VersionedStore: ObjectStore, ObjectVersions {
 
     // MARK: - The contract
 
-    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
+    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool, md5: [UInt8]?) throws(StoreError) {
         let isTaken = try request { state in
             if ifAbsent, isConditional, state.versions[key]?.first?.bytes != nil { return true }
             Self.add(bytes, key, defaultLockSeconds, &state)

@@ -67,6 +67,27 @@ import VaultFixtures
         try expectAllReadable(try open(again), disk, "in two again")
     }
 
+    /// A second place that is not mounted, or another one: the heads of the copy would lead to chunks that are not with it.
+    @Test func aCopyGoesOnOnlyWithTheSamePlaceForItsChunks() throws {
+        let source = SplitStore(main: main, chunks: chunks)
+        let disk = try filled(source)
+        let (first, apart) = (MemoryStore(), MemoryStore())
+        _ = try VaultCopy(of: open(source), at: SplitStore(main: first, chunks: apart), begins: true) { _ in HeadMemory(folder: nil) }.run()
+        try disk.step(records: 5)
+        let before = (first.keys, MemoryStore())
+        for place in [SplitStore(main: first, chunks: before.1), first] as [any ObjectStore] {
+            #expect { _ = try VaultCopy(of: open(source), at: place, begins: false) { _ in HeadMemory(folder: nil) } } throws: { error in
+                switch error as? VaultError {
+                case .noVault, .refused, .damaged: true
+                default: false
+                }
+            }
+        }
+        #expect(first.keys == before.0 && before.1.keys.isEmpty)
+        _ = try VaultCopy(of: open(source), at: SplitStore(main: first, chunks: apart), begins: false) { _ in HeadMemory(folder: nil) }.run()
+        try expectAllReadable(try open(SplitStore(main: first, chunks: apart)), disk, "gone on with")
+    }
+
     /// A creation that ended before the last object, or before the last two.
     @Test(arguments: [["farshore.json"], ["farshore.json", "chunks/farshore.json"]]) func anInterruptedCreationIsRepeated(_ missing: [String]) throws {
         let store = SplitStore(main: main, chunks: chunks)

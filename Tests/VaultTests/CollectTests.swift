@@ -290,6 +290,22 @@ private final class World {
         #expect(try VaultCheck(vault: World.open(world.store), readData: true).run().findings == [])
     }
 
+    /// The heads of a group are lost, and whoever collects has never seen one: all its content looks like garbage.
+    @Test func aGroupWhoseHeadsAreLostIsNotCollected() throws {
+        let world = try World()
+        let kept = MemoryStore(copyOf: world.store)
+        try world.store.delete(world.store.keys.filter { $0.hasPrefix("heads/") })
+        let before = world.store.keys
+        let vault = try World.open(world.store)
+        _ = try vault.register(disk: .random(), name: "registered-only", sizeBytes: 4_096)
+        for _ in 0..<2 {
+            #expect { _ = try Collector(vault: vault).run() } throws: { if case .missing(let object)? = $0 as? VaultError { object.hasPrefix("heads/") } else { false } }
+        }
+        #expect(world.store.keys.filter { !$0.hasPrefix("catalog/") } == before.filter { !$0.hasPrefix("catalog/") })
+        for key in kept.keys where key.hasPrefix("heads/") { try world.store.put(key, try kept.get(key), ifAbsent: true) }
+        try world.expectWhole(world.store, "heads put back", isClean: false)
+    }
+
     /// What a disk that was forgotten left, because LIST did not show it, goes with the next collection.
     @Test func whatAForgottenDiskLeftGoes() throws {
         let world = try World()

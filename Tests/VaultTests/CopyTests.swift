@@ -262,6 +262,31 @@ private func isRefused(_ error: any Error, _ words: String) -> Bool { (error as?
         #expect(rounds > 2)
     }
 
+    /// Adopted while a copier looks for what is superfluous: what the new writer put, no head that was looked at leads to.
+    @Test func aCopyThatIsAdoptedDuringAPruneLosesNothing() throws {
+        nonisolated(unsafe) let pair = try Pair()
+        _ = try pair.copier().run()
+        try pair.go(12)
+        try pair.collect()
+        let place = MeddledStore(pair.place)
+        let after = Mutex<[String]>([])
+        place.meddle { meddling in
+            meddling.beforeList = { prefix in
+                guard prefix == "chunks/", after.withLock({ $0.isEmpty }) else { return }
+                do {
+                    let copy = try Pair.open(pair.place)
+                    try copy.adopt()
+                    let written = [UInt8](repeating: 77, count: 4_096)
+                    try written.withUnsafeBytes { bytes in _ = try copy.putChunk(bytes, as: copy.chunkRef(of: bytes, epoch: 1)) }
+                    after.withLock { $0 = pair.place.keys }
+                } catch { Issue.record(error) }
+            }
+        }
+        #expect { _ = try pair.copier(to: place).runAndPrune() } throws: { if case .fenced? = $0 as? VaultError { true } else { false } }
+        #expect(pair.place.keys == after.withLock { $0 })
+        try expectAllReadable(Pair.open(pair.place), pair.disk, "adopted")
+    }
+
     @Test func whoWritesToACopyInSpiteOfThatIsNotOverwritten() throws {
         let pair = try Pair()
         _ = try pair.copier().run()

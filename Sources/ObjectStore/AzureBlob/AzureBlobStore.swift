@@ -57,7 +57,7 @@ package final class AzureBlobStore: ObjectStore {
 
     // MARK: - Objects
 
-    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
+    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool, md5: [UInt8]?) throws(StoreError) {
         try ObjectKey.check(key)
         try checkSize(of: key, bytes.count, ifAbsent: ifAbsent)
         guard !ifAbsent || !learned.withLock({ $0.conditionsFail }) else {
@@ -66,7 +66,7 @@ package final class AzureBlobStore: ObjectStore {
         let condition = ifAbsent ? [(name: "if-none-match", value: "*")] : []
         if bytes.count > Self.wholeBytesMax { return try putInBlocks(key, bytes, condition) }
         let headers = condition + [(name: "content-type", value: "application/octet-stream"), (name: "x-ms-blob-type", value: "BlockBlob")]
-        try succeed(TargetRequest(.put, path: path(key), headers: headers, body: bytes), "PUT of \(key)")
+        try succeed(TargetRequest(.put, path: path(key), headers: headers, body: bytes, bodyMD5: md5), "PUT of \(key)")
     }
 
     private func putInBlocks(_ key: String, _ bytes: [UInt8], _ condition: [(name: String, value: String)]) throws(StoreError) {

@@ -32,8 +32,8 @@ package final class CountingStore: ObjectStore {
     package var clockOffsetSeconds: Int? { base.clockOffsetSeconds }
     package var keepsChunksApart: Bool { base.keepsChunksApart }
 
-    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
-        try counted(\.puts) { () throws(StoreError) in try base.put(key, bytes, ifAbsent: ifAbsent) }
+    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool, md5: [UInt8]?) throws(StoreError) {
+        try counted(\.puts) { () throws(StoreError) in try base.put(key, bytes, ifAbsent: ifAbsent, md5: md5) }
         state.withLock { $0.bytesSent += bytes.count }
     }
 

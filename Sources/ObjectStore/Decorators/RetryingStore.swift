@@ -39,11 +39,11 @@ package final class RetryingStore: ObjectStore {
     /// Tries beyond the first, over all requests.
     package var retryCount: UInt64 { retries.load(ordering: .relaxed) }
 
-    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
+    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool, md5: [UInt8]?) throws(StoreError) {
         var isRepetition = false
         try attempt { () throws(StoreError) in
             do throws(StoreError) {
-                try base.put(key, bytes, ifAbsent: ifAbsent)
+                try base.put(key, bytes, ifAbsent: ifAbsent, md5: md5)
             } catch {
                 guard isRepetition, error.code == .alreadyExists else {
                     isRepetition = true

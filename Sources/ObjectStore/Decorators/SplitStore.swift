@@ -30,7 +30,7 @@ package final class SplitStore: ObjectStore {
 
     private func place(of key: String) -> any ObjectStore { key.utf8.starts(with: Self.apartPrefix.utf8) ? chunks : main }
 
-    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) { try place(of: key).put(key, bytes, ifAbsent: ifAbsent) }
+    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool, md5: [UInt8]?) throws(StoreError) { try place(of: key).put(key, bytes, ifAbsent: ifAbsent, md5: md5) }
     package func get(_ key: String, range: Range<UInt64>?) throws(StoreError) -> [UInt8] { try place(of: key).get(key, range: range) }
     package func head(_ key: String) throws(StoreError) -> ObjectInfo? { try place(of: key).head(key) }
 

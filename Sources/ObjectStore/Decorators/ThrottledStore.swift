@@ -65,9 +65,9 @@ package final class ThrottledStore: ObjectStore {
     package var clockOffsetSeconds: Int? { base.clockOffsetSeconds }
     package var keepsChunksApart: Bool { base.keepsChunksApart }
 
-    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
+    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool, md5: [UInt8]?) throws(StoreError) {
         try wait(bytes.count)
-        try base.put(key, bytes, ifAbsent: ifAbsent)
+        try base.put(key, bytes, ifAbsent: ifAbsent, md5: md5)
     }
 
     package func get(_ key: String, range: Range<UInt64>?) throws(StoreError) -> [UInt8] { try base.get(key, range: range) }

@@ -38,7 +38,7 @@ package final class DirectoryStore: ObjectStore {
 
     package func probe(existing key: String, _ bytes: [UInt8]) throws(StoreError) {}
 
-    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
+    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool, md5: [UInt8]?) throws(StoreError) {
         let path = try KeyPath(key)
         try checkSize(of: key, bytes.count, ifAbsent: ifAbsent)
         do throws(SystemError) {

@@ -17,7 +17,7 @@ package struct TargetRequest {
 
     package init(
         _ method: Method, path: String, query: [(name: String, value: String)] = [], headers: [(name: String, value: String)] = [], body: [UInt8] = [],
-        answerBytesMax: Int = 256 << 10
+        bodyMD5: [UInt8]? = nil, answerBytesMax: Int = 256 << 10
     ) {
         self.method = method
         self.path = path
@@ -25,7 +25,7 @@ package struct TargetRequest {
         self.headers = headers
         self.body = body
         self.answerBytesMax = max(answerBytesMax, 256 << 10)
-        if method == .put || method == .post { self.headers.append(("content-md5", base64(Digests.md5(body)))) }
+        if method == .put || method == .post { self.headers.append(("content-md5", base64(bodyMD5 ?? Digests.md5(body)))) }
     }
 
     /// Sorted by encoded name, as S3's signature wants it.

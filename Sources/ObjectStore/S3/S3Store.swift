@@ -47,14 +47,14 @@ package final class S3Store: ObjectStore {
 
     // MARK: - Objects
 
-    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) {
+    package func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool, md5: [UInt8]?) throws(StoreError) {
         try ObjectKey.check(key)
         try checkSize(of: key, bytes.count, ifAbsent: ifAbsent)
         if bytes.count > ObjectLimits.conditionalBytesMax { return try putInParts(key, bytes) }
-        guard ifAbsent else { return try putWhole(key, bytes, headers: []) }
+        guard ifAbsent else { return try putWhole(key, bytes, md5, headers: []) }
         guard !learned.withLock({ $0.conditionsFail }) else { throw conditionsUnsupported() }
         do throws(StoreError) {
-            try putWhole(key, bytes, headers: [("if-none-match", "*")])
+            try putWhole(key, bytes, md5, headers: [("if-none-match", "*")])
         } catch {
             guard error.code == .unsupported else { throw error }
             learned.withLock { ($0.features.conditionalPut, $0.conditionsFail) = (false, true) }
@@ -62,9 +62,9 @@ package final class S3Store: ObjectStore {
         }
     }
 
-    private func putWhole(_ key: String, _ bytes: [UInt8], headers: [(name: String, value: String)]) throws(StoreError) {
+    private func putWhole(_ key: String, _ bytes: [UInt8], _ md5: [UInt8]?, headers: [(name: String, value: String)]) throws(StoreError) {
         let type = [(name: "content-type", value: "application/octet-stream")]
-        try succeed(TargetRequest(.put, path: path(key), headers: headers + type, body: bytes), "PUT of \(key)")
+        try succeed(TargetRequest(.put, path: path(key), headers: headers + type, body: bytes, bodyMD5: md5), "PUT of \(key)")
     }
 
     private func conditionsUnsupported() -> StoreError {

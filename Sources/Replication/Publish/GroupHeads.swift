@@ -7,7 +7,7 @@ import Synchronization
 package import Vault
 
 package final class GroupHeads: Sendable {
-    typealias Change = @Sendable (inout Head) -> Void
+    typealias Change = @Sendable (inout Head) throws(VaultError) -> Void
 
     package let vault: Vault
     package let group: VaultID
@@ -35,10 +35,22 @@ package final class GroupHeads: Sendable {
 
     /// A change that waits for its head.
     private final class Ticket: Sendable {
-        let change: Change
+        private let change: Change
         let result = Mutex<Result<Void, VaultError>?>(nil)
 
         init(_ change: @escaping Change) { self.change = change }
+
+        /// One that cannot be made of this head keeps no other from it.
+        func make(_ head: inout Head) {
+            var changed = head
+            do throws(VaultError) {
+                try change(&changed)
+                head = changed
+                result.withLock { $0 = .success(()) }
+            } catch {
+                result.withLock { $0 = .failure(error) }
+            }
+        }
     }
 
     /// Of the group's disks that are published here; the cleaning's thread carries them on.
@@ -155,29 +167,28 @@ package final class GroupHeads: Sendable {
         let ticket = Ticket(change)
         waiting.withLock { $0.append(ticket) }
         try turn.withLock { (_) throws(VaultError) in
-            if let result = ticket.result.withLock({ $0 }) { return try result.get() }
-            let batch = waiting.withLock { waiting in
-                defer { waiting = [] }
-                return waiting
+            if ticket.result.withLock({ $0 }) == nil {
+                let batch = waiting.withLock { waiting in
+                    defer { waiting = [] }
+                    return waiting
+                }
+                try publish(batch)
             }
-            try publish(batch)
+            try ticket.result.withLock { $0 }?.get()
         }
     }
 
     private func publish(_ batch: [Ticket]) throws(VaultError) {
-        let outcome: Result<Void, VaultError>
         state.withLock { $0.isDoubtful = true }
         do throws(VaultError) {
-            let head = try vault.heads(group: group).update(epoch: writerEpoch ?? 0) { head in for ticket in batch { ticket.change(&head) } }
+            let head = try vault.heads(group: group).update(epoch: writerEpoch ?? 0) { head in for ticket in batch { ticket.make(&head) } }
             state.withLock { state in
                 state.head = head
                 state.isDoubtful = false
             }
-            outcome = .success(())
         } catch {
-            outcome = .failure(error)
+            for ticket in batch { ticket.result.withLock { $0 = .failure(error) } }
+            throw error
         }
-        for ticket in batch { ticket.result.withLock { $0 = outcome } }
-        try outcome.get()
     }
 }

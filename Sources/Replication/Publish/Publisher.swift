@@ -56,7 +56,7 @@ package final class Publisher {
 
     /// The first state of a disk, or of a history that shares nothing with those in the vault: they stay readable.
     package func publishInitial(lineage: VaultID, sequence: UInt64, sizeBytes: UInt64, root: MapRoot, timeMicros: UInt64) throws(VaultError) {
-        if let newest = state?.newestSequence, newest >= sequence {
+        if let newest = state?.highestSequence, newest >= sequence {
             throw .refused("the vault has the disk \(disk) up to sequence \(newest), and its log is at \(sequence): sequences are never used twice")
         }
         let point = RecoveryPoint(sequence: sequence, timeMicros: timeMicros, kind: .crash, tag: nil)
@@ -69,8 +69,10 @@ package final class Publisher {
         }
         announceNewest(of: next)
         let since = heads.group == disk ? nil : DiskState.notYet
-        try heads.publish { [disk, next] head in
+        let before = state?.current
+        try heads.publish { [disk, next] (head) throws(VaultError) in
             var state = head.state(of: disk) ?? next
+            try head.refuseUnless(state, follows: before, or: next)
             state.follow(next)
             state.since = since
             state.movedTo = nil
@@ -116,12 +118,14 @@ package final class Publisher {
     /// it has caught up.
     func publishResynchronised(sequence: UInt64, root: MapRoot, timeMicros: UInt64, sizes log: LogState) throws(VaultError) {
         guard var state else { throw .refused("the disk \(disk) has no state in the vault to go on from") }
+        let before = state.current
         state.noteSizes(of: log, through: sequence)
         var next = try history.resynchronise(state, to: RecoveryPoint(sequence: sequence, timeMicros: timeMicros, kind: .crash, tag: nil), root: root)
         next.since = heads.group == disk ? nil : DiskState.notYet
         announceNewest(of: next)
-        try heads.publish { [next] head in
+        try heads.publish { [next] (head) throws(VaultError) in
             guard var state = head.state(of: next.disk) else { return }
+            try head.refuseUnless(state, follows: before, or: next)
             state.follow(next)
             state.since = next.since
             head.replicate(state)
@@ -140,8 +144,10 @@ package final class Publisher {
 
     private func publish(_ next: DiskState) throws(VaultError) {
         announceNewest(of: next)
-        try heads.publish { head in
+        let before = state?.current
+        try heads.publish { (head) throws(VaultError) in
             guard var state = head.state(of: next.disk) else { return }
+            try head.refuseUnless(state, follows: before, or: next)
             state.follow(next)
             head.replicate(state)
         }
@@ -149,6 +155,23 @@ package final class Publisher {
 }
 
 extension Head {
+    /// The writer epoch tells uploaders apart, not two that run on from one memory (a host resumed from a snapshot, or cloned): of these the later
+    /// one would take back what the earlier one published. `next` itself is there already where the answer to its head was lost.
+    fileprivate func refuseUnless(_ found: DiskState, follows before: LineageState?, or next: DiskState) throws(VaultError) {
+        guard found.current.map(Moment.init) == before.map(Moment.init) || found.current.map(Moment.init) == next.current.map(Moment.init) else {
+            throw .conflict(chain: "heads/\(group)")
+        }
+    }
+
+    /// Retention may change the rest meanwhile.
+    private struct Moment: Equatable {
+        let lineage: VaultID
+        let sequence: UInt64
+        let newest: ManifestRef
+
+        init(_ state: LineageState) { (lineage, sequence, newest) = (state.id, state.sequence, state.newest) }
+    }
+
     fileprivate mutating func replicate(_ state: DiskState) {
         set(state)
         lifeCycle?.noteReplicated(state.disk)

@@ -53,8 +53,9 @@ final class DiskReplication {
     }
 
     /// A disk that another host has at one target is not sent to the others from here: its newer points there would be of a disk that guests have left.
+    /// One that was found so at this target asks this target: were two to wait for each other, none would ever be asked again.
     private func refuseWhileTakenOver(_ disk: ProtectedDisk) throws {
-        guard disk.targetCount > 1, let other = try replicator.catalogue.targets(ofDisk: disk.name).first(where: { $0.vaultID != disk.vaultID && $0.takenOver != nil }) else { return }
+        guard disk.targetCount > 1, disk.takenOver == nil, let other = try replicator.catalogue.targets(ofDisk: disk.name).first(where: { $0.vaultID != disk.vaultID && $0.takenOver != nil }) else { return }
         let message = "nothing of \(disk.name) is sent to \(disk.vaultURL), because another host has it at \(other.vaultURL): \(other.takenOver ?? "")"
         throw AttemptFailure(
             .mayPass, message, remedy: "docs/operating/failover.md; it goes on when \(other.vaultURL) takes the disk from here again, or is no target any more: farshore target remove \(disk.name) --vault \(other.vaultURL)",
@@ -98,10 +99,28 @@ final class DiskReplication {
 
     /// The log has begun a new history, which shares the vault's up to `sequence`.
     private func follow(at sequence: UInt64, _ disk: ProtectedDisk, _ publisher: Publisher, _ folder: LogFolder) throws {
+        try refuseUsedNumbers(after: sequence, disk, publisher, folder)
         let lineage = try folder.readState().lineage
         try publisher.branch(to: lineage.vaultID, at: sequence)
         try replicator.catalogue.record(.warning, of: disk, "the log began a new history at sequence \(sequence); replication follows it")
         try noteProven(disk, publisher, folder)
+    }
+
+    /// What is written on a history that goes on below what the vault has is numbered above all of it (a failover to an older point). Where it is
+    /// not, log and site were put back to an older state while they were in use, and the next boot took that for a power loss.
+    private func refuseUsedNumbers(after sequence: UInt64, _ disk: ProtectedDisk, _ publisher: Publisher, _ folder: LogFolder) throws {
+        guard let highest = publisher.state?.highestSequence, highest > sequence else { return }
+        if try firstNumber(after: sequence, folder) == nil { try replicator.owner(disk).cut() }
+        guard let first = try firstNumber(after: sequence, folder), first <= highest else { return }
+        throw Self.otherHistory(
+            "the log of \(disk.name) has lost what came after sequence \(sequence) and gives numbers from \(first) on a second time, but the vault has it up to \(highest): an older copy of log and image was put back",
+            disk, publisher)
+    }
+
+    private func firstNumber(after sequence: UInt64, _ folder: LogFolder) throws -> UInt64? {
+        var first: UInt64?
+        do { try LogReader(folder).headers(after: sequence) { first = min(first ?? .max, $0.sequence) } } catch LogError.recycled(_, _, let oldest) { return oldest }
+        return first
     }
 
     /// A mark that a crash came before is set; one that somebody else overtook is an alarm.

@@ -1,6 +1,8 @@
 // What the heads of a vault lead to, and which of the other objects are settled, so that nobody will ever name them
 // (docs/formats/vault.md section 10). Made from heads, manifests and pages, never from a LIST. Used by Collector and VaultCheck.
 
+import ObjectStore
+
 struct LiveObjects {
     private var names: Set<ObjectName> = []
     private var pages: Set<Hash256> = []
@@ -94,6 +96,7 @@ struct LiveVault {
             for group in Set(catalog.document.disks.map(\.group)) {
                 do throws(VaultError) {
                     heads[group] = try vault.heads(group: group).newest()
+                    if heads[group] == nil { try refuseHeadless(group, catalog.document, vault) }
                 } catch {
                     guard goingOn, error.damage != nil else { throw error }
                     damage.append(error)
@@ -109,6 +112,15 @@ struct LiveVault {
             if !damage.isEmpty, try isOutdated(heads, vault) { continue }
             if let first = damage.first, !goingOn { throw first }
             return LiveVault(catalog: catalog, heads: heads, live: live, damage: damage)
+        }
+    }
+
+    /// A head is put before anything of the group's disks: where they have something and none is seen, it was lost or the target hides it, and
+    /// what it led to would pass for garbage. Whoever has seen heads of the group is told by its memory; this is for who has not.
+    private static func refuseHeadless(_ group: VaultID, _ catalog: Catalog, _ vault: Vault) throws(VaultError) {
+        for disk in catalog.disks(inGroup: group) {
+            let found = try fromStore { () throws(StoreError) in try vault.store.list(prefix: "disks/\(disk.id)/", startAfter: nil) }
+            if !found.objects.isEmpty { throw .missing(object: ObjectPlace.head(group: group, 1).key) }
         }
     }
 

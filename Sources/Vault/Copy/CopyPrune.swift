@@ -15,6 +15,9 @@ extension VaultCopy {
             // Looked at after the source did not have them: were they named since, it would have gone on.
             guard try !state.isOutdated(source) else { continue }
             for start in stride(from: 0, to: doomed.count, by: Self.keysPerDelete) {
+                // What another writer puts is in none of the heads looked at. There is none before the copy was adopted, so none had a part in the
+                // list of what is to go when the mark is there after it.
+                try CopyMark.require(at: copy.store)
                 let some = Array(doomed[start..<min(doomed.count, start + Self.keysPerDelete)])
                 try fromStore { () throws(StoreError) in try copy.store.delete(some) }
             }

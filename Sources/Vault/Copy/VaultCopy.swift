@@ -31,7 +31,11 @@ package final class VaultCopy {
         self.source = source
         copy = try source.kept(at: store, memory: try memory(mark.copy))
         // After the keys: what can be opened is a vault, which has no catalog yet.
-        guard try fromStore(nil, { () throws(StoreError) in try store.head(ObjectPlace.markerKey) }) == nil else { return }
+        if try fromStore(nil, { () throws(StoreError) in try store.head(ObjectPlace.markerKey) }) != nil {
+            // A place for the chunks that is another one now would get them while the heads that need them go to the first.
+            try Vault.checkChunks(store, try VaultMarker.decode(copy.marker).marker, copy.marker)
+            return
+        }
         try copyKeys()
         try copy.putMarker()
     }

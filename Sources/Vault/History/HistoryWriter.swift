@@ -43,6 +43,7 @@ package final class HistoryWriter {
     ) throws(VaultError) -> DiskState {
         guard var lineage = state.current else { throw .refused("the disk \(disk) has no lineage yet") }
         guard sequence > lineage.sequence else { throw .refused("the vault already has the disk \(disk) up to \(lineage.sequence)") }
+        try refuseUsed([sequence] + segments.map(\.first) + points.map(\.sequence), in: state)
         let step = try self.step(lineage)
         let added = Added(sequence: sequence, segments: segments, points: points, merged: merged)
         var next = state
@@ -64,6 +65,13 @@ package final class HistoryWriter {
         next.lineages[next.lineages.count - 1] = lineage
         forgetAll(except: lineage)
         return next
+    }
+
+    /// A state is found by its number alone, so a number that a lineage left behind has given is not given again.
+    private func refuseUsed(_ sequences: [UInt64], in state: DiskState) throws(VaultError) {
+        let left = state.lineages.dropLast().map(\.sequence).max() ?? 0
+        guard let used = sequences.min(), used <= left else { return }
+        throw .refused("the disk \(disk) would get sequence \(used) a second time: the vault has it up to \(left) in a history that was left; an older copy of its log and of the site's directory was put back")
     }
 
     /// A new lineage that begins with the state at `branch`, which may lie in a lineage that was left before: the disk goes on from there.
@@ -107,6 +115,7 @@ package final class HistoryWriter {
     package func resynchronise(_ state: DiskState, to point: RecoveryPoint, root: MapRoot) throws(VaultError) -> DiskState {
         guard var lineage = state.current else { throw .refused("the disk \(disk) has no lineage yet") }
         guard point.sequence > lineage.sequence else { throw .refused("the vault already has the disk \(disk) up to \(lineage.sequence)") }
+        try refuseUsed([point.sequence], in: state)
         let step = try self.step(lineage)
         let manifest = Manifest(
             vault: vault.id, disk: disk, lineage: lineage.id, kind: .full, after: step.full.sequence, sequence: point.sequence, number: step.newest.number + 1,

@@ -80,7 +80,7 @@ package struct DiskState: Codable, Equatable, Sendable {
     package mutating func noteSize(_ sizeBytes: UInt64, after earlier: [GrownSize]) {
         var all = grown ?? []
         // Where another disk was put in its place, nothing tells up to when the size held: up to here.
-        let newest = lineages.map(\.sequence).max() ?? 0
+        let newest = highestSequence
         if self.sizeBytes != earlier.first?.sizeBytes ?? sizeBytes, newest > all.last?.through ?? 0 {
             all.append(GrownSize(through: newest, sizeBytes: self.sizeBytes))
         }
@@ -92,6 +92,8 @@ package struct DiskState: Codable, Equatable, Sendable {
 
     package var current: LineageState? { lineages.last }
     package var newestSequence: UInt64 { current?.sequence ?? 0 }
+    /// No number up to here may be given again, also where the current lineage began below one that was left.
+    package var highestSequence: UInt64 { lineages.map(\.sequence).max() ?? 0 }
 
     /// Takes the lineages out of the list that `isOver` says.
     mutating func end(_ isOver: (LineageState) -> Bool) {

@@ -161,7 +161,7 @@ final class SoundStore: ObjectStore {
 
     // MARK: - Never
 
-    func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool) throws(StoreError) { throw readOnly }
+    func put(_ key: String, _ bytes: [UInt8], ifAbsent: Bool, md5: [UInt8]?) throws(StoreError) { throw readOnly }
     func delete(_ keys: [String]) throws(StoreError) { throw readOnly }
     func probe(existing key: String, _ bytes: [UInt8]) throws(StoreError) { throw readOnly }
     private var readOnly: StoreError { StoreError(.unsupported, "\(location): earlier versions are only read", try: "report this") }

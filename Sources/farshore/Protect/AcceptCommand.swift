@@ -99,7 +99,7 @@ struct AcceptCommand: ParsableCommand {
     private func newestInVault(_ protected: ProtectedDisk) -> UInt64 {
         do {
             let vault = try site.openVault(of: protected)
-            return try DiskHistory.newest(vault, try vault.disk(protected.id))?.newestSequence ?? 0
+            return try DiskHistory.newest(vault, try vault.disk(protected.id))?.state.highestSequence ?? 0
         } catch {
             printError("farshore: warning: the vault \(protected.vaultURL) cannot be asked how far it has the disk: \(error)")
             return 0
