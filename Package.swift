@@ -85,6 +85,7 @@ let package = Package(
         tests("RecoveryPointsTests", ["BlockIO", "DiskImage", "ObjectStore", "Vault", "RecoveryPoints", "VaultFixtures"]),
         tests("FailoverTests", [
             "BlockIO", "DiskImage", "ChangeLog", "VirtualDisk", "Site", "ObjectStore", "Vault", "Replication", "RecoveryPoints", "Failover", "VaultFixtures", log,
+            .product(name: "GRDB", package: "GRDB.swift"),
         ]),
         // Readers of foreign bytes, for libFuzzer (Tests/fuzz) and for the short form in FuzzTests.
         .target(

@@ -1,5 +1,5 @@
-// A machine protected on one host and two hosts that may take it over, in a temporary directory with one vault. Recovery disks are noted by
-// name only: what is tested is the life cycle around them.
+// A machine protected on one host and two hosts that may take it over, in a temporary directory with one vault. Recovery disks are registered
+// with their sites, and no more than that: what is tested is the life cycle around them.
 
 import BlockIO
 import ChangeLog
@@ -28,8 +28,8 @@ final class FailoverSites: @unchecked Sendable {
         let disks = Mutex<[String: UInt64]>([:])
         /// The action that fails from now on, as for a process that was killed in it.
         let dying = Mutex<String?>(nil)
-        /// How many releases are granted still; nil: all.
-        let releasesLeft = Mutex<Int?>(nil)
+        /// How many releases and removals are granted still; of what is not named, all.
+        let left = Mutex<[String: Int]>([:])
 
         init(_ name: String, _ folder: String, _ store: any ObjectStore) throws {
             site = SiteDirectory(path: folder + "/" + name)
@@ -39,11 +39,33 @@ final class FailoverSites: @unchecked Sendable {
         }
 
         func act(_ name: String) throws {
-            let isRefused = name == "release" && releasesLeft.withLock { left in
-                left = left.map { $0 - 1 }
-                return left ?? 0 < 0
+            let isRefused = left.withLock { left in
+                left[name] = left[name].map { $0 - 1 }
+                return left[name] ?? 0 < 0
             }
             if isRefused || dying.withLock({ $0 == name }) { throw StoreError(.unreachable, "the process is gone in \(name)", try: "") }
+        }
+
+        /// All at once, or those that are there already, as `RecoveryDisks` does it.
+        func make(_ points: [ChosenPoint], _ record: FailoverRecord) throws {
+            let catalogue = try Catalogue(site: site)
+            let there = try catalogue.disks().filter { own in points.contains { $0.disk.id.description == own.id } }
+            let isSame = there.count == points.count && disks.withLock { disks in points.allSatisfy { disks[$0.disk.name] == $0.sequence } }
+            guard there.isEmpty || isSame else { throw SiteError(.diskExists, "this site has the disk \(there[0].name) already", remedy: "") }
+            guard there.isEmpty else { return }
+            let made = points.map { point in
+                let image = FailoverRecord.imagePath(ofDisk: point.disk.name, in: record.folder)
+                return ProtectedDisk(
+                    name: point.disk.name, id: point.disk.id.description, imagePath: image, format: "raw", sizeBytes: 1 << 20, logFolder: image + ".log", logBudgetBytes: 64 << 20,
+                    vaultURL: record.vaultURL, vaultID: record.vaultID, keyFile: nil, passphraseFile: nil, machine: point.disk.machineName, role: .recovery)
+            }
+            try catalogue.add(made, machineIDs: [:], group: nil)
+            for point in points { disks.withLock { $0[point.disk.name] = point.sequence } }
+        }
+
+        func remove(_ disk: FailoverRecord.Disk) throws {
+            try Catalogue(site: site).remove(disk: disk.name)
+            disks.withLock { $0[disk.name] = nil }
         }
     }
 
@@ -118,21 +140,21 @@ final class FailoverSites: @unchecked Sendable {
     func upload() throws -> [AttemptFailure] { try service.runOnce().map(\.failure) }
 
     func heads(_ host: Host) throws -> LifeCycleHeads {
-        let own = Set(try Catalogue(site: host.site).disks().map(\.id))
+        let own = Set(try Catalogue(site: host.site).disks().filter { $0.role == .source }.map(\.id))
         return LifeCycleHeads(vault: try open(host.store), host: host.host) { own.contains($0.description) }
     }
 
     func failovers(_ host: Host) throws -> Failovers {
         Failovers(heads: try heads(host), catalogue: try Catalogue(site: host.site), actions: FailoverActions(
-            make: { points, _ in
+            make: { points, record in
                 try host.act("make")
-                for point in points { host.disks.withLock { $0[point.disk.name] = point.sequence } }
+                try host.make(points, record)
                 try host.act("made")
                 return points.map(\.disk.name)
             },
             remove: { disk, _ in
                 try host.act("remove")
-                host.disks.withLock { $0[disk.name] = nil }
+                try host.remove(disk)
             },
             serve: { disk in
                 try host.act("serve")

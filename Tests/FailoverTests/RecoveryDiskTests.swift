@@ -165,6 +165,7 @@ import VirtualDisk
         let source = try replicated(test, seed: 7, steps: 3)
         let site = try RecoveredSite(test)
         let made = try #require(try site.create(["disk"], at: source.sequence).first)
+        let noted = FailoverRecord.Disk(name: made.name, id: made.id, lineage: "", sequence: source.sequence)
         #expect(try site.create(["disk"], at: source.sequence) == [made], "what is there is what was asked for")
         #expect(throws: SiteError.self, "at another point it is another disk") { try site.create(["disk"], at: source.points[0].sequence) }
         // As a kill leaves it before the registration.
@@ -179,17 +180,34 @@ import VirtualDisk
             #expect(try disk.bytes(0, source.content.count) == source.content)
             #expect(!FileManager.default.fileExists(atPath: made.logFolder + "/making"), "served: not to be made anew")
             try site.close("disk")
-            try site.disks().remove(["disk"], in: site.plan.folder)
+            try site.disks().remove([noted], in: site.plan.folder)
             #expect(!FileManager.default.fileExists(atPath: made.imagePath) && !FileManager.default.fileExists(atPath: made.logFolder))
             #expect(try site.catalogue.disks().isEmpty)
-            try site.disks().remove(["disk"], in: site.plan.folder)
+            try site.disks().remove([noted], in: site.plan.folder)
             try FileManager.default.createDirectory(atPath: made.logFolder, withIntermediateDirectories: true)
             try Data("farshore recovery disk 1\nimage \(made.imagePath)\n".utf8).write(to: URL(filePath: made.logFolder + "/making"))
             try Data([1, 2, 3]).write(to: URL(filePath: made.imagePath))
         }
         // Taken back before it was registered.
-        try site.disks().remove(["disk"], in: site.plan.folder)
+        try site.disks().remove([noted], in: site.plan.folder)
         #expect(!FileManager.default.fileExists(atPath: made.imagePath) && !FileManager.default.fileExists(atPath: made.logFolder))
+    }
+
+    /// Two vaults may have a disk of one name each; whoever takes one failover back does not remove the other's.
+    @Test func aDiskOfAnotherVaultThatHasTheNameStays() throws {
+        let test = try TestVault()
+        let source = try replicated(test, seed: 12, steps: 2)
+        let site = try RecoveredSite(test)
+        let made = try #require(try site.create(["disk"], at: source.sequence).first)
+        let other = FailoverRecord.Disk(name: made.name, id: String(repeating: "b", count: 32), lineage: "", sequence: source.sequence)
+        // With the note of its making too, as a kill after the registration leaves it.
+        for note in [nil, "farshore recovery disk 1\nimage \(made.imagePath)\n"] {
+            if let note { try Data(note.utf8).write(to: URL(filePath: made.logFolder + "/making")) }
+            try site.disks().remove([other], in: site.plan.folder)
+            #expect(try site.catalogue.disks() == [made])
+            #expect(FileManager.default.fileExists(atPath: made.imagePath) && FileManager.default.fileExists(atPath: made.logFolder + "/log.state"))
+        }
+        #expect(try site.open("disk").bytes(0, source.content.count) == source.content)
     }
 
     @Test func nobodyReadsAnImageThatIsNotWhole() throws {

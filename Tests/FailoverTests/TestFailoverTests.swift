@@ -3,6 +3,7 @@
 import BlockIO
 import Failover
 import Foundation
+import GRDB
 import RecoveryPoints
 import Site
 import Synchronization
@@ -54,6 +55,19 @@ import VaultFixtures
         #expect(try catalogue.events(limit: 10).contains { $0.text.contains("as it should be") })
         // From now on a failover does not warn that it was never tested.
         #expect(try sites.run(sites.target).warnings.isEmpty)
+    }
+
+    /// Killed before it could note what it was made of, it is not gone on with on some of its disks.
+    @Test func aTestThatFailedBetweenTwoNotesHasAllItsDisks() throws {
+        let sites = try FailoverSites()
+        let tests = try tests(sites)
+        let catalogue = try DatabaseQueue(path: sites.target.site.cataloguePath)
+        try catalogue.write {
+            try $0.execute(sql: "CREATE TRIGGER full BEFORE INSERT ON failover_disk WHEN EXISTS (SELECT 1 FROM failover_disk WHERE run = NEW.run) BEGIN SELECT RAISE(ABORT, 'full'); END")
+        }
+        #expect(throws: (any Error).self) { try tests.run(request("one")) }
+        try catalogue.write { try $0.execute(sql: "DROP TRIGGER full") }
+        #expect(try tests.run(request("one")).disks.count == 2)
     }
 
     @Test func aCheckThatFailsLeavesTheTestToBeLookedInto() throws {

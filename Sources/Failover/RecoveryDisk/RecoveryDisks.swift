@@ -210,12 +210,14 @@ package struct RecoveryDisks {
     // MARK: Removing
 
     /// Removes recovery disks with all that was written to them. The caller has ended what used them; a mount lets them go here. Repeatable.
-    /// `folder`: where those lie that `create` was killed with before it registered them.
-    package func remove(_ names: [String], in folder: String) throws {
-        for name in names {
-            guard let disk = try catalogue.disks().first(where: { $0.name == name }) else {
+    /// `folder`: where those lie that `create` was killed with before it registered them. A disk of another vault that has the name of one here
+    /// has another id, and stays.
+    package func remove(_ disks: [FailoverRecord.Disk], in folder: String) throws {
+        for noted in disks {
+            let (name, own) = (noted.name, try catalogue.disks())
+            guard let disk = own.first(where: { $0.name == name && $0.id == noted.id }) else {
                 let log = LogFolder(FailoverRecord.imagePath(ofDisk: name, in: folder) + ".log")
-                if access(log.makingFile, F_OK) == 0 { try clearLeftover(log) }
+                if !own.contains(where: { $0.logFolder == log.path }), access(log.makingFile, F_OK) == 0 { try clearLeftover(log) }
                 continue
             }
             guard disk.role != .source else {

@@ -72,6 +72,7 @@ extension Failovers {
         try standing.check(command)
         let record = try ownRecord(standing, request)
         if standing.isUnderWay { try refuseOtherWishes(standing, request, record) }
+        if standing.state == .failedOver, case .part(let missing) = try disksHere(standing.lifeCycle?.points ?? []) { throw Self.incompleteDisks(missing, standing) }
         let startedMicros = Clock.wallNanoseconds() / 1_000
         return try catalogue.asJob(.failover, request.unit, steps: ["prerequisites", "source", "failover", "start"]) { job in
             func keep(_ report: FailoverReport, _ failure: (any Error)?) {
@@ -280,19 +281,18 @@ extension Failovers {
         }
     }
 
-    /// All or none: disks that share points are registered together. Those of another point go first.
+    /// All or none: disks that share points are registered together. Where they are of another point, one of them even, or a kill left only some
+    /// of them, all go first: whoever chose the point has given up what was written on them.
     private func makeDisks(_ report: inout FailoverReport, _ record: FailoverRecord) throws {
         let made = try catalogue.disks(ofFailover: record.run)
         let wanted = report.disks.map {
             FailoverRecord.Disk(name: $0.disk.name, id: $0.disk.id.description, lineage: $0.point.lineage.description, sequence: $0.point.sequence)
         }
-        for old in made where !wanted.contains(where: { $0.id == old.id && $0.sequence == old.sequence && $0.lineage == old.lineage }) {
-            try actions.release(old.name)
-            try actions.remove(old, record)
-            try catalogue.forget(old, ofFailover: record.run)
-        }
+        let isNoted = made.count == wanted.count && wanted.allSatisfy { disk in made.contains { $0.id == disk.id && $0.sequence == disk.sequence && $0.lineage == disk.lineage } }
+        let isPart = if case .part = try disksHere(report.disks.map(\.point)) { true } else { false }
+        if !report.isRepeated, !isNoted || isPart { try remove(made, of: record) }
         // Before they are made: whoever takes the failover back finds them, however far the making came.
-        for disk in wanted { try catalogue.note(disk, ofFailover: record.run) }
+        try catalogue.note(wanted, ofFailover: record.run)
         for (index, name) in try actions.make(report.disks.map(\.chosen), record).enumerated() { report.disks[index].name = name }
     }
 
@@ -332,6 +332,17 @@ extension Failovers {
 
     // MARK: Change of point
 
+    /// Disks that stand on the point already would stay, with all that was written since: what is to be given up would be kept.
+    private static func refuseSame(_ points: [LifeCycle.Point], _ name: PointName, _ standing: LifeCycleStanding) throws(FailoverError) {
+        let unit = standing.unit.name
+        let now = standing.lifeCycle?.points ?? []
+        guard standing.state == .failedOver, now.count == points.count, points.allSatisfy({ now.contains($0) }) else { return }
+        throw FailoverError(
+            .notNow, "\(unit) stands on that point already, at \(standing.pointsText), with what was written since; nothing was changed",
+            remedy: "farshore failover run \(unit) starts what is not started yet; to begin again at that point, without what was written since: "
+                + "farshore failover cancel \(unit), then farshore failover run \(unit) --at \(name.text)")
+    }
+
     /// What guests wrote since the failover is given up.
     package func changePoint(_ unitName: String, to point: PointName, startCommand: String?, seconds: Double) throws -> FailoverReport {
         let (standing, lock) = try alone(unitName)
@@ -345,9 +356,11 @@ extension Failovers {
         return try catalogue.asJob(.failover, unitName, steps: ["prerequisites", "source", "failover", "start"]) { job in
             try job.step("prerequisites") {
                 let shared = SharedPoints(vault, head: standing.head, catalog: standing.catalog)
-                try checkReadable(try Self.startingPoints(point, of: unit, shared), unit, shared)
+                let points = try Self.startingPoints(point, of: unit, shared)
+                try Self.refuseSame(points, point, standing)
+                try checkReadable(points, unit, shared)
                 // Refused while guests use them, before anything is changed.
-                for disk in try catalogue.disks(ofFailover: record.run) { try actions.release(disk.name) }
+                try release(try catalogue.disks(ofFailover: record.run))
                 // Nothing runs on them any more, whatever becomes of this.
                 try catalogue.forgetStarted(ofFailover: record.run)
                 return nil

@@ -51,6 +51,44 @@ package struct Failovers: Sendable {
         try catalogue.openFailovers(kind).first { $0.group == unit.group.description }
     }
 
+    /// What this site has of the disks that a failover begins with. One that is being removed is none of them, but in the way of another.
+    enum DisksHere {
+        case none, all
+        case part(missing: LifeCycle.Point)
+    }
+
+    func disksHere(_ points: [LifeCycle.Point]) throws -> DisksHere {
+        let own = try catalogue.disks().filter { own in points.contains { $0.disk.description == own.id } }
+        guard !own.isEmpty else { return .none }
+        let missing = points.first { point in !own.contains { $0.id == point.disk.description && $0.state == .protected } }
+        return missing.map { .part(missing: $0) } ?? .all
+    }
+
+    /// What is refused of a unit that is failed over while only some of its disks are left: guests may have written on those.
+    static func incompleteDisks(_ missing: LifeCycle.Point, _ standing: LifeCycleStanding) -> FailoverError {
+        let name = standing.unit.name
+        return FailoverError(
+            .prerequisite,
+            "\(standing.unit.disks.first { $0.id == missing.disk }?.name ?? missing.disk.description) is not on this site any more: "
+                + "taking \(name) back was stopped before its end, or somebody unprotected the disk; without it \(name) is not whole",
+            remedy: "farshore failover cancel \(name) goes on with taking it back; afterwards farshore failover run \(name) can begin again")
+    }
+
+    /// The mount serves none of them any more. Throws while somebody uses one. By id too: another vault's disk may have the name here.
+    func release(_ disks: [FailoverRecord.Disk]) throws {
+        let own = try catalogue.disks()
+        for disk in disks where own.contains(where: { $0.name == disk.name && $0.id == disk.id }) { try actions.release(disk.name) }
+    }
+
+    /// All are let go of before the first one goes: while somebody uses one, none is removed, and the unit stays whole.
+    func remove(_ disks: [FailoverRecord.Disk], of record: FailoverRecord) throws {
+        try release(disks)
+        for disk in disks {
+            try actions.remove(disk, record)
+            try catalogue.forget(disk, ofFailover: record.run)
+        }
+    }
+
     /// The name of the pins that keep what a run needs.
     static func pinName(_ run: String) -> String { "\(Head.Pin.failoverPrefix)\(run.prefix(16))" }
 

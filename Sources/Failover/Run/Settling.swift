@@ -38,6 +38,7 @@ extension Failovers {
         defer { withExtendedLifetime(lock) {} }
         try standing.unit.refusePart()
         try standing.check(.commit)
+        try requireDisks(standing)
         // Said again when all is done, it must not let go of what the first one kept.
         let isRepeated = try standing.state == .committed && openRecord(.failover, of: standing.unit) == nil
         if !keepsPoints, !isRepeated { tell(try pointsBefore(standing)) }
@@ -52,6 +53,17 @@ extension Failovers {
         }
         try catalogue.record(.information, disk: nil, "the failover of \(unitName) was committed; it is not replicated until it is reprotected")
         return try heads.standing(of: unitName)
+    }
+
+    /// What is committed can neither be taken back nor made again: without one of its disks the unit would stay as it is.
+    private func requireDisks(_ standing: LifeCycleStanding) throws {
+        let points = standing.lifeCycle?.points ?? []
+        guard standing.state == .failedOver, let first = points.first else { return }
+        switch try disksHere(points) {
+        case .all: return
+        case .none: throw Self.incompleteDisks(first, standing)
+        case .part(let missing): throw Self.incompleteDisks(missing, standing)
+        }
     }
 
     private static func afterCommit(_ vault: Vault, epoch: UInt32) -> Retention { Retention(vault: vault, thinning: Thinning(rules: []), epoch: epoch) }
@@ -114,11 +126,7 @@ extension Failovers {
 
     /// Takes the recovery disks of the run out of this site, and ends it.
     func removeDisks(of record: FailoverRecord, note: String) throws {
-        for disk in try catalogue.disks(ofFailover: record.run) {
-            try actions.release(disk.name)
-            try actions.remove(disk, record)
-            try catalogue.forget(disk, ofFailover: record.run)
-        }
+        try remove(try catalogue.disks(ofFailover: record.run), of: record)
         try removeEmptyDisks(of: record)
         try catalogue.end(failover: record.run, note: note)
     }

@@ -188,11 +188,10 @@ package struct TestFailovers: Sendable {
             points = try Failovers.points(name, of: standing.unit, shared)
             try Failovers.addPins(record.run, points, reason: "test failover \(record.name)", to: &head, shared, named: Self.pinName(record))
         }
-        for point in points {
-            let disk = try standing.unit.disk(of: point)
-            try catalogue.note(
-                FailoverRecord.Disk(name: disk.name, id: disk.id.description, lineage: point.lineage.description, sequence: point.sequence), ofFailover: record.run)
+        let disks = try points.map { point in
+            FailoverRecord.Disk(name: try standing.unit.disk(of: point).name, id: point.disk.description, lineage: point.lineage.description, sequence: point.sequence)
         }
+        try catalogue.note(disks, ofFailover: record.run)
         return points
     }
 

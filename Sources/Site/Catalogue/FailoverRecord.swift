@@ -219,7 +219,10 @@ extension Catalogue {
         }
     }
 
-    package func note(_ disk: FailoverRecord.Disk, ofFailover run: String) throws(SiteError) { try write { try Self.note(disk, ofFailover: run, $0) } }
+    /// All of them or none: some alone would pass for the whole unit.
+    package func note(_ disks: [FailoverRecord.Disk], ofFailover run: String) throws(SiteError) {
+        try write { database in for disk in disks { try Self.note(disk, ofFailover: run, database) } }
+    }
 
     static func note(_ disk: FailoverRecord.Disk, ofFailover run: String, _ database: Database) throws {
         try database.execute(

@@ -87,7 +87,7 @@ struct OpenedUnit {
             make: { [vault = heads.vault, catalogue] points, record in
                 try RecoveryDisks(catalogue: catalogue, vault: vault).create(points, RecoveryDisks.Plan(record, in: record.folder, role: .recovery)).map(\.name)
             },
-            remove: { [vault = heads.vault, catalogue] disk, record in try RecoveryDisks(catalogue: catalogue, vault: vault).remove([disk.name], in: record.folder) },
+            remove: { [vault = heads.vault, catalogue] disk, record in try RecoveryDisks(catalogue: catalogue, vault: vault).remove([disk], in: record.folder) },
             serve: { [folder = site.directory] in try serve($0, folder) }, release: { [folder = site.directory] in try release($0, folder) }))
     }
 

@@ -1,0 +1,94 @@
+// The disks of a unit are made and taken away all together: what a refusal, or a kill between two of them, leaves is never taken for the unit.
+
+import Failover
+import Foundation
+import ObjectStore
+import RecoveryPoints
+import Replication
+import Site
+import Synchronization
+import Testing
+import Vault
+import VaultFixtures
+
+@Suite struct WholeUnitTests {
+    /// Failed over to the second of two points; the first one's sequence.
+    private func failedOver(_ sites: FailoverSites) throws -> UInt64 {
+        let first = try #require(try sites.newest().min())
+        try sites.write(2)
+        try sites.upload()
+        try sites.run(sites.target)
+        return first
+    }
+
+    @Test func aCancelThatIsRefusedRemovesNone() throws {
+        let sites = try FailoverSites()
+        _ = try failedOver(sites)
+        // A guest has the second disk.
+        sites.target.left.withLock { $0["release"] = 1 }
+        #expect(throws: StoreError.self) { try sites.failovers(sites.target).cancel(FailoverSites.unit, isLost: false) }
+        sites.target.left.withLock { $0 = [:] }
+        #expect(sites.target.disks.withLock { $0.count } == 2)
+        #expect(try sites.run(sites.target).isRepeated)
+        #expect(try sites.failovers(sites.target).commit(FailoverSites.unit, keepsPoints: true).state == .committed)
+    }
+
+    /// Guests may have written on what is left, so nothing but the cancel goes on.
+    @Test func aCancelThatIsKilledBetweenTwoDisksGoesOn() throws {
+        let sites = try FailoverSites()
+        _ = try failedOver(sites)
+        let failovers = try sites.failovers(sites.target)
+        sites.target.left.withLock { $0["remove"] = 1 }
+        #expect(throws: StoreError.self) { try failovers.cancel(FailoverSites.unit, isLost: false) }
+        sites.target.left.withLock { $0 = [:] }
+        #expect(sites.target.disks.withLock { $0.count } == 1)
+        for attempt in [{ _ = try sites.run(sites.target) }, { _ = try failovers.commit(FailoverSites.unit, keepsPoints: false) }] {
+            let failure = #expect(throws: FailoverError.self) { try attempt() }
+            #expect(failure?.message.contains("is not on this site any more") == true && failure?.remedy.hasPrefix("farshore failover cancel shop goes on") == true, "\(String(describing: failure))")
+        }
+        #expect(sites.target.disks.withLock { $0.count } == 1)
+        #expect(try failovers.cancel(FailoverSites.unit, isLost: false).state == .replicating)
+        #expect(sites.target.disks.withLock { $0.isEmpty })
+        #expect(try sites.run(sites.target).state == .failedOver)
+    }
+
+    /// Its disks would stay, with what is to be given up.
+    @Test func thePointThatItStandsOnIsNoOtherPoint() throws {
+        let sites = try FailoverSites()
+        let first = try failedOver(sites)
+        let failovers = try sites.failovers(sites.target)
+        let second = try #require(sites.target.disks.withLock { $0["data"] })
+        for point in ["latest", "#\(second)"] {
+            let refusal = #expect(throws: FailoverError.self) { try failovers.changePoint(FailoverSites.unit, to: PointName(point)!, startCommand: nil, seconds: 1) }
+            #expect(refusal?.code == .notNow && refusal?.message.contains("stands on that point already") == true, "\(String(describing: refusal))")
+            #expect(refusal?.remedy.contains("farshore failover run shop --at \(point)") == true, "\(String(describing: refusal))")
+        }
+        #expect(try sites.standing().state == .failedOver && sites.target.disks.withLock { Set($0.values) } == [second])
+        _ = try failovers.changePoint(FailoverSites.unit, to: .sequence(first), startCommand: nil, seconds: 1)
+        #expect(sites.target.disks.withLock { Set($0.values) } == [first])
+    }
+
+    /// Killed between two removals, or with one disk that has the same state under both points.
+    @Test(arguments: [false, true]) func aChangeOfPointMakesAllDisksAnew(isKilled: Bool) throws {
+        let sites = try FailoverSites()
+        let first = try failedOver(sites)
+        let failovers = try sites.failovers(sites.target)
+        if isKilled {
+            sites.target.left.withLock { $0["remove"] = 1 }
+            #expect(throws: FencedFailure.self) { try failovers.changePoint(FailoverSites.unit, to: .sequence(first), startCommand: nil, seconds: 1) }
+            sites.target.left.withLock { $0 = [:] }
+            #expect(try sites.standing().state == .failingOver && sites.target.disks.withLock { $0.count } == 1)
+            try sites.run(sites.target)
+        } else {
+            let catalogue = try Catalogue(site: sites.target.site)
+            let run = try #require(try catalogue.openFailovers(.failover).first).run
+            let log = try #require(try catalogue.disks(ofFailover: run).first { $0.name == "log" })
+            try catalogue.note([FailoverRecord.Disk(name: log.name, id: log.id, lineage: log.lineage, sequence: first)], ofFailover: run)
+            sites.target.disks.withLock { $0["log"] = first }
+            _ = try failovers.changePoint(FailoverSites.unit, to: .sequence(first), startCommand: nil, seconds: 1)
+        }
+        #expect(sites.target.disks.withLock { $0 } == ["data": first, "log": first])
+        #expect(try sites.standing().state == .failedOver)
+        #expect(try failovers.commit(FailoverSites.unit, keepsPoints: true).state == .committed)
+    }
+}
