@@ -187,6 +187,25 @@ import VirtualDisk
         #expect(try Array(Data(contentsOf: URL(fileURLWithPath: entry.imagePath))) == written)
     }
 
+    /// A mount that is just starting answers no release, and has the log's lock before it looks whether it may serve the disk.
+    @Test func aFailbackIsNotTakenBackUnderAStartingMount() throws {
+        let sites = try TwoSites(seed: 21)
+        try sites.home.close()
+        try sites.failOver(planned: true)
+        try sites.write(sites.away)
+        try sites.upload(sites.away)
+        _ = try start(sites)
+        try sites.prepare(sites.away)
+        _ = try complete(sites)
+        let mount = try OwnerLock.acquire(LogFolder(try sites.home.entry.logFolder))
+        let failure = #expect(throws: FailoverError.self) { try sites.failovers(sites.home).cancel(TwoSites.name, isLost: false) }
+        #expect(failure?.code == .inUse && failure?.message.contains("a mount that is just starting") == true, "\(String(describing: failure))")
+        #expect(try sites.home.entry.held == nil && sites.heads(sites.home).standing(of: TwoSites.name).state == .failedOver)
+        _ = consume mount
+        #expect(try sites.failovers(sites.home).cancel(TwoSites.name, isLost: false).state == .replicating)
+        #expect(try sites.home.entry.held != nil)
+    }
+
     @Test func aReleaseWithoutALogIsAskedFor() throws {
         let sites = try TwoSites(seed: 11)
         try sites.home.close()

@@ -91,4 +91,24 @@ import VaultFixtures
         #expect(try sites.standing().state == .failedOver)
         #expect(try failovers.commit(FailoverSites.unit, keepsPoints: true).state == .committed)
     }
+
+    /// Another host may take it over at any time: nobody serves a disk again because the same command was said twice.
+    @Test func aPreparedUnitStaysHeldWhenItsPreparationIsRefused() throws {
+        let sites = try FailoverSites()
+        try sites.prepare()
+        sites.source.dying.withLock { $0 = "release" }
+        #expect(throws: StoreError.self) { try sites.prepare() }
+        #expect(try Catalogue(site: sites.source.site).disks().allSatisfy { $0.held != nil })
+        sites.source.dying.withLock { $0 = nil }
+        #expect(try sites.run(sites.target, planned: true).state == .failedOver)
+    }
+
+    @Test func aRefusedPreparationLetsGoOfWhatItHeldItself() throws {
+        let sites = try FailoverSites()
+        let catalogue = try Catalogue(site: sites.source.site)
+        try catalogue.hold(disk: "data", reason: "somebody else's")
+        sites.source.dying.withLock { $0 = "release" }
+        #expect(throws: StoreError.self) { try sites.prepare() }
+        #expect(try catalogue.disk(named: "data").held == "somebody else's" && catalogue.disk(named: "log").held == nil)
+    }
 }

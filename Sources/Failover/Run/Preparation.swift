@@ -2,6 +2,7 @@
 // vault is told up to where that is. From then on a planned failover loses nothing, or is refused.
 
 import BlockIO
+import ChangeLog
 import Glibc
 package import Site
 import Vault
@@ -42,7 +43,7 @@ extension Failovers {
             }
             var last: UInt64 = 0
             try job.step("hold") {
-                last = try hold(disks, unitName, source)
+                last = try hold(disks, standing, source)
                 return "acknowledged up to #\(last)"
             }
             try job.step("send") { try wait(until: last, disks, waitSeconds, source) }
@@ -88,20 +89,41 @@ extension Failovers {
 
     /// Held first, so that no mount that starts meanwhile serves them; released, no write can be acknowledged any more. Then the last point:
     /// its sequence is above all that was ever acknowledged on any of them.
-    private func hold(_ disks: [ProtectedDisk], _ unit: String, _ source: PreparationActions) throws -> UInt64 {
-        try holdAll(disks, reason: "it was shut down for a failover; farshore failover cancel \(unit) takes that back")
+    private func hold(_ disks: [ProtectedDisk], _ standing: LifeCycleStanding, _ source: PreparationActions) throws -> UInt64 {
+        let reason = "it was shut down for a failover; farshore failover cancel \(standing.unit.name) takes that back"
+        // Another host may take over a prepared unit at any time: guests begin on none of its disks again before that is taken back.
+        try holdAll(disks, reason: reason, staysHeld: standing.state == .prepared)
         return try source.cutLast(disks)
     }
 
-    /// The mount serves them no more, now and after its next start.
-    func holdAll(_ disks: [ProtectedDisk], reason: String) throws {
+    /// The mount serves them no more, now and after its next start. Where that, or `check` after it, throws, those that were not held before
+    /// are let go again, unless `staysHeld`.
+    func holdAll(_ disks: [ProtectedDisk], reason: String, staysHeld: Bool = false, _ check: ([ProtectedDisk]) throws -> Void = { _ in }) throws {
+        let before = try disks.map { try catalogue.disk(named: $0.name).held }
         for disk in disks { try catalogue.hold(disk: disk.name, reason: reason) }
         do {
             for disk in disks { try actions.release(disk.name) }
+            try check(disks)
         } catch {
+            guard !staysHeld else { throw error }
             // Somebody uses one of them: all go on as they were.
-            try letGo(disks)
+            for (disk, held) in zip(disks, before) where held != nil { try catalogue.hold(disk: disk.name, reason: held) }
+            try letGo(zip(disks, before).filter { $0.1 == nil }.map(\.0))
             throw error
+        }
+    }
+
+    /// A mount that is just starting, or whose worker is just being replaced, answers no release, and may have looked whether a disk is held
+    /// before it was: it has taken the disk's locks before that look.
+    func requireUnowned(_ disks: [ProtectedDisk]) throws {
+        for disk in disks {
+            let folder = LogFolder(disk.logFolder)
+            guard access(folder.path, F_OK) == 0 else { continue }
+            do { _ = try waitingForUploader(of: catalogue.site) { try OwnerLock.acquire(folder) } } catch LogError.inUse {
+                throw FailoverError(
+                    .inUse, "another process of this host has \(disk.name) open: a mount that is just starting would serve it to guests here, beside those on the other host",
+                    remedy: "when the mount answers (farshore status), or is ended (farshore unmount DIR), the same command again")
+            }
         }
     }
 

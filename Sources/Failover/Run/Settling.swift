@@ -106,7 +106,7 @@ extension Failovers {
         } else if standing.place == .target {
             // A failback: the disks are this host's own, and stay.
             try holdAll(try catalogue.disks().filter { own in standing.unit.disks.contains { $0.id.description == own.id } },
-                reason: Failbacks.takenBack(unitName))
+                reason: Failbacks.takenBack(unitName), requireUnowned)
         }
         if standing.state != .replicating {
             try heads.publish(isLost ? .cancelLost : .cancel, standing.unit, claiming: isLost) { (head: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
