@@ -28,6 +28,12 @@ package struct LogFolder: Equatable, Sendable {
     package var registrationFile: String { path + "/registration" }
     /// The image alone is not the disk.
     package var isBeingFilled: Bool { access(baseFile, F_OK) == 0 }
+    /// For who lets go of the point for good: a volume that is away for a moment has no base either, but no log.
+    package var isKnownFilled: Bool {
+        guard access(baseFile, F_OK) != 0, errno == ENOENT else { return false }
+        do throws(LogError) { _ = try readState() } catch { return false }
+        return true
+    }
     package func markFile(target: String) -> String { path + "/replicated-" + target }
     package func sendingFile(target: String) -> String { path + "/sending-" + target }
     package func publishingFile(target: String) -> String { path + "/publishing-" + target }

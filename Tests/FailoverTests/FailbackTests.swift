@@ -206,6 +206,25 @@ import VirtualDisk
         #expect(try sites.home.entry.held != nil)
     }
 
+    /// A log on a volume that is away for a moment has no recovery point to be filled from, but that says nothing of the image.
+    @Test func aPointStaysPinnedWhileTheLogIsAway() throws {
+        let sites = try TwoSites(seed: 22)
+        try sites.home.close()
+        _ = try sites.failovers(sites.away).run(FailoverRequest(
+            unit: TwoSites.name, point: nil, isPlanned: false, vaultURL: sites.store.location, keyFile: nil, passphraseFile: nil,
+            folder: sites.folder + "/recovery", sourceCommand: nil, startCommand: nil, commandSeconds: 5))
+        _ = try sites.failovers(sites.away).commit(TwoSites.name, keepsPoints: true)
+        func isPinned() throws -> Bool { try sites.heads(sites.away).standing(of: TwoSites.name).head.pins?.contains { $0.name.hasPrefix(Head.Pin.failoverPrefix) } == true }
+        let log = try sites.away.entry.logFolder
+        #expect(try isPinned())
+        try FileManager.default.moveItem(atPath: log, toPath: log + ".away")
+        #expect(try sites.failbacks(sites.away).reprotect(TwoSites.name).state == .replicating)
+        #expect(try isPinned())
+        try FileManager.default.moveItem(atPath: log + ".away", toPath: log)
+        _ = try sites.failbacks(sites.away).reprotect(TwoSites.name)
+        #expect(try !isPinned())
+    }
+
     @Test func aReleaseWithoutALogIsAskedFor() throws {
         let sites = try TwoSites(seed: 11)
         try sites.home.close()

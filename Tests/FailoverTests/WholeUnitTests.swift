@@ -111,4 +111,25 @@ import VaultFixtures
         #expect(throws: StoreError.self) { try sites.prepare() }
         #expect(try catalogue.disk(named: "data").held == "somebody else's" && catalogue.disk(named: "log").held == nil)
     }
+
+    /// A recovery volume that is away for a moment has no recovery point to be filled from: its image may need the pins all the same.
+    @Test func pinsOfAFillingStayWhileALogIsAway() throws {
+        let sites = try FailoverSites()
+        try sites.run(sites.target)
+        _ = try sites.failovers(sites.target).cancel(FailoverSites.unit, isLost: false)
+        let name = Head.Pin.failoverPrefix + "left"
+        try sites.open(sites.store).heads(group: try sites.standing().unit.group).edit { head throws(VaultError) in
+            head.pins = [Head.Pin(name: name, disk: head.disks[0].disk, sequence: head.disks[0].newestSequence, timeMicros: 1, reason: "", untilMicros: nil)]
+        }
+        try sites.write(2)
+        let log = sites.folder + "/data.log"
+        try FileManager.default.moveItem(atPath: log, toPath: log + ".away")
+        let before = try sites.newest()
+        #expect(try !sites.upload().isEmpty)
+        #expect(try sites.newest() != before, "the other disk's log is there")
+        #expect(try sites.standing().head.pins?.map(\.name) == [name])
+        try FileManager.default.moveItem(atPath: log + ".away", toPath: log)
+        #expect(try sites.upload().isEmpty)
+        #expect(try sites.standing().head.pins == nil)
+    }
 }

@@ -16,7 +16,7 @@ extension Failbacks {
         try standing.check(.reprotect)
         let disks = try ownDisks(standing.unit)
         // A disk that is not filled yet still reads its point from the vault; its uploader lets the pins go when it is.
-        let needsPoint = disks.contains { LogFolder($0.logFolder).isBeingFilled }
+        let needsPoint = !disks.allSatisfy { LogFolder($0.logFolder).isKnownFilled }
         try heads.publish(.reprotect, standing.unit, claiming: standing.state == .committed) { (head: inout Head, lifeCycle: inout LifeCycle?) throws(VaultError) in
             if !needsPoint { head.removeFailoverPins() }
             guard let before = lifeCycle, before.state == .committed else { return }

@@ -132,7 +132,7 @@ final class GroupRetention: Sendable {
         guard head.pins?.contains(where: { $0.name.hasPrefix(Head.Pin.failoverPrefix) }) == true, head.lifeCycle?.state == .replicating, head.lifeCycle?.active == heads.hostID,
             let found = try catalogue.consistencyGroups().first(where: { $0.id == heads.group.description })
         else { return false }
-        return found.disks.allSatisfy { !LogFolder($0.logFolder).isBeingFilled }
+        return found.disks.allSatisfy { LogFolder($0.logFolder).isKnownFilled }
     }
 
     /// Of disks that share points each keeps what any of their policies asks for; nil when one keeps everything, or when a disk of the
