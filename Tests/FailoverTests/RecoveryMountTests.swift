@@ -10,10 +10,11 @@ import VaultFixtures
 
 @Suite struct RecoveryMountTests {
     /// What the program prints; its exit status is checked.
+    /// `path`: what the site is named by; `expected`: its exit status.
     @discardableResult
-    private func farshore(_ arguments: [String], _ site: RecoveredSite) throws -> String {
+    private func farshore(_ arguments: [String], _ site: RecoveredSite, as path: String? = nil, status expected: Int32 = 0) throws -> String {
         let program = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent().path + "/farshore"
-        let words = [program] + arguments + ["--site", site.catalogue.site.path]
+        let words = [program] + arguments + ["--site", path ?? site.catalogue.site.path]
         // Not by Foundation: it waits for all who have inherited what it gave the program, and a mount stays.
         let output = site.folder + "/output"
         var actions = posix_spawn_file_actions_t()
@@ -29,7 +30,7 @@ import VaultFixtures
         try #require(posix_spawn(&pid, program, &actions, nil, given, environ) == 0)
         while waitpid(pid, &status, 0) < 0, errno == EINTR {}
         let text = try String(contentsOfFile: output, encoding: .utf8)
-        #expect(status == 0, "farshore \(arguments.joined(separator: " ")): \(text)")
+        #expect(status == expected << 8, "farshore \(arguments.joined(separator: " ")): \(text)")
         return text
     }
 
@@ -105,5 +106,27 @@ import VaultFixtures
         let made = try site.catalogue.disk(named: "disk")
         try farshore(["unprotect", "disk"], site)
         #expect(try bytes(made.imagePath) == model, "the image alone")
+    }
+
+    /// The mount table has each mount by its path without links.
+    @Test func aTestIsNotCleanedUpUnderItsGuestByAPathWithLinks() throws {
+        let test = try TestVault()
+        try ModelDisk(test.vault, sizeBytes: 2 << 20, seed: 31).replicateInitially()
+        let site = try RecoveredSite(test)
+        let key = site.folder + "/key"
+        try Data(TestVault.keyBytes).write(to: URL(filePath: key))
+        try FileManager.default.createSymbolicLink(atPath: site.folder + "/link", withDestinationPath: site.folder)
+        let linked = site.folder + "/link/site"
+        try farshore(["failover", "test", "disk", "--name", "one", "--vault", "file://" + test.directory, "--key-file", key], site, as: linked)
+        let directory = site.catalogue.site.path + "/tests/one"
+        defer { if FileManager.default.fileExists(atPath: directory + "/mnt/disk") { _ = try? farshore(["unmount", directory + "/mnt"], site, as: directory) } }
+        let guest = try Descriptor.open(directory + "/mnt/disk/disk.raw", O_RDWR)
+        #expect(try farshore(["failover", "tests"], site, as: linked).contains("tests/one/mnt"))
+        try farshore(["failover", "cleanup", "one"], site, as: linked, status: 9)
+        try guest.write([1, 2, 3], at: 512)
+        #expect(FileManager.default.fileExists(atPath: directory + "/disks/disk.raw"))
+        try guest.close()
+        try farshore(["failover", "cleanup", "one"], site, as: linked)
+        #expect(!FileManager.default.fileExists(atPath: directory))
     }
 }

@@ -57,6 +57,24 @@ import VaultFixtures
         #expect(try sites.run(sites.target).warnings.isEmpty)
     }
 
+    /// Whatever mounted its site: who has the mount's lock serves the disks.
+    @Test func aTestIsNotRemovedUnderItsMount() throws {
+        let sites = try FailoverSites(disks: ["data"])
+        let tests = try tests(sites)
+        _ = try tests.run(request("one"))
+        let record = try #require(try Catalogue(site: sites.target.site).openFailovers(.test).first)
+        do {
+            let mount = try #require(try SiteLock.tryTake(TestFailovers.site(of: record).mountLockPath))
+            let failure = #expect(throws: FailoverError.self) { try tests.cleanUp(record, notes: nil) }
+            #expect(failure?.code == .inUse && failure?.remedy.contains("farshore unmount \(record.folder)/mnt") == true, "\(String(describing: failure))")
+            withExtendedLifetime(mount) {}
+        }
+        #expect(FileManager.default.fileExists(atPath: record.folder))
+        #expect(try sites.standing().head.pins?.count == 1)
+        try tests.cleanUp(record, notes: nil)
+        #expect(!FileManager.default.fileExists(atPath: record.folder))
+    }
+
     /// Killed before it could note what it was made of, it is not gone on with on some of its disks.
     @Test func aTestThatFailedBetweenTwoNotesHasAllItsDisks() throws {
         let sites = try FailoverSites()

@@ -218,7 +218,14 @@ package struct TestFailovers: Sendable {
         defer { withExtendedLifetime(lock) {} }
         try catalogue.asJob(.testFailover, record.unit, steps: ["unmount", "unpin", "remove"]) { job in
             try job.step("unmount") {
-                try actions.unmount(Self.site(of: record))
+                let site = Self.site(of: record)
+                try actions.unmount(site)
+                // Whatever serves its disks still, wherever it was mounted: their guests would lose them with the folder.
+                guard try !SiteLock.isTaken(site.mountLockPath) else {
+                    throw FailoverError(
+                        .inUse, "a mount of the test \(record.name) still runs, and its guests may use the disks: nothing was removed",
+                        remedy: "stop the guests, farshore unmount \(site.path)/mnt --site \(site.path), then farshore failover cleanup \(record.name)")
+                }
                 return nil
             }
             try job.step("unpin") {

@@ -87,7 +87,7 @@ struct FailoverTests: ParsableCommand {
             let directory = test.folder + "/mnt"
             return TestDocument(
                 name: test.name, unit: test.unit, point: test.point, since: timeText(nanoseconds: test.createdNanoseconds), directory: directory,
-                isServed: try MountedExport.at(directory) != nil, isForgotten: forgotten.contains(test.run),
+                isServed: try mounted(at: directory) != nil, isForgotten: forgotten.contains(test.run),
                 verdict: test.verdict?.rawValue, finding: test.finding)
         }
         try output.print(documents) { documents in

@@ -132,17 +132,23 @@ func release(_ disk: String, _ folder: SiteDirectory) throws {
     }
 }
 
+/// What is mounted there: the mount table has it by the path without links, and the site's path may have some.
+func mounted(at directory: String) throws -> MountedExport? {
+    guard let path = try FuseMount.absolute(absolutePath(directory), throughDeadMount: true) else { return nil }
+    return try MountedExport.at(path)
+}
+
 /// A mount of the site of a test, below it.
 private func mountInBackground(_ site: SiteDirectory) throws -> String {
     let directory = site.path + "/mnt"
-    if try MountedExport.at(directory) != nil { return directory }
+    if try mounted(at: directory) != nil { return directory }
     try runFarshore(["mount", directory, "--site", site.path])
     return directory
 }
 
 private func unmount(_ site: SiteDirectory) throws {
     let directory = site.path + "/mnt"
-    guard try MountedExport.at(directory) != nil else { return }
+    guard try mounted(at: directory) != nil else { return }
     try runFarshore(["unmount", directory, "--site", site.path])
 }
 
