@@ -225,6 +225,26 @@ import VirtualDisk
         #expect(try !isPinned())
     }
 
+    /// Its own disks are in the way of recovery disks until they are released.
+    @Test func aHomeTakesOverAfterItsRelease() throws {
+        let sites = try TwoSites(seed: 23)
+        try sites.home.close()
+        try sites.failOver(planned: true)
+        try sites.upload(sites.away)
+        func run() throws -> LifeCycle.State {
+            let actions = FailoverActions(make: { points, _ in points.map(\.disk.name) }, remove: { _, _ in }, serve: { _ in nil }, release: { _ in })
+            return try Failovers(heads: try sites.heads(sites.home), catalogue: try Catalogue(site: sites.home.site), actions: actions).run(FailoverRequest(
+                unit: TwoSites.name, point: nil, isPlanned: false, vaultURL: sites.store.location, keyFile: nil, passphraseFile: nil,
+                folder: sites.folder + "/back", sourceCommand: nil, startCommand: nil, commandSeconds: 5)).state
+        }
+        let failure = #expect(throws: FailoverError.self) { try run() }
+        #expect(failure?.remedy.hasPrefix("farshore failover release db takes") == true, "\(String(describing: failure))")
+        let image = try sites.home.entry.imagePath
+        _ = try sites.failbacks(sites.home).releaseReplica(TwoSites.name, removesImages: false, dropsWrites: false)
+        #expect(try run() == .failedOver)
+        #expect(FileManager.default.fileExists(atPath: image))
+    }
+
     @Test func aReleaseWithoutALogIsAskedFor() throws {
         let sites = try TwoSites(seed: 11)
         try sites.home.close()

@@ -6,6 +6,7 @@ import Foundation
 import Site
 import Synchronization
 import Testing
+import Vault
 
 private let shop = """
     # The shop, in the order in which its parts need one another.
@@ -83,6 +84,17 @@ private let shop = """
         #expect(run.state == .running && run.due.isEmpty, "db2 has not ended")
         run.end(3, succeeded: true, detail: nil, now: 8)
         #expect(texts(run) == ["front: web1", "front: web2", "front: web3"])
+    }
+
+    /// The names of a plan and of a machine may each be as long as a name can be.
+    @Test func aTestHasANameHoweverLongThePlansIs() throws {
+        let plan = String(repeating: "p", count: 60)
+        let run = PlanRun(id: plan + "-12", plan: try RecoveryPlan(shop), document: shop, kind: .test, by: "ada", now: 1)
+        let units = ["a", "b", String(repeating: "m", count: 63) + "1", String(repeating: "m", count: 63) + "2"]
+        let names = units.map(run.testName)
+        #expect(names.allSatisfy { Catalog.isValidName($0) } && Set(names).count == units.count && names.allSatisfy { $0.hasPrefix(plan.prefix(50)) }, "\(names)")
+        #expect(try begin().testName(of: "db1") == "r-db1")
+        #expect(run.testName(of: "a") == names[0])
     }
 
     @Test func aTestRunLeavesOutWhatIsForOthers() throws {

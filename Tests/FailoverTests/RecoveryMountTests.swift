@@ -129,4 +129,24 @@ import VaultFixtures
         try farshore(["failover", "cleanup", "one"], site, as: linked)
         #expect(!FileManager.default.fileExists(atPath: directory))
     }
+
+    /// A test may be of any vault, and open for days beside that.
+    @Test func aUnitIsLookedForWhereItIsReplicatedAndNotInTheVaultOfATest() throws {
+        let test = try TestVault()
+        let source = try ModelDisk(test.vault, sizeBytes: 2 << 20, seed: 32)
+        try source.replicateInitially()
+        let site = try RecoveredSite(test)
+        let key = site.folder + "/key"
+        try Data(TestVault.keyBytes).write(to: URL(filePath: key))
+        var plan = site.plan
+        (plan.vaultURL, plan.keyFile) = ("file://" + test.directory, key)
+        try site.create(["disk"], at: source.sequence, plan)
+        let nowhere = FailoverRecord(
+            run: VaultID.random().description, kind: .test, name: "other", unit: "disk", group: "", vaultURL: "file://" + site.folder + "/nowhere", vaultID: "", keyFile: key,
+            passphraseFile: nil, point: "latest", isPlanned: false, folder: site.folder + "/other")
+        try site.catalogue.begin(nowhere)
+        #expect(try farshore(["failover", "show", "disk"], site).contains("disk"))
+        // One that is gone on with is in its own.
+        #expect(try farshore(["failover", "test", "disk", "--name", "other"], site, status: 3).contains("/nowhere"))
+    }
 }

@@ -94,7 +94,7 @@ package enum LifeCycleRefusal: String, CaseIterable, Sendable {
         switch self {
         case .notActive: "run it on the active host: farshore failover show \(unit) names it"
         case .isActive: "run it on the host that takes over"
-        case .notPrepared: "farshore failover prepare \(unit) on the active host; where that is lost: farshore failover run \(unit) without --planned"
+        case .notPrepared: "farshore failover prepare \(unit) on the active host; where that is lost: farshore failover run \(unit) without --planned, on the home host after farshore failover release \(unit)"
         case .nothingFailedOver: "farshore failover run \(unit)"
         case .notHome: "run it on the home host, or fail over here: farshore failover run \(unit)"
         case .isStopped: "farshore failback complete \(unit) goes on, farshore failover cancel \(unit) on the active host takes it back"

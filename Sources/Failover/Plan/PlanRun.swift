@@ -4,6 +4,8 @@
 // Steps of one stage run at the same time, stages one after another: each script and each manual action is a stage, the units of a
 // group are one. A step is waiting, running, succeeded, failed or skipped; a manual one that is running waits for its person.
 
+import BlockIO
+
 package struct PlanRun: Codable, Equatable, Sendable {
     package struct Step: Codable, Equatable, Sendable {
         package enum Work: Codable, Equatable, Sendable {
@@ -133,6 +135,14 @@ package struct PlanRun: Codable, Equatable, Sendable {
     package var due: [Int] {
         guard state == .running, let stage = currentStage else { return [] }
         return steps.indices.filter { steps[$0].stage == stage && steps[$0].state == .waiting }
+    }
+
+    /// What the test of a unit is called in a test run. A name is cut where it is too long for one, and a sum of all of it keeps two such apart.
+    package func testName(of unit: String) -> String {
+        let (name, bytesMax) = ("\(id)-\(unit)", 64)
+        guard name.utf8.count > bytesMax else { return name }
+        let sum = String(crc32c(Array(name.utf8)), radix: 16)
+        return "\(name.prefix(bytesMax - 9))-\(String(repeating: "0", count: 8 - sum.count))\(sum)"
     }
 
     // MARK: What happens to it

@@ -170,8 +170,12 @@ extension Failovers {
         try checkReadable(points, unit, shared)
         let taken = try catalogue.disks().filter { own in unit.disks.contains { $0.name == own.name || $0.id.description == own.id } }
         if let first = taken.first {
+            // The home's own, from before guests left: its image stays when it is released.
+            let isOwn = first.role == .source && unit.disks.contains { $0.id.description == first.id }
             throw FailoverError(
-                .prerequisite, "this site has a disk named \(first.name) already", remedy: "fail over on another host, or into another site directory: --site DIR")
+                .prerequisite, "this site has a disk named \(first.name) already",
+                remedy: (isOwn ? "farshore failover release \(unit.name) takes this host's own disks of it out of the site first, then the same command again; or " : "")
+                    + "fail over on another host, or into another site directory: --site DIR")
         }
         try Directory.create(record.folder)
         guard access(record.folder, W_OK) == 0 else {

@@ -41,7 +41,7 @@ struct FailoverTest: ParsableCommand {
         let unit = UnitName(options.unit).plain
         let taken = Set(try options.site.catalogue().openFailovers(.test).map(\.name))
         let free = (1...10_000).lazy.map { "\(unit)-\($0)" }.first { !taken.contains($0) } ?? unit
-        let opened = try options.opened(remembering: name == nil ? ["--name", free] : [])
+        let opened = try options.opened(remembering: name == nil ? ["--name", free] : [], test: name)
         // With --name it is the test of one unit, as the runs of plans make them.
         if name == nil, let plan = try NamedPlan(opened, output, others: ["--at": point.at, "--start": start, "--check": check]) { return try plan.begin(.test) }
         let name = name ?? free
@@ -127,7 +127,7 @@ struct FailoverCleanup: ParsableCommand {
         guard let record = try catalogue.openFailovers(.test).first(where: { $0.name == name }) else {
             throw Failure(.notFound, "there is no test failover named \(name) on this site", try: "farshore failover tests")
         }
-        let opened = try OpenedUnit(record.unit, UnitVaultOptions.Place(url: record.vaultURL, keyFile: record.keyFile, passphraseFile: record.passphraseFile), site)
+        let opened = try OpenedUnit(record.unit, UnitVaultOptions.Place(record), site)
         try opened.tests.cleanUp(record, notes: notes)
         try output.print(Document(name: name, unit: record.unit, notes: notes)) { "test \($0.name) of \($0.unit) is cleaned up" }
     }

@@ -25,9 +25,18 @@ struct UnitVaultOptions: ParsableArguments {
         let url: String
         let keyFile: String?
         let passphraseFile: String?
+
+        init(url: String, keyFile: String?, passphraseFile: String?) {
+            self.url = url
+            self.keyFile = keyFile
+            self.passphraseFile = passphraseFile
+        }
+
+        init(_ record: FailoverRecord) { self.init(url: record.vaultURL, keyFile: record.keyFile, passphraseFile: record.passphraseFile) }
     }
 
-    func place(of unit: String, _ catalogue: Catalogue) throws -> Place {
+    /// `test`: the one that is gone on with, in its vault.
+    func place(of unit: String, _ catalogue: Catalogue, test: String? = nil) throws -> Place {
         let name = UnitName(unit)
         let members = try catalogue.consistencyGroups().first { name.means(.group) && $0.name == name.plain }?.diskNames ?? []
         let own = try catalogue.disksAtTargets().filter { (name.means(.machine) && $0.machine == name.plain) || (name.means(.disk) && $0.name == name.plain) || members.contains($0.name) }
@@ -35,11 +44,13 @@ struct UnitVaultOptions: ParsableArguments {
             let known = key.keyFile == nil && key.passphraseFile == nil ? own.first { $0.vaultURL == vault } : nil
             return Place(url: vault, keyFile: known?.keyFile ?? key.keyFile.map(absolutePath), passphraseFile: known?.passphraseFile ?? key.passphraseFile.map(absolutePath))
         }
-        for kind in [FailoverRecord.Kind.failover, .preparation, .test] {
-            if let record = try catalogue.openFailovers(kind).last(where: { UnitName($0.unit).plain == name.plain }) {
-                return Place(url: record.vaultURL, keyFile: record.keyFile, passphraseFile: record.passphraseFile)
-            }
+        let tests = try catalogue.openFailovers(.test).filter { UnitName($0.unit).plain == name.plain }
+        if let test, let record = tests.first(where: { $0.name == test }) { return Place(record) }
+        for kind in [FailoverRecord.Kind.failover, .preparation] {
+            if let record = try catalogue.openFailovers(kind).last(where: { UnitName($0.unit).plain == name.plain }) { return Place(record) }
         }
+        // Of a vault that the unit is replicated to a test says nothing: any vault's can be open beside it.
+        if own.first?.targetCount != 1, let record = tests.last { return Place(record) }
         guard let disk = own.first else {
             throw Failure(.notFound, "this site knows no machine or group named \(unit)", try: "--vault URL --key-file FILE")
         }
@@ -58,7 +69,9 @@ struct UnitOptions: ParsableArguments {
     @OptionGroup var vault: UnitVaultOptions
     @OptionGroup var site: SiteOptions
 
-    func opened(remembering words: [String] = []) throws -> OpenedUnit { try OpenedUnit(unit, try vault.place(of: unit, site.catalogue()), site, remembering: words) }
+    func opened(remembering words: [String] = [], test: String? = nil) throws -> OpenedUnit {
+        try OpenedUnit(unit, try vault.place(of: unit, site.catalogue(), test: test), site, remembering: words)
+    }
 }
 
 struct OpenedUnit {

@@ -122,7 +122,7 @@ private struct PlanWork {
 
     /// By this program, so that a plan does nothing that a person could not do, or take up again, by hand.
     private func failOver(_ unit: String, _ run: PlanRun) throws -> String {
-        let test = "\(run.id)-\(unit)"
+        let test = run.testName(of: unit)
         // Killed before it could say so; what failed there is gone on with by the same name.
         if run.kind == .test, try site.catalogue().openFailovers(.test).contains(where: { $0.name == test && $0.verdict == .good }) { return "the test \(test) is up" }
         var words = ["failover", run.kind == .test ? "test" : "run", unit, "--vault", vault.url, "--site", site.directory.path]
