@@ -145,6 +145,10 @@ with Scenario(seed=51) as s:
     check(open(held).read() == "mine", "a file was overwritten")
     s.farshore(*copy, "--force")
     check(open(held).read() == story["two"], "--force did not replace the file")
+    link = s.path("link")
+    os.symlink(held, link)
+    s.farshore("file", "copy", "ext4", "/etc/app.conf", "--at", "two", "--to", link, "--force", *vault, status=9)
+    check(os.readlink(link) == held, "--force replaced a link")
 
     for kind in ["ext4", "xfs"]:
         def copied(path, status):
@@ -184,8 +188,11 @@ with Scenario(seed=51) as s:
         # A thread of its own started the process that holds the mounts.
         children = []
         for path in glob.glob(f"/proc/{killed.pid}/task/*/children"):
-            with open(path) as file:
-                children += [int(word) for word in file.read().split()]
+            try:
+                with open(path) as file:
+                    children += [int(word) for word in file.read().split()]
+            except (FileNotFoundError, ProcessLookupError):
+                pass  # a thread that has ended since
         held += bool(children)
         for pid in [killed.pid] + (children if number % 2 else []):
             try:

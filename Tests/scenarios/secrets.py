@@ -173,9 +173,9 @@ with Scenario(seed=40) as s:
     shown.update(own)
 
     # A crash, with cores allowed: none is written, though others write theirs. A pipe instead of a file cannot be looked at.
-    while upload.poll() is None:
-        os.kill(upload.pid, signal.SIGABRT)
-        time.sleep(1)
+    # Once: Swift's runtime looks at what crashed, and would wait for ever for a process that a second signal ends meanwhile.
+    os.kill(upload.pid, signal.SIGABRT)
+    upload.wait(timeout=120)
     with open("/proc/sys/kernel/core_pattern") as file:
         pattern = file.read().strip()
     dummy = subprocess.Popen(["sleep", "60"], cwd=crash, preexec_fn=limits)

@@ -110,9 +110,12 @@ struct FileCopy: ParsableCommand {
     }
 
     private func refuseExisting(_ target: String) throws {
-        guard force || !FileManager.default.fileExists(atPath: target) else {
-            throw Failure(.inUse, "\(target) is there already", try: "give another file, or --force to replace it")
+        var info = stat()
+        guard lstat(target, &info) == 0 else { return }
+        guard info.st_mode & S_IFMT == S_IFREG else {
+            throw Failure(.inUse, "\(target) is there already and is no plain file: --force replaces files, not links, devices or folders", try: "give another file")
         }
+        guard force else { throw Failure(.inUse, "\(target) is there already", try: "give another file, or --force to replace it") }
     }
 
     private func copied(_ copy: BenchCopy, to target: String) throws -> Document {
