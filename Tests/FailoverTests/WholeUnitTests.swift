@@ -52,6 +52,20 @@ import VaultFixtures
         #expect(try sites.run(sites.target).state == .failedOver)
     }
 
+    /// No guest began on the disks of a failover that has not ended: a run makes all of them anew.
+    @Test func aRunGoesOnFromACancelThatWasKilledBetweenTwoDisks() throws {
+        let sites = try FailoverSites()
+        sites.target.dying.withLock { $0 = "made" }
+        #expect(throws: FencedFailure.self) { try sites.run(sites.target) }
+        sites.target.dying.withLock { $0 = nil }
+        sites.target.left.withLock { $0["remove"] = 1 }
+        #expect(throws: StoreError.self) { try sites.failovers(sites.target).cancel(FailoverSites.unit, isLost: false) }
+        sites.target.left.withLock { $0 = [:] }
+        #expect(try sites.standing().state == .failingOver && sites.target.disks.withLock { $0.count } == 1)
+        #expect(try sites.run(sites.target).state == .failedOver)
+        #expect(sites.target.disks.withLock { $0.count } == 2)
+    }
+
     /// Its disks would stay, with what is to be given up.
     @Test func thePointThatItStandsOnIsNoOtherPoint() throws {
         let sites = try FailoverSites()
