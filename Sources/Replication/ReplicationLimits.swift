@@ -9,8 +9,8 @@ package enum ReplicationLimits {
     static let mergedTriesMax = 8
     /// Segments sealed and sent at the same time; each holds twice its payload in memory.
     static let segmentThreads = 2
-    /// Chunks of an initial replication read, sealed and sent at the same time.
-    static let chunkThreads = 4
+    /// Chunks of an initial replication read, sealed and sent at the same time: each waits for its target twice.
+    static let chunkThreads = 8
     /// How long a resynchronisation whose attempts fail holds the image; with a log that is half full, not at all.
     static let heldImageSecondsMax: UInt64 = 900
     /// How long the image is held at least for one of several targets, before a log that is half full of what waits to be merged ends that.

@@ -52,6 +52,21 @@ import VaultFixtures
         #expect(try sites.run(sites.target).state == .failedOver)
     }
 
+    /// What the vault was told to forget is none of the unit: what guests wrote on the others is not given up for it.
+    @Test func aUnitGoesOnWithoutADiskThatWasForgotten() throws {
+        let sites = try FailoverSites()
+        _ = try failedOver(sites)
+        let failovers = try sites.failovers(sites.target)
+        sites.target.left.withLock { $0["remove"] = 1 }
+        #expect(throws: StoreError.self) { try failovers.cancel(FailoverSites.unit, isLost: false) }
+        sites.target.left.withLock { $0 = [:] }
+        let missing = try #require(sites.disks.keys.first { name in sites.target.disks.withLock { $0[name] == nil } })
+        let failure = #expect(throws: FailoverError.self) { try failovers.commit(FailoverSites.unit, keepsPoints: true) }
+        #expect(failure?.remedy.contains("farshore vault forget \(missing)") == true, "\(String(describing: failure))")
+        _ = try sites.open(sites.store).forget(missing)
+        #expect(try sites.failovers(sites.target).commit(FailoverSites.unit, keepsPoints: true).state == .committed)
+    }
+
     /// No guest began on the disks of a failover that has not ended: a run makes all of them anew.
     @Test func aRunGoesOnFromACancelThatWasKilledBetweenTwoDisks() throws {
         let sites = try FailoverSites()

@@ -203,9 +203,19 @@ private final class TwoTargets: @unchecked Sendable {
         for disk in try both.catalogue.targets(ofDisk: ReplicatedDisk.name) { try both.catalogue.setTakenOver("by other", of: disk) }
         try both.disk.write([UInt8](repeating: 10, count: 4096), at: 32_768)
         let taken = try both.disk.cut()
+        #expect(try both.service().runOnce().count <= 1)
         #expect(try both.service().runOnce().isEmpty)
         #expect(try both.catalogue.targets(ofDisk: ReplicatedDisk.name).allSatisfy { $0.takenOver == nil })
         try both.expectAllPoints(through: taken)
+
+        // Said of one that no longer is while the other one really is: nothing is sent there in the meantime.
+        for disk in try both.catalogue.targets(ofDisk: ReplicatedDisk.name) { try both.catalogue.setTakenOver("by other", of: disk) }
+        try both.catalogue.setPaused(true, disk: ReplicatedDisk.name, vault: both.second.location)
+        try both.disk.write([UInt8](repeating: 11, count: 4096), at: 32_768)
+        try both.disk.cut()
+        let sent = try both.proven(nil)
+        #expect(try both.service().runOnce().map(\.vault) == [both.disk.store.location])
+        #expect(try both.proven(nil) == sent)
     }
 
     /// Its lane may be in the middle of something, and retention looks at its vault until that has ended.

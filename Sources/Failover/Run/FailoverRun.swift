@@ -72,7 +72,7 @@ extension Failovers {
         try standing.check(command)
         let record = try ownRecord(standing, request)
         if standing.isUnderWay { try refuseOtherWishes(standing, request, record) }
-        if standing.state == .failedOver, case .part(let missing) = try disksHere(standing.lifeCycle?.points ?? []) { throw Self.incompleteDisks(missing, standing) }
+        if standing.state == .failedOver, case .part(let missing) = try disksHere(Self.points(of: standing)) { throw Self.incompleteDisks(missing, standing) }
         let startedMicros = Clock.wallNanoseconds() / 1_000
         return try catalogue.asJob(.failover, request.unit, steps: ["prerequisites", "source", "failover", "start"]) { job in
             func keep(_ report: FailoverReport, _ failure: (any Error)?) {

@@ -64,14 +64,21 @@ package struct Failovers: Sendable {
         return missing.map { .part(missing: $0) } ?? .all
     }
 
+    /// What the unit stands on; a disk that the vault was told to forget meanwhile is none of it.
+    static func points(of standing: LifeCycleStanding) -> [LifeCycle.Point] {
+        (standing.lifeCycle?.points ?? []).filter { point in standing.unit.disks.contains { $0.id == point.disk } }
+    }
+
     /// What is refused of a unit that is failed over while only some of its disks are left: guests may have written on those.
     static func incompleteDisks(_ missing: LifeCycle.Point, _ standing: LifeCycleStanding) -> FailoverError {
         let name = standing.unit.name
+        let disk = standing.unit.disks.first { $0.id == missing.disk }?.name ?? missing.disk.description
         return FailoverError(
             .prerequisite,
-            "\(standing.unit.disks.first { $0.id == missing.disk }?.name ?? missing.disk.description) is not on this site any more: "
+            "\(disk) is not on this site any more: "
                 + "taking \(name) back was stopped before its end, or somebody unprotected the disk; without it \(name) is not whole",
-            remedy: "farshore failover cancel \(name) goes on with taking it back; afterwards farshore failover run \(name) can begin again")
+            remedy: "farshore failover cancel \(name) goes on with taking it back; afterwards farshore failover run \(name) can begin again. "
+                + "Where \(disk) is not wanted any more: farshore vault forget \(disk) --vault URL, then the unit goes on without it")
     }
 
     /// The mount serves none of them any more. Throws while somebody uses one. By id too: another vault's disk may have the name here.

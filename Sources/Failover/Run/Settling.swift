@@ -57,7 +57,7 @@ extension Failovers {
 
     /// What is committed can neither be taken back nor made again: without one of its disks the unit would stay as it is.
     private func requireDisks(_ standing: LifeCycleStanding) throws {
-        let points = standing.lifeCycle?.points ?? []
+        let points = Self.points(of: standing)
         guard standing.state == .failedOver, let first = points.first else { return }
         switch try disksHere(points) {
         case .all: return

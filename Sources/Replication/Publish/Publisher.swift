@@ -56,12 +56,13 @@ package final class Publisher {
 
     /// The first state of a disk, or of a history that shares nothing with those in the vault: they stay readable.
     package func publishInitial(lineage: VaultID, sequence: UInt64, sizeBytes: UInt64, root: MapRoot, timeMicros: UInt64) throws(VaultError) {
-        if let newest = state?.highestSequence, newest >= sequence {
+        let found = state
+        if let newest = found?.highestSequence, newest >= sequence {
             throw .refused("the vault has the disk \(disk) up to sequence \(newest), and its log is at \(sequence): sequences are never used twice")
         }
         let point = RecoveryPoint(sequence: sequence, timeMicros: timeMicros, kind: .crash, tag: nil)
         var next = try history.start(lineage: lineage, sequence: sequence, sizeBytes: sizeBytes, root: root, point: point)
-        if var before = state {
+        if var before = found {
             before.noteSize(sizeBytes, after: [])
             next.grown = before.grown
             next.lineages.insert(contentsOf: before.lineages, at: 0)
@@ -69,10 +70,9 @@ package final class Publisher {
         }
         announceNewest(of: next)
         let since = heads.group == disk ? nil : DiskState.notYet
-        let before = state?.current
         try heads.publish { [disk, next] (head) throws(VaultError) in
             var state = head.state(of: disk) ?? next
-            try head.refuseUnless(state, follows: before, or: next)
+            try head.refuseUnless(state, follows: found?.current, or: next)
             state.follow(next)
             state.since = since
             state.movedTo = nil
@@ -84,7 +84,7 @@ package final class Publisher {
     package func branch(to lineage: VaultID, at sequence: UInt64) throws(VaultError) {
         try heads.making { epoch throws(VaultError) in
             guard let state else { throw .refused("the disk \(disk) has no state in the vault to branch from") }
-            try publish(try history.branch(state, to: lineage, at: sequence, epoch: epoch))
+            try publish(try history.branch(state, to: lineage, at: sequence, epoch: epoch), after: state.current)
         }
     }
 
@@ -100,7 +100,7 @@ package final class Publisher {
             let next = try history.extend(
                 state, through: addition.sequence, segments: addition.segments, points: addition.points,
                 merged: addition.merged.map { Manifest.MergedInterval(after: $0.after, through: $0.through) }, moved: moved, epoch: epoch)
-            try publish(next)
+            try publish(next, after: state.current)
             cleaning.note(fullness: history.fullness(of: next), moved: next.current?.full == state.current?.full ? 0 : moved.count)
         }
     }
@@ -142,9 +142,9 @@ package final class Publisher {
         if let current = next.current { announce(current.newest) }
     }
 
-    private func publish(_ next: DiskState) throws(VaultError) {
+    /// `before`: what `next` was made from. The head that was read last may be a later one by now: other disks of the group are published too.
+    private func publish(_ next: DiskState, after before: LineageState?) throws(VaultError) {
         announceNewest(of: next)
-        let before = state?.current
         try heads.publish { (head) throws(VaultError) in
             guard var state = head.state(of: next.disk) else { return }
             try head.refuseUnless(state, follows: before, or: next)

@@ -142,7 +142,7 @@ extension DiskReplication {
     /// Holds the image at a sequence above all that the vault has, or at the one that was published before a kill.
     private func freeze(_ disk: ProtectedDisk, _ publisher: Publisher, _ folder: LogFolder) throws -> UInt64 {
         let owner = try replicator.owner(disk)
-        let newest = publisher.state?.newestSequence ?? 0
+        let newest = publisher.state?.highestSequence ?? 0
         if let frozen = try folder.readFreeze() {
             if try publisher.isWhole(at: frozen) { return try replicator.holds.hold(disk, owner) }
             if frozen <= newest { try owner.unfreeze() }

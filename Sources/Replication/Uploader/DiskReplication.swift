@@ -33,10 +33,8 @@ final class DiskReplication {
     /// resynchronisation, and until then for nothing else.
     func attempt(_ disk: ProtectedDisk) throws -> Bool {
         do {
-            try refuseWhileTakenOver(disk)
-            let isReplicated = try attemptNow(disk)
-            if disk.takenOver != nil { try replicator.catalogue.setTakenOver(nil, of: disk) }
-            return isReplicated
+            if disk.takenOver == nil { try refuseWhileTakenOver(disk) }
+            return try attemptNow(disk)
         } catch VaultError.fenced(let text) {
             try replicator.catalogue.setTakenOver(text, of: disk)
             let connection = try replicator.connections.connection(for: disk)
@@ -53,9 +51,8 @@ final class DiskReplication {
     }
 
     /// A disk that another host has at one target is not sent to the others from here: its newer points there would be of a disk that guests have left.
-    /// One that was found so at this target asks this target: were two to wait for each other, none would ever be asked again.
     private func refuseWhileTakenOver(_ disk: ProtectedDisk) throws {
-        guard disk.targetCount > 1, disk.takenOver == nil, let other = try replicator.catalogue.targets(ofDisk: disk.name).first(where: { $0.vaultID != disk.vaultID && $0.takenOver != nil }) else { return }
+        guard disk.targetCount > 1, let other = try replicator.catalogue.targets(ofDisk: disk.name).first(where: { $0.vaultID != disk.vaultID && $0.takenOver != nil }) else { return }
         let message = "nothing of \(disk.name) is sent to \(disk.vaultURL), because another host has it at \(other.vaultURL): \(other.takenOver ?? "")"
         throw AttemptFailure(
             .mayPass, message, remedy: "docs/operating/failover.md; it goes on when \(other.vaultURL) takes the disk from here again, or is no target any more: farshore target remove \(disk.name) --vault \(other.vaultURL)",
@@ -69,6 +66,11 @@ final class DiskReplication {
         let publisher = try currentPublisher(disk, connection)
         // Before anything is sent; each claim asks again.
         if publisher.head?.document.lifeCycle?.lets(publisher.heads.hostID) == false { throw VaultError.fenced("\(disk.name): guests do not write on this host any more") }
+        if disk.takenOver != nil {
+            // This target has said otherwise. Only then the others count: were two that are marked to wait for each other, none would ever be asked.
+            try replicator.catalogue.setTakenOver(nil, of: disk)
+            try refuseWhileTakenOver(disk)
+        }
         try watchContent(of: disk)
         let folder = LogFolder(disk.logFolder)
         let relation = LineageRelation(local: try folder.readState().lineages, vault: publisher.state?.current)
@@ -99,6 +101,7 @@ final class DiskReplication {
 
     /// The log has begun a new history, which shares the vault's up to `sequence`.
     private func follow(at sequence: UInt64, _ disk: ProtectedDisk, _ publisher: Publisher, _ folder: LogFolder) throws {
+        try refuseLost(after: sequence, disk, publisher, folder)
         try refuseUsedNumbers(after: sequence, disk, publisher, folder)
         let lineage = try folder.readState().lineage
         try publisher.branch(to: lineage.vaultID, at: sequence)
@@ -106,8 +109,19 @@ final class DiskReplication {
         try noteProven(disk, publisher, folder)
     }
 
+    /// What the vault got was durable here, so no power loss takes it: log and image were put back to an older state while they were in use, and
+    /// the next boot took that for one. The log of another host's recovery disk has no mark of what the vault has.
+    private func refuseLost(after sequence: UInt64, _ disk: ProtectedDisk, _ publisher: Publisher, _ folder: LogFolder) throws {
+        guard let current = publisher.state?.current, sequence < current.sequence,
+            try folder.readMark(target: disk.vaultID)?.lineage.vaultID == current.id
+        else { return }
+        throw Self.otherHistory(
+            "the log of \(disk.name) has nothing of what came after sequence \(sequence), but the vault has it up to \(current.sequence): an older copy of log and image was put back",
+            disk, publisher)
+    }
+
     /// What is written on a history that goes on below what the vault has is numbered above all of it (a failover to an older point). Where it is
-    /// not, log and site were put back to an older state while they were in use, and the next boot took that for a power loss.
+    /// not, the site's directory was put back to an older state too.
     private func refuseUsedNumbers(after sequence: UInt64, _ disk: ProtectedDisk, _ publisher: Publisher, _ folder: LogFolder) throws {
         guard let highest = publisher.state?.highestSequence, highest > sequence else { return }
         if try firstNumber(after: sequence, folder) == nil { try replicator.owner(disk).cut() }
@@ -119,7 +133,10 @@ final class DiskReplication {
 
     private func firstNumber(after sequence: UInt64, _ folder: LogFolder) throws -> UInt64? {
         var first: UInt64?
-        do { try LogReader(folder).headers(after: sequence) { first = min(first ?? .max, $0.sequence) } } catch LogError.recycled(_, _, let oldest) { return oldest }
+        let reader = try LogReader(folder)
+        let note = { (record: RecordHeader) in first = min(first ?? .max, record.sequence) }
+        // Where the log begins later, nothing is said of who gave the numbers before.
+        do { try reader.headers(after: sequence, note) } catch LogError.recycled(_, _, let oldest) { try reader.headers(after: oldest, note) }
         return first
     }
 
@@ -305,6 +322,7 @@ final class DiskReplication {
                 cause: VaultError.rolledBack(disk.name))
         }
         var after = current.sequence
+        if after < through { try refuseUsedNumbers(after: after, disk, publisher, folder) }
         var tries = 0
         while after < through {
             if replicator.stop.isOver { throw Stopped() }

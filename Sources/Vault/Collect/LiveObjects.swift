@@ -95,8 +95,13 @@ struct LiveVault {
             var damage: [VaultError] = []
             for group in Set(catalog.document.disks.map(\.group)) {
                 do throws(VaultError) {
-                    heads[group] = try vault.heads(group: group).newest()
-                    if heads[group] == nil { try refuseHeadless(group, catalog.document, vault) }
+                    let chain = vault.heads(group: group)
+                    heads[group] = try chain.newest()
+                    // A first one may have been put between the two looks.
+                    if heads[group] == nil, try hasObjects(group, catalog.document, vault) {
+                        heads[group] = try chain.newest()
+                        if heads[group] == nil { throw .missing(object: ObjectPlace.head(group: group, 1).key) }
+                    }
                 } catch {
                     guard goingOn, error.damage != nil else { throw error }
                     damage.append(error)
@@ -117,11 +122,12 @@ struct LiveVault {
 
     /// A head is put before anything of the group's disks: where they have something and none is seen, it was lost or the target hides it, and
     /// what it led to would pass for garbage. Whoever has seen heads of the group is told by its memory; this is for who has not.
-    private static func refuseHeadless(_ group: VaultID, _ catalog: Catalog, _ vault: Vault) throws(VaultError) {
+    private static func hasObjects(_ group: VaultID, _ catalog: Catalog, _ vault: Vault) throws(VaultError) -> Bool {
         for disk in catalog.disks(inGroup: group) {
             let found = try fromStore { () throws(StoreError) in try vault.store.list(prefix: "disks/\(disk.id)/", startAfter: nil) }
-            if !found.objects.isEmpty { throw .missing(object: ObjectPlace.head(group: group, 1).key) }
+            if !found.objects.isEmpty { return true }
         }
+        return false
     }
 
     private static func isOutdated(_ heads: [VaultID: Published<Head>], _ vault: Vault) throws(VaultError) -> Bool {
