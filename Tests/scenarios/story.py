@@ -76,7 +76,7 @@ def across_disks(s):
     writer = Writer([os.path.join(mnt, name, "disk.raw") for name in DISKS])
     writer.start()
     try:
-        for _ in range(2 + POINTS // 4):
+        for _ in range(2 + POINTS // 2):
             time.sleep(1)
             s.farshore("point", "cut", "--group", "business")
         wait = time.monotonic() + 30
