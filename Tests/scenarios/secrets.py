@@ -173,9 +173,13 @@ with Scenario(seed=40) as s:
     shown.update(own)
 
     # A crash, with cores allowed: none is written, though others write theirs. A pipe instead of a file cannot be looked at.
-    # Once: Swift's runtime looks at what crashed, and would wait for ever for a process that a second signal ends meanwhile.
-    os.kill(upload.pid, signal.SIGABRT)
-    upload.wait(timeout=120)
+    # Swift's runtime has another program look at what crashed, and goes on after a first signal from outside. A second one that came meanwhile
+    # would leave that program waiting for ever.
+    while upload.poll() is None:
+        os.kill(upload.pid, signal.SIGABRT)
+        time.sleep(1)
+        while upload.poll() is None and subprocess.run(["pgrep", "--parent", str(upload.pid)], capture_output=True).returncode == 0:
+            time.sleep(0.1)
     with open("/proc/sys/kernel/core_pattern") as file:
         pattern = file.read().strip()
     dummy = subprocess.Popen(["sleep", "60"], cwd=crash, preexec_fn=limits)
