@@ -20,12 +20,24 @@ import VirtualDisk
             .init(unit: TwoSites.name, imageFolder: imageFolder, isFull: isFull, dropsHomeWrites: drops), show: { _ in })
     }
 
+    /// What a machine wrote at the other site on a disk that is not replicated.
+    private func makeEmptyDisk(_ sites: TwoSites) throws -> String {
+        var settings = MachineSettings(name: TwoSites.name)
+        settings.disks = [.init(name: "swap", excludedSizeBytes: 1 << 20)]
+        try sites.vault().updateCatalog { [settings] in $0.machines = [settings] }
+        try Directory.create(sites.folder + "/recovery/empty")
+        try Data([1]).write(to: URL(fileURLWithPath: sites.folder + "/recovery/empty/swap.raw"))
+        return sites.folder + "/recovery/empty/swap.raw"
+    }
+
     private func complete(_ sites: TwoSites) throws -> FailbackReport { try sites.failbacks(sites.home).complete(TwoSites.name) }
 
     /// Home again for good, and replicated from there.
     private func settle(_ sites: TwoSites) throws {
         _ = try sites.failovers(sites.home).commit(TwoSites.name, keepsPoints: true)
         _ = try sites.failbacks(sites.home).reprotect(TwoSites.name)
+        // What its uploader said while guests wrote elsewhere is over.
+        #expect(try Catalogue(site: sites.home.site).replication(ofDisk: TwoSites.name).error == nil)
         try sites.home.open()
         try sites.write(sites.home)
         #expect(try sites.upload(sites.home).isEmpty)
@@ -76,8 +88,10 @@ import VirtualDisk
         for point in points { _ = try sites.content(at: point.sequence) }
         #expect(try sites.heads(sites.home).standing(of: TwoSites.name).head.pins?.contains { $0.name.hasPrefix("failback") } != true)
         // What is left at the other site goes.
+        let empty = try makeEmptyDisk(sites)
         let released = try sites.failbacks(sites.away).releaseReplica(TwoSites.name, removesImages: false, dropsWrites: false)
         #expect(released.map(\.isImageRemoved) == [true])
+        #expect(!FileManager.default.fileExists(atPath: empty))
         #expect(try Catalogue(site: sites.away.site).disks().isEmpty)
         for side in [sites.home, sites.away] { #expect(try Catalogue(site: side.site).openFailovers(.preparation).isEmpty) }
     }
@@ -185,6 +199,23 @@ import VirtualDisk
         let released = try sites.failbacks(sites.home).releaseReplica(TwoSites.name, removesImages: false, dropsWrites: true)
         #expect(released.map(\.isImageRemoved) == [false])
         #expect(try Array(Data(contentsOf: URL(fileURLWithPath: entry.imagePath))) == written)
+    }
+
+    /// After a failover to an older point the home has more than the replica went on from: that is said, and a release names the file that stays.
+    @Test func whereTheSidesPartedIsThePointThatWasTaken() throws {
+        let sites = try TwoSites(seed: 14)
+        let point = try #require(try DiskHistory.newest(try sites.vault(), try sites.vault().disk(TwoSites.name))).newestSequence
+        try sites.write(sites.home)
+        #expect(try sites.upload(sites.home).isEmpty)
+        try sites.home.close()
+        try sites.failOver(planned: false, at: .sequence(point))
+        try sites.write(sites.away)
+        try sites.upload(sites.away)
+        let parted = try start(sites).disks[0].parted
+        #expect(parted.partedSequence == point && parted.common?.sequence ?? 0 > point && parted.unsent == .none)
+        let image = try sites.home.entry.imagePath
+        let released = try sites.failbacks(sites.home).releaseReplica(TwoSites.name, removesImages: false, dropsWrites: false)
+        #expect(released.map(\.image) == [image + ".half-refreshed"] && FileManager.default.fileExists(atPath: released[0].image))
     }
 
     /// A mount that is just starting answers no release, and has the log's lock before it looks whether it may serve the disk.

@@ -13,8 +13,10 @@ package struct PartedDisk: Sendable {
     package let disk: ProtectedDisk
     package let image: String
     package let isBegun: Bool
-    /// The last state both have; nil: not known.
+    /// The newest state of the home that the vault has too; nil: not known.
     package let common: RefreshMark.State?
+    /// Where the replica went on: `common`, or below it after a failover to an older point. What the home has beyond is in the vault only.
+    package let partedSequence: UInt64?
     package let unsent: UnsentWrites
     package let obstacle: String?
     /// Of the replica: its history, its newest sequence, and the records since `common` as its manifests count them.
@@ -118,7 +120,8 @@ extension Failbacks {
             records = count
         }
         return PartedDisk(
-            disk: home.disk, image: home.disk.imagePath, isBegun: home.isBegun, common: home.mark.base, unsent: home.unsent, obstacle: home.obstacle,
+            disk: home.disk, image: home.disk.imagePath, isBegun: home.isBegun, common: home.mark.base,
+            partedSequence: home.mark.base.map { history.state.partedSequence(from: $0) }, unsent: home.unsent, obstacle: home.obstacle,
             lineage: history.state.current?.id ?? history.state.disk, newestSequence: history.newestSequence, replicaRecords: records,
             newestMicros: try history.newestPoint { _ in true }?.timeMicros)
     }

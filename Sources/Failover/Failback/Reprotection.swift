@@ -33,6 +33,10 @@ extension Failbacks {
         try catalogue.setRole(.source, ofDisks: disks.map(\.name))
         for disk in disks {
             if let settings = standing.catalog.settings(ofMachine: disk.machine) { try catalogue.adopt(settings, from: disk.vaultID) }
+            // What its uploader said last is of the time when guests wrote elsewhere.
+            var state = try catalogue.replication(ofDisk: disk.name, at: disk.vaultID)
+            (state.health, state.error, state.remedy) = (.normal, nil, nil)
+            try catalogue.setReplication(state, ofDisk: disk.name, at: disk.vaultID)
             try catalogue.requestAttempt(ofDisk: disk.name)
         }
         try catalogue.record(.information, disk: nil, "\(unitName) is replicated from this host")
@@ -71,6 +75,7 @@ extension Failbacks {
         }
         for disk in own {
             let folder = LogFolder(disk.logFolder)
+            var image = disk.imagePath
             let removes = try self.removes(disk, removesImages)
             try catalogue.setState(.releasing, ofDisk: disk.name)
             if access(folder.path, F_OK) == 0 {
@@ -80,14 +85,19 @@ extension Failbacks {
                     guard rename(disk.imagePath, disk.imagePath + ".half-refreshed") == 0 || errno == ENOENT else {
                         throw SystemError(errno: errno, operation: "rename the half-refreshed image", path: disk.imagePath)
                     }
+                    image += ".half-refreshed"
                 }
                 try RefreshMark.remove(folder)
                 try folder.discard(lock)
             }
             if removes { try DurableFile.remove(disk.imagePath) }
+            // What the machine wrote on its disks that are not replicated is not the next failover's.
+            if try catalogue.wasMadeByFailover(disk), let made = Directory.parent(of: disk.imagePath) {
+                try standing.catalog.removeEmptyDisks(ofMachines: standing.unit.machines, in: made)
+            }
             try catalogue.remove(disk: disk.name)
             try catalogue.record(.information, disk: disk.name, "released: guests write on another host")
-            released.append(Released(disk: disk.name, image: disk.imagePath, isImageRemoved: removes))
+            released.append(Released(disk: disk.name, image: image, isImageRemoved: removes))
         }
         for record in try catalogue.openFailovers(.preparation) where record.group == standing.unit.group.description { try catalogue.end(failover: record.run, note: "released") }
         guard !released.isEmpty else { throw FailoverError(.notFound, "this site has nothing of \(unitName)", remedy: "farshore failover show \(unitName)") }

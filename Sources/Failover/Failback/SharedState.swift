@@ -5,6 +5,19 @@ package import ChangeLog
 import Replication
 package import Vault
 
+extension DiskState {
+    /// Where the current history left that of `state`, and not above it.
+    func partedSequence(from state: RefreshMark.State) -> UInt64 {
+        var parted = state.sequence
+        var lineage = current
+        while let child = lineage, child.id != state.lineage, let parent = child.parent {
+            parted = min(parted, child.branchSequence ?? parted)
+            lineage = lineages.first { $0.id == parent }
+        }
+        return parted
+    }
+}
+
 extension DiskHistory {
     /// Whether `plan(at:)` of the sequence gives the state of that lineage: one that is no longer listed may have ended below.
     package func tells(_ state: RefreshMark.State) throws(VaultError) -> Bool {

@@ -315,7 +315,7 @@ extension Failovers {
         guard !unserved else { throw FailoverError(.prerequisite, "nothing is started, for no mount of this site runs", remedy: "farshore mount DIR, then the same command again") }
         for (machine, command) in commands where report.errors[machine] == nil {
             do {
-                let environment = try Self.environment(report, machine, catalog, emptyFolder: Self.emptyFolder(record), isTest: false)
+                let environment = try Self.environment(report, machine, catalog, emptyFolder: Self.emptyFolder(record.folder), isTest: false)
                 let limit = Self.seconds(catalog.settings(ofMachine: machine), isGiven: given != nil, else: seconds)
                 _ = try Self.command(command, "start", environment: environment, seconds: limit)
                 // Killed before this it is started once more: a guest that is not started is worse than a command that is said twice.

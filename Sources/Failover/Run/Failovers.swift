@@ -148,13 +148,13 @@ package struct Failovers: Sendable {
     }
 
     /// Where the empty disks of machines are, which stand for what is not replicated.
-    static func emptyFolder(_ record: FailoverRecord) -> String { "\(record.folder)/empty" }
+    static func emptyFolder(_ folder: String) -> String { "\(folder)/empty" }
 
     /// Runs a command of the administrator; its failure is thrown.
     static func command(_ text: String, _ what: String, environment: [String: String], seconds: Double) throws -> String {
         let outcome = try TimedCommand(text, environment: environment, seconds: seconds).run()
         guard outcome.isSuccess else {
-            throw FailoverError(.commandFailed, "the \(what) command \(outcome.text)", remedy: "mend what it says, and run farshore again: it goes on from there")
+            throw FailoverError(.commandFailed, "the \(what) command \(outcome.text)", remedy: "mend what it says, then the same command again: it goes on from there")
         }
         return outcome.text
     }

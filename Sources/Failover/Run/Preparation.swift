@@ -38,7 +38,11 @@ extension Failovers {
         }
         return try catalogue.asJob(.failoverPreparation, unitName, steps: ["stop", "hold", "send", "publish"]) { job in
             try job.step("stop") {
-                if let stopCommand { return try Self.command(stopCommand, "stop", environment: ["FARSHORE_UNIT": unitName], seconds: commandSeconds) }
+                if let stopCommand {
+                    var environment = ["FARSHORE_UNIT": unitName]
+                    if unit.machines.count == 1 { environment["FARSHORE_MACHINE"] = unit.machines[0] }
+                    return try Self.command(stopCommand, "stop", environment: environment, seconds: commandSeconds)
+                }
                 return try stopMachines(standing, seconds: commandSeconds)
             }
             var last: UInt64 = 0

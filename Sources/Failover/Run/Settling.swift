@@ -127,21 +127,24 @@ extension Failovers {
     /// Takes the recovery disks of the run out of this site, and ends it.
     func removeDisks(of record: FailoverRecord, note: String) throws {
         try remove(try catalogue.disks(ofFailover: record.run), of: record)
-        try removeEmptyDisks(of: record)
-        try catalogue.end(failover: record.run, note: note)
-    }
-
-    /// Those of machines that were started, which stand for what is not replicated. Only what bears such a name goes, and folders that are empty then.
-    private func removeEmptyDisks(of record: FailoverRecord) throws {
-        let folder = Self.emptyFolder(record)
-        guard access(folder, F_OK) == 0 else { return }
         let catalog = try vault.catalog().document
         // Of a unit that the vault has forgotten meanwhile nothing is known.
-        for machine in (try? FailoverUnit(record.unit, in: catalog))?.machines ?? [] {
-            for disk in catalog.settings(ofMachine: machine)?.disks ?? [] where disk.excludedSizeBytes != nil { try DurableFile.remove("\(folder)/\(disk.name).raw") }
+        try catalog.removeEmptyDisks(ofMachines: (try? FailoverUnit(record.unit, in: catalog))?.machines ?? [], in: record.folder)
+        try catalogue.end(failover: record.run, note: note)
+    }
+}
+
+extension Catalog {
+    /// Those of machines that were started, which stand for what is not replicated. Only what bears such a name goes, and folders that are empty then.
+    /// `folder`: that of the failover.
+    func removeEmptyDisks(ofMachines machines: [String], in folder: String) throws(SystemError) {
+        let own = Failovers.emptyFolder(folder)
+        guard access(own, F_OK) == 0 else { return }
+        for machine in machines {
+            for disk in settings(ofMachine: machine)?.disks ?? [] where disk.excludedSizeBytes != nil { try DurableFile.remove("\(own)/\(disk.name).raw") }
         }
-        for path in [folder, record.folder] where rmdir(path) != 0 {
-            guard [ENOTEMPTY, EEXIST, ENOENT].contains(errno) else { throw SystemError(errno: errno, operation: "remove", path: path) }
+        for path in [own, folder] where rmdir(path) != 0 {
+            guard [ENOTEMPTY, EEXIST, ENOENT, EBUSY].contains(errno) else { throw SystemError(errno: errno, operation: "remove", path: path) }
         }
     }
 }

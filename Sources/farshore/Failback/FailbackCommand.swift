@@ -59,6 +59,8 @@ struct FailbackDocument: Encodable {
     /// Where home and replica parted, and what each has since.
     struct Sides: Encodable {
         let common: UInt64?
+        /// Where the replica went on; below `common` after a failover to an older point.
+        let parted: UInt64?
         let homeWrites: UInt64
         let homeBytes: UInt64
         let homeFirst: String?
@@ -72,6 +74,7 @@ struct FailbackDocument: Encodable {
 
         init(_ parted: PartedDisk) {
             common = parted.common?.sequence
+            self.parted = parted.partedSequence
             homeWrites = parted.unsent.records
             homeBytes = parted.unsent.bytes
             homeFirst = parted.unsent.records > 0 ? timeText(nanoseconds: parted.unsent.firstNanoseconds) : nil
@@ -84,9 +87,11 @@ struct FailbackDocument: Encodable {
         }
 
         var text: String {
-            let home = homeWrites == 0 ? "nothing that the vault lacks" : "\(homeWrites) writes (\(bytesText(homeBytes))) that the vault never got, from \(homeFirst ?? "?") to \(homeLast ?? "?")"
+            var beyond = ""
+            if let common, let parted, parted < common { beyond = "what came up to #\(common), which the vault has and the replica does not; " }
+            let home = beyond + (homeWrites == 0 ? "nothing that the vault lacks" : "\(homeWrites) writes (\(bytesText(homeBytes))) that the vault never got, from \(homeFirst ?? "?") to \(homeLast ?? "?")")
             let replica = (replicaRecords.map { "\($0) records" } ?? "an unknown number of records") + " up to #\(replicaSequence)" + (replicaNewest.map { ", \($0)" } ?? "")
-            return "parted at \(common.map { "#\($0)" } ?? "an unknown state")\(obstacle.map { " (\($0))" } ?? "")\n    home: \(home)\n    replica: \(replica)"
+            return "parted at \(parted.map { "#\($0)" } ?? "an unknown state")\(obstacle.map { " (\($0))" } ?? "")\n    home: \(home)\n    replica: \(replica)"
         }
     }
 
