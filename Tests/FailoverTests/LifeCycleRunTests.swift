@@ -10,6 +10,7 @@ import Synchronization
 import Testing
 import Vault
 import VaultFixtures
+import VirtualDisk
 
 @Suite struct LifeCycleRunTests {
     // Promise T1: From the claim of a failover on, nothing that the source's uploader sends becomes a point, and the uploader says how many records the vault lacks.
@@ -514,5 +515,13 @@ import VaultFixtures
         let latest = try #require(choices.first)
         #expect(Set(latest.points.map(\.sequence)) == (try sites.newest()) && latest.timesMicros.allSatisfy { $0 ?? 0 > 0 })
         #expect(choices.first { $0.name == "latest-app-consistent" }?.obstacle?.contains("no app-consistent point") == true)
+        // Of a state that is no point: that of its newest write.
+        usleep(50_000)
+        let before = UInt64(Date().timeIntervalSince1970 * 1_000_000)
+        for disk in sites.disks.values { try [UInt8](repeating: 3, count: 4096).withUnsafeBytes { try disk.write($0, at: 0, sequenceSlot: nil) } }
+        try sites.upload()
+        let later = try sites.standing()
+        let now = try #require(try PointChoices.all(of: later.unit, later.head, later.catalog, in: try sites.open(sites.store)).first)
+        #expect(now.timesMicros.allSatisfy { $0 ?? 0 >= before }, "\(now.timesMicros), written after \(before)")
     }
 }

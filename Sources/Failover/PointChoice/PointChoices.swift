@@ -8,7 +8,7 @@ package struct PointChoices: Sendable {
         /// As `--at` takes it.
         package let name: String
         package let points: [ChosenPoint]
-        /// Of the newest cut point at or before each state; nil where there is none.
+        /// Of each state: of the point, or else of its newest write; nil where neither is known.
         package let timesMicros: [UInt64?]
         /// Why it cannot be chosen now.
         package let obstacle: String?
@@ -48,8 +48,15 @@ extension ChosenPoint {
 }
 
 extension SharedPoints {
-    /// Of the newest cut point at or before the state.
+    /// Of the point, or of the newest write of a state that is none: minutes may lie between the last cut and that.
     package func time(of point: ChosenPoint) throws(VaultError) -> UInt64? {
-        try history(of: point.disk.id)?.newestPoint { $0.sequence <= point.sequence }?.timeMicros
+        guard let history = history(of: point.disk.id) else { return nil }
+        let cut = try history.newestPoint { $0.sequence <= point.sequence }
+        guard cut?.sequence != point.sequence, let newest = try history.plan(at: point.sequence).segments.last(where: { $0.first <= point.sequence }) else {
+            return cut?.timeMicros
+        }
+        let index = try SegmentIndex.read(history.vault, disk: point.disk.id, entry: newest, manifestLineage: history.state.disk)
+        let written = index.records.last { $0.sequence <= point.sequence }.map { $0.wallNanoseconds / 1_000 }
+        return [cut?.timeMicros, written].compactMap { $0 }.max()
     }
 }
