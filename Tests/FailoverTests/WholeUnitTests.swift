@@ -21,6 +21,15 @@ import VaultFixtures
         return first
     }
 
+    private func cancelKilledBetweenTwoDisks(_ sites: FailoverSites) throws -> Failovers {
+        _ = try failedOver(sites)
+        let failovers = try sites.failovers(sites.target)
+        sites.target.left.withLock { $0["remove"] = 1 }
+        #expect(throws: StoreError.self) { try failovers.cancel(FailoverSites.unit, isLost: false) }
+        sites.target.left.withLock { $0 = [:] }
+        return failovers
+    }
+
     @Test func aCancelThatIsRefusedRemovesNone() throws {
         let sites = try FailoverSites()
         _ = try failedOver(sites)
@@ -36,11 +45,7 @@ import VaultFixtures
     /// Guests may have written on what is left, so nothing but the cancel goes on.
     @Test func aCancelThatIsKilledBetweenTwoDisksGoesOn() throws {
         let sites = try FailoverSites()
-        _ = try failedOver(sites)
-        let failovers = try sites.failovers(sites.target)
-        sites.target.left.withLock { $0["remove"] = 1 }
-        #expect(throws: StoreError.self) { try failovers.cancel(FailoverSites.unit, isLost: false) }
-        sites.target.left.withLock { $0 = [:] }
+        let failovers = try cancelKilledBetweenTwoDisks(sites)
         #expect(sites.target.disks.withLock { $0.count } == 1)
         for attempt in [{ _ = try sites.run(sites.target) }, { _ = try failovers.commit(FailoverSites.unit, keepsPoints: false) }] {
             let failure = #expect(throws: FailoverError.self) { try attempt() }
@@ -55,11 +60,7 @@ import VaultFixtures
     /// What the vault was told to forget is none of the unit: what guests wrote on the others is not given up for it.
     @Test func aUnitGoesOnWithoutADiskThatWasForgotten() throws {
         let sites = try FailoverSites()
-        _ = try failedOver(sites)
-        let failovers = try sites.failovers(sites.target)
-        sites.target.left.withLock { $0["remove"] = 1 }
-        #expect(throws: StoreError.self) { try failovers.cancel(FailoverSites.unit, isLost: false) }
-        sites.target.left.withLock { $0 = [:] }
+        let failovers = try cancelKilledBetweenTwoDisks(sites)
         let missing = try #require(sites.disks.keys.first { name in sites.target.disks.withLock { $0[name] == nil } })
         let failure = #expect(throws: FailoverError.self) { try failovers.commit(FailoverSites.unit, keepsPoints: true) }
         #expect(failure?.remedy.contains("farshore vault forget \(missing)") == true, "\(String(describing: failure))")

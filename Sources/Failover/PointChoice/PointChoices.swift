@@ -52,11 +52,19 @@ extension SharedPoints {
     package func time(of point: ChosenPoint) throws(VaultError) -> UInt64? {
         guard let history = history(of: point.disk.id) else { return nil }
         let cut = try history.newestPoint { $0.sequence <= point.sequence }
-        guard cut?.sequence != point.sequence, let newest = try history.plan(at: point.sequence).segments.last(where: { $0.first <= point.sequence }) else {
-            return cut?.timeMicros
+        if cut?.sequence == point.sequence { return cut?.timeMicros }
+        return [cut?.timeMicros, try newestWrite(of: point, history)].compactMap { $0 }.max()
+    }
+
+    /// Nil where it cannot be told: what is damaged there is found where the point is read, and a label keeps nobody from looking.
+    private func newestWrite(of point: ChosenPoint, _ history: DiskHistory) throws(VaultError) -> UInt64? {
+        do throws(VaultError) {
+            guard let newest = try history.plan(at: point.sequence).segments.last(where: { $0.first <= point.sequence }) else { return nil }
+            let index = try SegmentIndex.read(history.vault, disk: point.disk.id, entry: newest, manifestLineage: history.state.disk)
+            return index.records.last { $0.sequence <= point.sequence }.map { $0.wallNanoseconds / 1_000 }
+        } catch {
+            guard case .store = error else { return nil }
+            throw error
         }
-        let index = try SegmentIndex.read(history.vault, disk: point.disk.id, entry: newest, manifestLineage: history.state.disk)
-        let written = index.records.last { $0.sequence <= point.sequence }.map { $0.wallNanoseconds / 1_000 }
-        return [cut?.timeMicros, written].compactMap { $0 }.max()
     }
 }

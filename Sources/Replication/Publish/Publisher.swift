@@ -158,18 +158,9 @@ extension Head {
     /// The writer epoch tells uploaders apart, not two that run on from one memory (a host resumed from a snapshot, or cloned): of these the later
     /// one would take back what the earlier one published. `next` itself is there already where the answer to its head was lost.
     fileprivate func refuseUnless(_ found: DiskState, follows before: LineageState?, or next: DiskState) throws(VaultError) {
-        guard found.current.map(Moment.init) == before.map(Moment.init) || found.current.map(Moment.init) == next.current.map(Moment.init) else {
-            throw .conflict(chain: "heads/\(group)")
-        }
-    }
-
-    /// Retention may change the rest meanwhile.
-    private struct Moment: Equatable {
-        let lineage: VaultID
-        let sequence: UInt64
-        let newest: ManifestRef
-
-        init(_ state: LineageState) { (lineage, sequence, newest) = (state.id, state.sequence, state.newest) }
+        // The newest manifest says which state it is; retention may change the rest meanwhile.
+        let newest = found.current?.newest.hash
+        guard newest == before?.newest.hash || newest == next.current?.newest.hash else { throw .conflict(chain: "heads/\(group)") }
     }
 
     fileprivate mutating func replicate(_ state: DiskState) {
