@@ -33,7 +33,6 @@ extension ChangeLog {
     }
 
     private static func reservePoint(_ logs: [ChangeLog], tagBytes: Int, _ isAppConsistent: () -> Bool) throws(SystemError) -> [Reservation] {
-        let wallNanoseconds = Clock.wallNanoseconds()
         let pages = SegmentGeometry.pages(of: tagBytes)
         // Room first, in every log: a number must not appear in some of them only. Making room may wait, so it is asked
         // for one log at a time, and seen again with all of them locked.
@@ -47,6 +46,8 @@ extension ChangeLog {
             if let closed = logs.first(where: \.isStopping) { throw SystemError(errno: ESHUTDOWN, operation: "cut a point", path: closed.folder.path) }
             guard segments.count == logs.count, logs.allSatisfy({ $0.failure == nil }) else { continue }
             let sequence = try first.sequencer.next()
+            // With the number, not before room was made: what was written meanwhile is in the point.
+            let wallNanoseconds = Clock.wallNanoseconds()
             let isAppConsistent = isAppConsistent()
             return zip(logs, segments).map { log, segment in
                 var place = log.take(segment, .point, sequence, 0, UInt64(tagBytes), pages, wallNanoseconds)

@@ -134,10 +134,18 @@ with Scenario() as s:
         s.stop(process)
     s.farshore("unmount", mnt)
     before = hosts()["far"]["lastContact"]
-    s.farshore("failover", "run", "shop", "--vault", url, "--key-file", s.path("far.key"), "--folder", s.path("far-images"), site=far)
-    s.mount(s.path("far-mnt"), site=far, served="log")
+    s.farshore("failover", "run", "shop", "--vault", url, "--key-file", s.path("far.key"), site=far)
+    _, mnt = s.mount(s.path("far-mnt"), site=far, served="log")
     wait_until("the contact of the mount", lambda: hosts()["far"]["lastContact"] != before and hosts()["far"]["role"] == "recovery")
     s.farshore("host", "remove", name, site=far)
     check(list(hosts()) == ["far"], "a host that was removed is listed")
     s.farshore("host", "remove", name, site=far, status=10)
+    # The second host loses its catalogue too: the recovery disks are found where a failover makes them.
+    s.farshore("unmount", mnt)
+    for end in ("", "-wal", "-shm"):
+        if os.path.exists(os.path.join(far, "catalogue.sqlite" + end)):
+            os.unlink(os.path.join(far, "catalogue.sqlite" + end))
+    found = s.farshore_json("site", "rebuild", "--vault", url, "--key-file", s.path("far.key"), site=far)
+    check([disk["disk"] for disk in found["disks"]] == ["data", "log"] and not found["missing"], f"rebuilt {found}")
+    s.mount(s.path("far-mnt"), site=far, served="log")
     print("joined by a key, silent, back, and in contact by the mount alone")

@@ -14,7 +14,7 @@ struct SiteRebuildCommand: ParsableCommand {
         abstract: "Register the disks of this host again after its catalogue was lost; replication goes on, nothing is sent anew.",
         discussion: """
             Images and logs must still be there. The vault says which disks, machines, groups and settings there are; the logs are found in the
-            site's own folder for logs and in the folders given, and each says where its image is and which policy it had. A disk comes back when
+            site's own folders for logs and for recovery disks and in the folders given, and each says where its image is and which policy it had. A disk comes back when
             log, image and vault fit together; all others are named with what is missing, and the command can be run again with it. Disks that the
             catalogue has stay as they are, so a run that was killed is simply repeated. Nothing is written to the vault.
             Jobs, events and the list of chunks in the vault are not brought back.
@@ -26,7 +26,7 @@ struct SiteRebuildCommand: ParsableCommand {
 
     @OptionGroup var vault: VaultOptions
 
-    @Option(name: .long, help: ArgumentHelp("Where logs are looked for, \(LogSearch.depthMax) levels deep (repeatable; the site's folder for logs is among them).", valueName: "dir"))
+    @Option(name: .long, help: ArgumentHelp("Where logs are looked for, \(LogSearch.depthMax) levels deep (repeatable; the site's own folders logs and recovery are among them).", valueName: "dir"))
     var folder: [String] = []
 
     @Option(name: .long, help: ArgumentHelp("The image of a disk, where its log does not say so or it was moved (repeatable). Without a format it is raw.", valueName: "disk=file[,format]"))
@@ -76,7 +76,7 @@ struct SiteRebuildCommand: ParsableCommand {
         guard locks.0 != nil else { throw Failure(.inUse, "a mount of this site is running, maybe with the catalogue that was lost", try: "farshore unmount DIR") }
         guard locks.1 != nil else { throw Failure(.inUse, "the uploader of this site is running", try: "farshore upload --stop") }
         let opened = try vault.open(site)
-        let search = try LogSearch([site.directory.path + "/logs"].filter { access($0, F_OK) == 0 } + folder.map(absolutePath), except: site.directory.path)
+        let search = try LogSearch(["logs", "recovery"].map { "\(site.directory.path)/\($0)" }.filter { access($0, F_OK) == 0 } + folder.map(absolutePath), except: site.directory.path)
         let host = try identity(search.logs, opened)
         let catalogue = try site.catalogue()
         let request = SiteRebuild.Request(
