@@ -5,7 +5,7 @@ import BlockIO
 import Synchronization
 
 package final class Segment: @unchecked Sendable {
-    // Sendable: `index` and `pins` are atomics; `header`, `seed`, `isWritten` change only while the file is spare, when nobody
+    // Sendable: `index` and `pins` are atomics; `header`, `seed`, `isWritten`, `isRemoved` change only while the file is spare, when nobody
     // else uses it; the rest is guarded by the log's monitor.
     enum Phase { case spare, active, closing, sealed }
 
@@ -22,6 +22,8 @@ package final class Segment: @unchecked Sendable {
     private(set) var seed: UInt32 = 0
     /// No block of the file is a hole or allocated only: overwriting it changes no metadata.
     var isWritten = false
+    /// Its file has no name any more: nothing must be written to it again.
+    var isRemoved = false
 
     // Guarded by the log's monitor.
     var phase = Phase.spare

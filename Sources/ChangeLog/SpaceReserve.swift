@@ -34,12 +34,14 @@ extension ChangeLog {
         }
     }
 
-    /// A segment's file, out of use, leaves the filesystem: readers may still have it open, so it is emptied first.
+    /// A segment's file, out of use, leaves the filesystem. Readers may still have it open, so it is emptied too; not before its name is gone,
+    /// for one that stays is used again.
     func removeFile(_ segment: Segment) throws(SystemError) {
+        guard unlink(segment.file.path) == 0 || errno == ENOENT else { throw SystemError(errno: errno, operation: "remove", path: segment.file.path) }
+        segment.isRemoved = true
         do throws(SystemError) { try segment.file.truncate(to: 0) } catch {
             // Then its room comes back when they have closed it.
         }
-        guard unlink(segment.file.path) == 0 || errno == ENOENT else { throw SystemError(errno: errno, operation: "remove", path: segment.file.path) }
         // Before the segment after it is wiped: were this one back after a power loss, the log would have a gap.
         try Directory.sync(folder.path)
     }

@@ -71,15 +71,19 @@ extension ChangeLog {
         guard spaceError == nil || !retired.isEmpty || isOldestRecyclable else { return false }
         let segment = spaceError == nil ? nil : retired.popLast() ?? takeRecyclable()
         monitor.unlock()
+        var left = segment
         let result = Result { () throws(SystemError) in
             if let segment { try removeFile(segment) }
+            left = nil
             try makeReserve()
         }
         monitor.lock()
         isPreparing = false
         switch result {
         case .success: hasReserve = true
-        case .failure(let error): noteSpaceError(error)
+        case .failure(let error):
+            noteSpaceError(error)
+            if let left { keepRetired(left) }
         }
         wakeEveryone()
         return true
@@ -102,6 +106,11 @@ extension ChangeLog {
     func keepRetired(_ segment: Segment) { retired.insert(segment, at: 0) }
 
     func wipe(_ segment: Segment) throws(SystemError) -> Segment? {
+        if segment.isRemoved {
+            // The folder's sync failed behind it.
+            try removeFile(segment)
+            return nil
+        }
         try segment.wipe()
         guard try syncSpare(segment) else { return nil }
         segment.isWritten = segment.hasNoHole

@@ -76,11 +76,18 @@ package final class GroupHeads: Sendable {
     package var head: Published<Head>? { state.withLock { $0.head } }
     package var writerEpoch: UInt64? { state.withLock { $0.claimed?.writer.epoch } }
 
-    /// After a failure: reads the head again. Fenced when another uploader took the group over meanwhile.
+    /// After a failure, also of an uploader of this host before: reads the head again. Fenced when another uploader took the group over meanwhile.
+    /// Afterwards nothing that is put can take the place of what a head names whose answer was lost.
     func refreshIfNeeded() throws(VaultError) {
+        try readAgainIfNeeded()
+        if writerEpoch == nil, let number = head?.document.number, try vault.heads(group: group).isUnsettled(after: number) { try claim() }
+    }
+
+    private func readAgainIfNeeded() throws(VaultError) {
         try turn.withLock { (_) throws(VaultError) in
             guard state.withLock({ $0.isDoubtful }) else { return }
-            let newest = try vault.heads(group: group).newest()
+            let heads = vault.heads(group: group)
+            let newest = if let epoch = writerEpoch { try heads.settled(epoch: epoch) } else { try heads.newest() }
             if let epoch = writerEpoch, newest?.document.writer.epoch != epoch, !isOwnLifeCycle(newest?.document.writer) {
                 throw .fenced("heads/\(group) has writer epoch \(newest?.document.writer.epoch ?? 0) of \(newest?.document.writer.host ?? "nobody"); this uploader has epoch \(epoch)")
             }

@@ -350,6 +350,27 @@ package struct HeadChain: Sendable {
         throw .conflict(chain: chain.name)
     }
 
+    /// Whether this host put a head behind that number and never heard what became of it: it may be there, and name what was put for it.
+    package func isUnsettled(after number: UInt64) throws(VaultError) -> Bool {
+        try vault.memory.isUnseen(chain.memoryName, number: number + 1)
+    }
+
+    /// The newest head, as its writer. Where one of this host's is unsettled, its number is taken first: by it, if it is there after all, else by one
+    /// that says what the newest said. Only then may be put again what it would have named.
+    package func settled(epoch: UInt64) throws(VaultError) -> Published<Head>? {
+        for attempt in 0..<Chain<Head>.triesMax {
+            chain.giveWay(before: attempt)
+            let current = try newest()
+            guard let current, current.document.writer.epoch == epoch, try isUnsettled(after: current.document.number) else { return current }
+            do {
+                return try chain.publish(current.document, after: current)
+            } catch .conflict {
+                continue
+            }
+        }
+        throw .conflict(chain: chain.name)
+    }
+
     /// Publishes a changed head as somebody who is not its uploader and does not fence it. Nothing happens where none is.
     package func edit(_ change: (inout Head) throws(VaultError) -> Void) throws(VaultError) {
         try vault.refuseCopy()
