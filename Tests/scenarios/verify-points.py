@@ -122,6 +122,9 @@ with Scenario(seed=53) as s:
     check(len(probed) == len(set(probed)) <= 8, f"{len(probed)} probes of {found['points']} points: {probed}")
     again = s.farshore_json(*words)
     check([probe["sequence"] for probe in again["probes"]] == probed, "a finished bisection probed again")
+    # From before the disk was in use: the oldest point is bad too, and the border is found all the same.
+    early = s.farshore_json("bisect", "data", "--script", program(s.path("early.sh"), '[ -s "$FARSHORE_ROOTS/orders" ]\n'), "--from", "1970-01-01T00:00:00Z", *vault)
+    check(early["points"] > found["points"] and not early["probes"][1]["isGood"] and early["newestGood"]["tag"] == "p16" and early["oldestBad"]["tag"] == "p17", f"{early}")
     s.farshore("bisect", "data", "--script", program(s.path("never.sh"), "exit 1\n"), *vault, status=13)
     # Each guest is judged by its own console.
     guests = s.farshore_json("bisect", "boot", "--check", "boot", "--console", "guest is up", "--memory", "64", "--time-limit", "6", "--from", "boots", *vault)

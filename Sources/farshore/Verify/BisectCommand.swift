@@ -14,7 +14,8 @@ struct BisectCommand: ParsableCommand {
         abstract: "Find the newest good point of a disk by trying some out.",
         discussion: """
             For damage that came at some moment and stayed: malware, a bad migration, deleted data. The newest and the oldest point of the range are
-            tried first (the oldest has to be good: give a --from at which the disk was in use already), then those half-way between a good one and a bad one, some ten for a thousand points. Each verdict is kept in the vault, as
+            tried first, then those half-way between a good one and a bad one, some ten for a thousand points. Where both ends are bad, up to 62 points in between are looked at for a good one
+            first: with a --from at which the disk was in use already that is not needed. Each verdict is kept in the vault, as
             by `farshore verify`. A bisection that was interrupted goes on where it was, by its notes in the site directory. Takes root.
 
             Example:
@@ -77,11 +78,12 @@ struct BisectCommand: ParsableCommand {
         guard case .found(let good, let bad) = search.step else { return }
         let document = Document(
             disk: found.name, check: check.name, points: points.count, newestGood: good.map { PointDocument(points[$0]) }, oldestBad: bad.map { PointDocument(points[$0]) },
-            probes: notes.probes)
+            probes: notes.probes.filter { probe in points.contains { $0.sequence == probe.sequence } })
         try output.print(document) { Self.text($0) }
         guard good == nil else { return }
         throw Failure(
-            .badVerdict, "the newest and the oldest point of \(found.name) in this range are bad", try: "give a --from at which it was good, or another check")
+            .badVerdict, "none of the \(search.probedCount) points of \(found.name) that were tried is good, of \(points.count) in this range",
+            try: search.probedCount < points.count ? "give --from and --to nearer to where it was good, or another check" : "an earlier --from, or another check")
     }
 
     private func points(_ vault: Vault, _ disk: Catalog.Disk) throws -> [RecoveryPoint] {
@@ -92,13 +94,13 @@ struct BisectCommand: ParsableCommand {
     private static func text(_ document: Document) -> String {
         func text(_ point: PointDocument) -> String { "#\(point.sequence) \(point.time)" + (point.tag.map { " \($0)" } ?? "") }
         let tried = "\(document.probes.count) of \(document.points) points of \(document.disk) were tried by \(document.check)."
-        guard let good = document.newestGood else { return "\(tried) None is good." }
+        guard let good = document.newestGood else { return "\(tried) None of these is good." }
         guard let bad = document.oldestBad else { return "\(tried) The newest is good: \(text(good))" }
         return "\(tried)\nnewest good  \(text(good))\noldest bad   \(text(bad))"
     }
 }
 
-/// What was tried, in the site directory, so that an interrupted bisection goes on. Another vault, disk, check or script begins anew.
+/// What was tried, in the site directory, so that an interrupted bisection goes on. Another vault, disk, check, script or guest begins anew.
 private struct BisectNotes {
     private struct Document: Codable {
         let format: Int
@@ -107,6 +109,8 @@ private struct BisectNotes {
         let check: String
         /// The script's own bytes: who mends it wants other answers.
         let script: Data?
+        /// What else decides: of notes of older versions nothing is known.
+        let judgement: [String]?
         var probes: [BisectCommand.ProbeDocument]
     }
 
@@ -123,9 +127,9 @@ private struct BisectNotes {
             guard let bytes = try DurableFile.read(absolutePath(path)) else { throw Failure(.notFound, "there is no \(path)", try: "give the path of a script that can be executed") }
             return Data(bytes)
         }
-        document = Document(format: 1, vault: vault.id.description, disk: disk.id.description, check: check.name, script: script, probes: [])
+        document = Document(format: 1, vault: vault.id.description, disk: disk.id.description, check: check.name, script: script, judgement: check.judgement, probes: [])
         guard !restart, let bytes = try DurableFile.read(path), let known = try? JSONDecoder().decode(Document.self, from: Data(bytes)) else { return }
-        guard known.format == 1, known.vault == document.vault, known.disk == document.disk, known.check == document.check, known.script == document.script else { return }
+        guard known.format == 1, known.vault == document.vault, known.disk == document.disk, known.check == document.check, known.script == document.script, known.judgement == document.judgement else { return }
         document = known
     }
 

@@ -38,6 +38,9 @@ struct CheckOptions: ParsableArguments {
         guard timeLimit > 0, memory > 0, !console.isEmpty else { throw ValidationError("--time-limit and --memory are numbers above 0, --console is not empty") }
     }
 
+    /// What the verdict hangs on beside the program: with another one of these a point may be another one.
+    var judgement: [String] { ["\(timeLimit)"] + (kind == .boot ? ["\(memory)", console] + arguments : []) }
+
     /// As verdicts have it: the kind, and the script's name.
     var name: String {
         guard let script else { return kind.rawValue }
