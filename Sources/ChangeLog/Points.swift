@@ -7,8 +7,8 @@ import Glibc
 extension ChangeLog {
     /// Cuts a point over `logs` (of one process) and returns its number. The records are in the logs, not yet durable.
     /// Everything acknowledged before the call is at or below the number, nothing issued after the return is. `isAppConsistent` is
-    /// asked when the number is taken, with the logs' monitors held: a machine that goes on before that makes no such point.
-    package static func cutPoint(_ logs: [ChangeLog], tag: String, isAppConsistent: () -> Bool = { false }) throws(SystemError) -> UInt64 {
+    /// told the point's time and asked when the number is taken, with the logs' monitors held: a machine that goes on before that makes no such point.
+    package static func cutPoint(_ logs: [ChangeLog], tag: String, isAppConsistent: (_ wallNanoseconds: UInt64) -> Bool = { _ in false }) throws(SystemError) -> UInt64 {
         let tagBytes = Array(tag.utf8)
         guard tagBytes.count <= pointTagBytesMax else {
             throw SystemError(errno: EINVAL, operation: "use a tag of \(tagBytes.count) bytes, the limit is \(pointTagBytesMax)", path: "point")
@@ -32,7 +32,7 @@ extension ChangeLog {
         return places.first?.sequence ?? 0
     }
 
-    private static func reservePoint(_ logs: [ChangeLog], tagBytes: Int, _ isAppConsistent: () -> Bool) throws(SystemError) -> [Reservation] {
+    private static func reservePoint(_ logs: [ChangeLog], tagBytes: Int, _ isAppConsistent: (UInt64) -> Bool) throws(SystemError) -> [Reservation] {
         let pages = SegmentGeometry.pages(of: tagBytes)
         // Room first, in every log: a number must not appear in some of them only. Making room may wait, so it is asked
         // for one log at a time, and seen again with all of them locked.
@@ -48,7 +48,7 @@ extension ChangeLog {
             let sequence = try first.sequencer.next()
             // With the number, not before room was made: what was written meanwhile is in the point.
             let wallNanoseconds = Clock.wallNanoseconds()
-            let isAppConsistent = isAppConsistent()
+            let isAppConsistent = isAppConsistent(wallNanoseconds)
             return zip(logs, segments).map { log, segment in
                 var place = log.take(segment, .point, sequence, 0, UInt64(tagBytes), pages, wallNanoseconds)
                 place.record.isAppConsistent = isAppConsistent

@@ -187,7 +187,7 @@ package final class VirtualDisk: ServedDisk, @unchecked Sendable {
     }
 
     /// Cuts one recovery point over `disks`: its number and its time. It holds no write; not yet durable.
-    package static func cutPoint(_ disks: [VirtualDisk], tag: String, isAppConsistent: () -> Bool = { false }) throws(SystemError) -> UInt64 {
+    package static func cutPoint(_ disks: [VirtualDisk], tag: String, isAppConsistent: (_ wallNanoseconds: UInt64) -> Bool = { _ in false }) throws(SystemError) -> UInt64 {
         try ChangeLog.cutPoint(disks.map(\.log), tag: tag, isAppConsistent: isAppConsistent)
     }
 

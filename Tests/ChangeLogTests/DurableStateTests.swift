@@ -64,7 +64,7 @@ import Testing
         try log.appendBlock(1, at: 1)
         let first = try ChangeLog.cutPoint([log], tag: "before the upgrade")
         for block in 0..<50 { try log.appendBlock(2, at: UInt64(block)) }
-        let second = try ChangeLog.cutPoint([log], tag: "") { true }
+        let second = try ChangeLog.cutPoint([log], tag: "") { _ in true }
         let points = try LogReader(test.folder).points()
         #expect(points.map(\.sequence) == [first, second] && points.map(\.tag) == ["before the upgrade", ""])
         #expect(points.map(\.isAppConsistent) == [false, true])

@@ -56,12 +56,12 @@ private struct Numbers: RandomNumberGenerator {
                 } else {
                     history.append((try log.append([UInt8](repeating: fill, count: blocks * 4096), at: block * 4096), block, blocks, fill))
                 }
-                if number % 37 == 4 { points.append(try ChangeLog.cutPoint([log], tag: "p", isAppConsistent: { false })) }
+                if number % 37 == 4 { points.append(try ChangeLog.cutPoint([log], tag: "p", isAppConsistent: { _ in false })) }
             }
         }
 
         func cutAppConsistent() throws -> UInt64 {
-            let point = try ChangeLog.cutPoint([log], tag: "app", isAppConsistent: { true })
+            let point = try ChangeLog.cutPoint([log], tag: "app", isAppConsistent: { _ in true })
             points.append(point)
             return point
         }

@@ -91,7 +91,7 @@ final class ReplicatedGroup: @unchecked Sendable {
     @discardableResult
     func cut(_ names: [String]? = nil, tag: String = "", isAppConsistent: Bool = false) throws -> UInt64 {
         let chosen = names ?? self.names
-        let point = try VirtualDisk.cutPoint(chosen.map { disks[$0]! }, tag: tag) { isAppConsistent }
+        let point = try VirtualDisk.cutPoint(chosen.map { disks[$0]! }, tag: tag) { _ in isAppConsistent }
         points[point] = Dictionary(uniqueKeysWithValues: chosen.map { ($0, models[$0]!) })
         return point
     }

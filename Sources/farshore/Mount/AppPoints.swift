@@ -31,22 +31,24 @@ final class AppPoints: Sendable {
     }
 
     /// One point over the disks of these machines. `problem`: why it is crash-consistent only.
-    func cut(_ disks: [VirtualDisk], machines: [String], tag: String) throws(SystemError) -> (sequence: UInt64, problem: String?) {
+    func cut(_ disks: [VirtualDisk], machines: [String], tag: String) throws(SystemError) -> (sequence: UInt64, time: UInt64, problem: String?) {
         var (freezes, problem) = begin(machines)
         defer { for freeze in freezes { freeze.waitUntilThawed() } }
         for freeze in freezes { problem = freeze.waitUntilAtRest() ?? problem }
         // None of them waits for a point that is none of theirs.
         if problem != nil { for freeze in freezes { freeze.release() } }
         var isAppConsistent = false
+        var time: UInt64 = 0
         let sequence: UInt64
         do {
             defer { for freeze in freezes { freeze.release() } }
-            sequence = try VirtualDisk.cutPoint(disks, tag: tag) {
+            sequence = try VirtualDisk.cutPoint(disks, tag: tag) { wallNanoseconds in
+                time = wallNanoseconds
                 isAppConsistent = problem == nil && freezes.allSatisfy(\.isAtRest)
                 return isAppConsistent
             }
         }
-        return (sequence, isAppConsistent ? nil : problem ?? "a machine ran on before the point had its number, for its time was over")
+        return (sequence, time, isAppConsistent ? nil : problem ?? "a machine ran on before the point had its number, for its time was over")
     }
 
     /// Either all of them are coming to rest, or there is a problem.

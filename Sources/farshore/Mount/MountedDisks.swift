@@ -271,8 +271,7 @@ final class MountedDisks: Sendable {
         let disks = chosen.flatMap(\.disks)
         guard !disks.isEmpty else { return .points([], left: left) }
         let machines = Set(chosen.flatMap(\.machines)).sorted()
-        let point = isApp ? try appPoints.cut(disks, machines: machines, tag: tag ?? "") : (sequence: try VirtualDisk.cutPoint(disks, tag: tag ?? ""), problem: nil)
-        let time = Clock.wallNanoseconds()
+        let point = try isApp ? appPoints.cut(disks, machines: machines, tag: tag ?? "") : crashConsistentPoint(disks, tag: tag ?? "")
         for disk in disks { _ = try disk.makeDurable() }
         if let problem = point.problem {
             // Nobody may be there who reads the answer: a timer asked, or a script.
@@ -280,8 +279,17 @@ final class MountedDisks: Sendable {
             do throws(SiteError) { try catalogue.record(.warning, disk: nil, text) } catch { serviceLog("this event could not be recorded: \(text): \(error)") }
         }
         return .points(
-            disks.map { CutPoint(disk: $0.name, sequence: point.sequence, timeNanoseconds: time, tag: tag, isAppConsistent: isApp && point.problem == nil) },
+            disks.map { CutPoint(disk: $0.name, sequence: point.sequence, timeNanoseconds: point.time, tag: tag, isAppConsistent: isApp && point.problem == nil) },
             left: left + (point.problem.map { ["the point is crash-consistent only: \($0)"] } ?? []))
+    }
+
+    private func crashConsistentPoint(_ disks: [VirtualDisk], tag: String) throws(SystemError) -> (sequence: UInt64, time: UInt64, problem: String?) {
+        var time: UInt64 = 0
+        let sequence = try VirtualDisk.cutPoint(disks, tag: tag) { wallNanoseconds in
+            time = wallNanoseconds
+            return false
+        }
+        return (sequence, time, nil)
     }
 
     private func add(_ name: String) throws {
