@@ -61,6 +61,9 @@ let undoTargets = """
         #expect(try catalogue.consistencyGroup(ofDisk: "a").pointSeconds == 10)
         #expect(try catalogue.disksAtTargets().map { $0.name + $0.vaultID } == ["av", "aw", "bv"])
         #expect(try catalogue.vaultPlaces().map(\.id) == ["v", "w"])
+        #expect(try catalogue.vaultPlace(at: "s3://b/v")?.passphraseFile == "/keys/p" && catalogue.vaultPlace(at: "s3://b/other") == nil)
+        try catalogue.join(VaultPlace(id: "j", url: "file:///j", keyFile: "/j.key", passphraseFile: nil))
+        #expect(try catalogue.vaultPlace(at: "file:///j")?.keyFile == "/j.key")
         #expect(try catalogue.resynchronisation(ofDisk: "a") == nil)
         #expect(try catalogue.resynchronisation(ofDisk: "a", at: "w")?.isNow == true)
 

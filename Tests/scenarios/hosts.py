@@ -30,7 +30,7 @@ with Scenario() as s:
         s.farshore("protect", s.path("images", name + ".raw"), "--name", name, "--machine", "shop", "--policy", "kept", *vault)
     s.farshore("machine", "set", "shop", "--cpus", "2")
     mount, mnt = s.mount(served="log")
-    held = {}
+    held, times = {}, {}
 
     def write(tag):
         for name in ("data", "log"):
@@ -39,7 +39,8 @@ with Scenario() as s:
                     file.seek(s.random.randrange(2000) * 4096)
                     file.write(s.random.randbytes(4096))
                 os.fsync(file.fileno())
-        sequence = s.farshore_json("point", "cut", "--machine", "shop", "--tag", tag)[0]["sequence"]
+        cut = s.farshore_json("point", "cut", "--machine", "shop", "--tag", tag)[0]
+        sequence, times[tag] = cut["sequence"], cut["time"]
         held[sequence] = {name: digest(os.path.join(mnt, name, "disk.raw")) for name in ("data", "log")}
 
     def policy_of(name):
@@ -75,7 +76,10 @@ with Scenario() as s:
     s.farshore("upload", "--once")
     sent = stored_bytes(s.path("vault")) - before
     check(sent < MIB, f"{sent} bytes were sent: an initial replication of 16 MiB")
-    listed = {point["sequence"] for point in s.farshore_json("point", "list", "data", *vault)}
+    points = s.farshore_json("point", "list", "data", *vault)
+    listed = {point["sequence"] for point in points}
+    # A time that was told is that of the point: as --from it does not leave it out.
+    check({point["tag"]: point["time"] for point in points if point.get("tag") in times} == times, f"{points} are not of {times}")
     for sequence, digests in held.items():
         check(sequence in listed, f"point {sequence} is not in the vault")
         for name, value in digests.items():
@@ -115,6 +119,10 @@ with Scenario() as s:
     check(listed[name]["role"] == "source" and [disk["disk"] for disk in listed[name]["disks"]] == ["data", "log"] and listed[name]["lagSeconds"] < 30, f"listed {listed}")
     check(listed["far"]["role"] == "target" and listed["far"]["isThisHost"] and not listed["far"]["disks"] and listed["far"]["version"], f"listed {listed}")
     check(hosts(site=s.site)[name]["isThisHost"], "the first host does not know itself")
+    # Whose key a site knows, it opens by its URL alone: as one that joined, and as one whose disks go there. A stranger needs the key.
+    for site in (far, s.site):
+        check(s.farshore_json("host", "list", "--vault", url, site=site)[0]["url"] == url, "host list by the URL")
+    s.farshore("host", "list", "--vault", url, site=s.path("stranger"), status=5)
 
     def events():
         return [event["text"] for event in s.farshore_json("events", site=far)]

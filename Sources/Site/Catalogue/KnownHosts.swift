@@ -70,6 +70,14 @@ extension Catalogue {
         return places.values.sorted { $0.id < $1.id }
     }
 
+    /// The vault at that URL with what opens it here; nil where this site does not know it.
+    package func vaultPlace(at url: String) throws(SiteError) -> VaultPlace? {
+        if let disk = try disksAtTargets().first(where: { $0.vaultURL == url && $0.role != .test }) {
+            return VaultPlace(id: disk.vaultID, url: url, keyFile: disk.keyFile, passphraseFile: disk.passphraseFile)
+        }
+        return try vaultPlaces().first { $0.url == url }
+    }
+
     package func silentHosts() throws(SiteError) -> [SilentHost] {
         try read {
             try Row.fetchAll($0, sql: "SELECT * FROM silent_host ORDER BY name, host").map {

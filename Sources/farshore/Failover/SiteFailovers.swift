@@ -18,7 +18,7 @@ struct UnitVaultOptions: ParsableArguments {
     @OptionGroup var key: KeyOptions
 
     func validate() throws {
-        guard vault != nil || (key.keyFile == nil && key.passphraseFile == nil) else { throw ValidationError("a key is of use only with --vault") }
+        guard vault != nil || !key.isGiven else { throw ValidationError("a key is of use only with --vault") }
     }
 
     struct Place {
@@ -41,8 +41,8 @@ struct UnitVaultOptions: ParsableArguments {
         let members = try catalogue.consistencyGroups().first { name.means(.group) && $0.name == name.plain }?.diskNames ?? []
         let own = try catalogue.disksAtTargets().filter { (name.means(.machine) && $0.machine == name.plain) || (name.means(.disk) && $0.name == name.plain) || members.contains($0.name) }
         if let vault {
-            let known = key.keyFile == nil && key.passphraseFile == nil ? own.first { $0.vaultURL == vault } : nil
-            return Place(url: vault, keyFile: known?.keyFile ?? key.keyFile.map(absolutePath), passphraseFile: known?.passphraseFile ?? key.passphraseFile.map(absolutePath))
+            if !key.isGiven, let known = try catalogue.vaultPlace(at: vault) { return Place(url: vault, keyFile: known.keyFile, passphraseFile: known.passphraseFile) }
+            return Place(url: vault, keyFile: key.keyFile.map(absolutePath), passphraseFile: key.passphraseFile.map(absolutePath))
         }
         let tests = try catalogue.openFailovers(.test).filter { UnitName($0.unit).plain == name.plain }
         if let test, let record = tests.first(where: { $0.name == test }) { return Place(record) }

@@ -15,11 +15,11 @@ struct HostVaultOptions: ParsableArguments {
     @OptionGroup var key: KeyOptions
 
     func validate() throws {
-        guard url != nil || (key.keyFile == nil && key.passphraseFile == nil) else { throw ValidationError("a key is of use only with --vault") }
+        guard url != nil || !key.isGiven else { throw ValidationError("a key is of use only with --vault") }
     }
 
     func open(_ site: SiteOptions) throws -> [(url: String, vault: Vault)] {
-        if let url { return [(url, try openVault(url: url, key: key, site: site))] }
+        if let url { return [(url, try openKnownVault(url: url, key: key, site: site))] }
         let places = try site.catalogue().vaultPlaces()
         guard !places.isEmpty else { throw Failure(.notFound, "this site knows no vault", try: "--vault URL --key-file FILE") }
         return try places.map { ($0.url, try openVault(at: $0, site: site.directory)) }

@@ -3,6 +3,7 @@
 import ArgumentParser
 import BlockIO
 import Foundation
+import Glibc
 import ObjectStore
 import Site
 import Vault
@@ -19,6 +20,8 @@ struct KeyOptions: ParsableArguments {
     }
 
     var files: KeyFiles { KeyFiles(keyFile: keyFile, passphraseFile: passphraseFile) }
+
+    var isGiven: Bool { keyFile != nil || passphraseFile != nil }
 
     func source() throws(VaultError) -> KeySource { try files.read() }
 }
@@ -37,6 +40,19 @@ struct VaultOptions: ParsableArguments {
 /// Opens the vault at `url`, remembering in the site directory what was seen of it.
 func openVault(url: String, key: KeyOptions, site: SiteOptions) throws -> Vault {
     try Vault.open(store: openStore(url: url), key: try key.source(), memory: headMemory(site), keyFiles: key.files)
+}
+
+/// The same by the key that this site opens that vault with, where none was given and it knows one. For commands that keep no note of the key.
+func openKnownVault(url: String, key: KeyOptions, site: SiteOptions) throws -> Vault {
+    guard !key.isGiven, let place = site.vaultPlace(at: url) else { return try openVault(url: url, key: key, site: site) }
+    return try openVault(at: place, site: site.directory)
+}
+
+extension SiteOptions {
+    /// Where there is no catalogue, or it cannot be read (a rescue), nothing is known, and a key has to be given.
+    fileprivate func vaultPlace(at url: String) -> VaultPlace? {
+        access(directory.cataloguePath, F_OK) == 0 ? try? catalogue().vaultPlace(at: url) : nil
+    }
 }
 
 /// Where a site directory cannot be made (a rescue system), the vault still opens, without protection against rollback.

@@ -15,11 +15,11 @@ struct DiskVaultOptions: ParsableArguments {
     @OptionGroup var key: KeyOptions
 
     func validate() throws {
-        guard vault != nil || (key.keyFile == nil && key.passphraseFile == nil) else { throw ValidationError("a key is of use only with --vault") }
+        guard vault != nil || !key.isGiven else { throw ValidationError("a key is of use only with --vault") }
     }
 
     func open(of disk: String, _ site: SiteOptions) throws -> Vault {
-        if let vault { return try openVault(url: vault, key: key, site: site) }
+        if let vault { return try openKnownVault(url: vault, key: key, site: site) }
         return try site.openVault(of: try site.catalogue().disk(named: disk))
     }
 }
