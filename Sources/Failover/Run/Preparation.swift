@@ -40,7 +40,7 @@ extension Failovers {
             try job.step("stop") {
                 if let stopCommand {
                     var environment = ["FARSHORE_UNIT": unitName]
-                    if unit.machines.count == 1 { environment["FARSHORE_MACHINE"] = unit.machines[0] }
+                    if unit.machines.count == 1 { environment.merge(names(ofMachine: unit.machines[0], standing)) { own, _ in own } }
                     return try Self.command(stopCommand, "stop", environment: environment, seconds: commandSeconds)
                 }
                 return try stopMachines(standing, seconds: commandSeconds)
@@ -61,12 +61,19 @@ extension Failovers {
         }
     }
 
+    /// What a stop command is told of them. One script that starts and stops finds the machine under the name it runs by on this host: at home its own.
+    private func names(ofMachine machine: String, _ standing: LifeCycleStanding) -> [String: String] {
+        let settings = standing.catalog.settings(ofMachine: machine) ?? MachineSettings(name: machine)
+        let isHome = standing.lifeCycle.map { $0.home == heads.host.id } ?? true
+        return isHome ? MachineSettings(name: machine).names : settings.names
+    }
+
     /// By the stop commands of their settings, one after another: nil where none has one.
     private func stopMachines(_ standing: LifeCycleStanding, seconds: Double) throws -> String? {
         var said: [String] = []
         for machine in Set(standing.unit.disks.map(\.machineName)).sorted() {
             guard let settings = standing.catalog.settings(ofMachine: machine), let stop = settings.stop else { continue }
-            let environment = ["FARSHORE_UNIT": standing.unit.name, "FARSHORE_MACHINE": machine]
+            let environment = names(ofMachine: machine, standing).merging(["FARSHORE_UNIT": standing.unit.name]) { own, _ in own }
             said.append(try Self.command(stop, "stop", environment: environment, seconds: Self.seconds(settings, isGiven: false, else: seconds)))
         }
         return said.isEmpty ? nil : said.joined(separator: "; ")

@@ -46,10 +46,7 @@ package struct MachineStart: Sendable {
     }
 
     package var environment: [String: String] {
-        var found = [
-            "FARSHORE_MACHINE": settings.name, "FARSHORE_TARGET_NAME": settings.targetName ?? settings.name, "FARSHORE_IS_TEST": isTest ? "1" : "0",
-            "FARSHORE_DISKS": "\(disks.count)",
-        ]
+        var found = settings.names.merging(["FARSHORE_IS_TEST": isTest ? "1" : "0", "FARSHORE_DISKS": "\(disks.count)"]) { own, _ in own }
         found["FARSHORE_CPUS"] = settings.cpus.map { "\($0)" }
         found["FARSHORE_MEMORY_BYTES"] = settings.memoryBytes.map { "\($0)" }
         found["FARSHORE_FIRMWARE"] = settings.firmware?.rawValue
@@ -70,6 +67,9 @@ package struct MachineStart: Sendable {
 }
 
 extension MachineSettings {
+    /// What its commands are told of its names: here, and at the target.
+    var names: [String: String] { ["FARSHORE_MACHINE": name, "FARSHORE_TARGET_NAME": targetName ?? name] }
+
     /// As they are in a failover or in a test, where those without a test network are left out.
     package func adapters(isTest: Bool) -> [(network: String, address: String?, mac: String?)] {
         (adapters ?? []).compactMap { adapter in
