@@ -14,7 +14,7 @@ struct FailbackCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "failback",
         abstract: "Bring machines home that were failed over and reprotected.",
-        subcommands: [FailbackStart.self, FailbackStatus.self, FailbackComplete.self, FailbackCancel.self, FailoverRelease.self])
+        subcommands: [FailbackStart.self, FailbackStatus.self, FailbackComplete.self, FailbackCancel.self, FailbackRelease.self])
 }
 
 /// One unit, with what counts what comes from its vault.
