@@ -6,6 +6,20 @@ import Vault
 import VaultFixtures
 
 @Suite struct DrillTests {
+    /// That nothing failed where nothing was asked to is no good verdict; what a person had to say of a test is there.
+    @Test func whatNobodyLookedAtIsNotGood() throws {
+        let test = try TestVault()
+        func drill(_ check: String, isGood: Bool = true) -> Drill { Drill(unit: "shop", disks: [], check: check, isGood: isGood, note: "", startedMicros: 1, tookMicros: 2, isNewest: false) }
+        try test.vault.record(drill(Drill.noCheck), as: .failover, actor: "host")
+        try test.vault.record(drill(Drill.noCheck, isGood: false), as: .failback, actor: "host")
+        try test.vault.record(drill(Drill.startCheck), as: .changePoint, actor: "host")
+        try test.vault.record(drill(Drill.noCheck), as: .testCleanup, actor: "host")
+        let report = try DrillReport(test.vault, sinceMicros: 0, limit: 10)
+        #expect(report.entries.map(\.verdict) == [.unchecked, .bad, .good, nil] && report.entries.map(\.record.event) == ["failover", "failback", "change-point", "test-cleanup"])
+        let page = report.html(title: "", made: "", time: { "\($0)" }, span: { "\($0)" })
+        #expect(page.contains("3 drills, 1 of them good, 1 unchecked") && page.contains("<td>none</td><td>unchecked</td>") && page.contains("<td>–</td><td>–</td>"))
+    }
+
     @Test func aReportTellsWhatWasRecorded() throws {
         let test = try TestVault()
         let states = [Drill.Recovered(disk: "db1", sequence: 7, timeMicros: 5_000_000), Drill.Recovered(disk: "db2", sequence: 7, timeMicros: 4_000_000)]
@@ -18,6 +32,7 @@ import VaultFixtures
         let report = try DrillReport(test.vault, sinceMicros: 0, limit: 10)
         #expect(report.entries.map(\.event) == [.testFailover, .verification])
         #expect(report.entries[0].drill == first && first.behindMicros == 5_000_000)
+        #expect(report.entries[0].verdict == .good && report.entries[1].verdict == .bad)
         #expect(report.entries[1].drill.behindMicros == nil && !report.entries[1].drill.isGood)
         #expect(report.audit == AuditCheck(records: 3, damage: []))
         #expect(try DrillReport(test.vault, sinceMicros: 0, limit: 1).entries.map(\.event) == [.verification])

@@ -73,10 +73,18 @@ import VirtualDisk
         #expect(throws: DiskError.log(.underFailback(folder: try sites.home.entry.logFolder))) { try sites.home.open() }
         try sites.write(sites.away)
         #expect(throws: FailoverError.self) { try complete(sites) }
+        // Away from home it is stopped by the name that it was started by there.
+        var settings = MachineSettings(name: TwoSites.name)
+        settings.targetName = "db-there"
+        settings.stop = "echo $FARSHORE_MACHINE $FARSHORE_TARGET_NAME > \(sites.folder)/stopped"
+        try sites.vault().updateCatalog { $0.set(settings) }
         try sites.prepare(sites.away)
+        #expect(try String(contentsOfFile: sites.folder + "/stopped", encoding: .utf8) == "db db-there\n")
         let report = try complete(sites)
         #expect(report.state == .failedOver)
         #expect(try sites.image(sites.home) == sites.model)
+        let drill = try #require(try DrillReport(try sites.vault(), sinceMicros: 0, limit: 10).entries.last)
+        #expect(drill.event == .failback && drill.verdict == .unchecked && drill.drill.disks.map(\.disk) == ["db"] && drill.drill.note == "from \(sites.away.host.name)", "\(drill)")
         // Its uploader takes nobody for the other side of a split brain.
         let early = try #require(try sites.upload(sites.home).first)
         #expect(early.message.contains("came back to this host") && early.remedy.contains("farshore failover commit db, then farshore reprotect db"), "\(early)")

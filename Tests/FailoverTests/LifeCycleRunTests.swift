@@ -56,7 +56,9 @@ import VirtualDisk
         let sites = try FailoverSites()
         try sites.write(2)
         #expect(throws: FailoverError.self) { try sites.run(sites.target, planned: true) }
-        let prepared = try sites.prepare(stop: "true")
+        let told = sites.folder + "/told"
+        let prepared = try sites.prepare(stop: "env | grep -E '^FARSHORE_(UNIT|MACHINE|TARGET_NAME)=' | sort > \(told)")
+        #expect(try String(contentsOfFile: told, encoding: .utf8) == "FARSHORE_MACHINE=shop\nFARSHORE_TARGET_NAME=shop\nFARSHORE_UNIT=shop\n")
         let last = try #require(prepared.lifeCycle?.points?.first?.sequence)
         #expect(prepared.state == .prepared && prepared.lifeCycle?.points?.count == 2)
         #expect(try Catalogue(site: sites.source.site).disks().allSatisfy { $0.held != nil })
@@ -320,6 +322,8 @@ import VirtualDisk
         try sites.run(sites.target)
         let chosen = try sites.failovers(sites.target).changePoint(FailoverSites.unit, to: .sequence(first.min()!), startCommand: nil, seconds: 1)
         #expect(Set(chosen.disks.map(\.point.sequence)) == first && sites.target.disks.withLock { Set($0.values) } == first)
+        let drills = try DrillReport(try sites.open(sites.store), sinceMicros: 0, limit: 10).entries
+        #expect(drills.map(\.event) == [.failover, .changePoint] && Set(drills[1].drill.disks.map(\.sequence)) == first && drills[1].verdict == .unchecked)
         let committed = try sites.failovers(sites.target).commit(FailoverSites.unit, keepsPoints: false)
         #expect(committed.state == .committed)
         // The window begins at what the recovery disks begin with, not later: from there it can be reprotected.
@@ -457,6 +461,7 @@ import VirtualDisk
         let drills = try DrillReport(try sites.open(sites.store), sinceMicros: 0, limit: 10).entries.map(\.drill)
         #expect(drills.map(\.isGood) == [false, true] && drills.map(\.disks.count) == [0, 1], "\(drills)")
         #expect(drills[0].note.contains("the process is gone in make") && drills[0].behindMicros == nil && drills[1].behindMicros != nil)
+        #expect(drills[1].verdict == .unchecked, "nothing was started")
     }
 
     /// What goes is counted before it goes; a pinned point is none of it.

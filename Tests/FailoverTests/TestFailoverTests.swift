@@ -53,6 +53,11 @@ import VaultFixtures
         #expect(after.pins == nil && after.lifeCycle == nil)
         #expect(try catalogue.openFailovers(.test).isEmpty)
         #expect(try catalogue.events(limit: 10).contains { $0.text.contains("as it should be") })
+        let drills = try DrillReport(try sites.open(sites.store), sinceMicros: 0, limit: 10).entries
+        #expect(drills.map(\.event) == [.testFailover, .testFailover, .testFailover, .testCleanup, .testCleanup, .testCleanup])
+        // Only the first was looked at, and nothing was started.
+        #expect(drills.map(\.verdict) == [.good, .unchecked, .unchecked, nil, nil, nil] && drills[0].drill.check.hasPrefix("test $FARSHORE_TEST"), "\(drills)")
+        #expect(Set(drills.suffix(3).map(\.drill.note)) == ["one: as it should be", "two: as it should be", "three: as it should be"])
         // From now on a failover does not warn that it was never tested.
         #expect(try sites.run(sites.target).warnings.isEmpty)
     }
@@ -105,6 +110,8 @@ import VaultFixtures
         try tests.cleanUp(record, notes: nil)
         try tests.cleanUp(record, notes: nil)
         #expect(try sites.standing().head.pins == nil)
+        // The end that was said twice is one.
+        #expect(try DrillReport(try sites.open(sites.store), sinceMicros: 0, limit: 10).entries.map(\.event) == [.testFailover, .testCleanup])
     }
 
     /// Once what failed is mended it goes on by its name: with its states, and without a second start.
@@ -129,8 +136,15 @@ import VaultFixtures
         #expect(throws: SiteError.self) { try tests.run(request()) }
         // A point that is not there leaves nothing behind, but for the report.
         #expect(throws: VaultError.self) { try tests.run(self.request("two", at: .tag("nothing"))) }
+        var settings = MachineSettings(name: FailoverSites.unit)
+        (settings.start, settings.check) = ("true", "test -n \"$FARSHORE_DISK_1\"")
+        try sites.open(sites.store).updateCatalog { $0.set(settings) }
+        let byItsSettings = try tests.run(self.request("three"))
+        #expect(byItsSettings.disks.count == 1)
+        try tests.cleanUp(try #require(try catalogue.openFailovers(.test).first { $0.name == "three" }), notes: nil)
         #expect(try catalogue.openFailovers(.test).map(\.name) == ["one"])
         let drills = try DrillReport(try sites.open(sites.store), sinceMicros: 0, limit: 10).entries
-        #expect(drills.allSatisfy { $0.event == .testFailover } && drills.map(\.drill.isGood) == [false, true, false], "\(drills.map(\.drill))")
+        #expect(drills.map(\.verdict) == [.bad, .good, .bad, .good, nil], "\(drills.map(\.drill))")
+        #expect(drills[3].drill.check == settings.check && drills[4].drill.note == "three")
     }
 }

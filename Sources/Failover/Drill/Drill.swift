@@ -1,5 +1,5 @@
 // A drill: some state of some disks was recovered, and something said whether it is good. Kept as an audit record (docs/formats/vault.md
-// section 10), by `verify`, by test failovers and by failovers; read by `drill report`.
+// section 10), by `verify`, by test failovers and their ends, by failovers and by failbacks; read by `drill report`.
 
 import BlockIO
 import Site
@@ -10,7 +10,22 @@ package struct Drill: Codable, Equatable, Sendable {
         case verification
         case testFailover = "test-failover"
         case failover
+        case changePoint = "change-point"
+        case failback
+        /// No drill itself: a test is over, and what its person had to say of it.
+        case testCleanup = "test-cleanup"
     }
+
+    package enum Verdict: String, Sendable {
+        case good, bad
+        /// It ran, but nothing was started and nothing looked at what was recovered.
+        case unchecked
+    }
+
+    /// What decided, where nothing was asked to.
+    package static let noCheck = "none"
+    /// Start commands had to succeed, and nothing else.
+    package static let startCheck = "started"
 
     package struct Recovered: Codable, Equatable, Sendable {
         package let disk: String
@@ -51,6 +66,19 @@ package struct Drill: Codable, Equatable, Sendable {
     }
 
     package var isGood: Bool { good == 1 }
+
+    package var verdict: Verdict { !isGood ? .bad : check == Self.noCheck ? .unchecked : .good }
+}
+
+/// What decided about a drill of machines: the check commands that were given or are in their settings, else that start commands succeeded.
+extension Catalog {
+    private static let checkBytesMax = 1_024
+
+    func check(ofMachines machines: [String], start: String?, check: String? = nil, hasChecks: Bool = true) -> String {
+        let checks = hasChecks ? machines.compactMap { check ?? settings(ofMachine: $0)?.check } : []
+        if !checks.isEmpty { return String(Set(checks).sorted().joined(separator: "; ").prefix(Self.checkBytesMax)) }
+        return machines.contains { start ?? settings(ofMachine: $0)?.start != nil } ? Drill.startCheck : Drill.noCheck
+    }
 }
 
 extension Vault {
@@ -62,15 +90,26 @@ extension Vault {
 }
 
 extension FailoverReport {
-    /// For `drill report`. What was done is done: a chain that cannot be written is an event and fails nothing.
+    /// For `drill report`.
     func recordDrill(
-        _ event: Drill.Event, in vault: Vault, _ catalogue: Catalogue, by host: FailoverHost, check: String?, isGood: Bool, note: String, _ startedMicros: UInt64, isNewest: Bool
+        _ event: Drill.Event, in vault: Vault, _ catalogue: Catalogue, by host: FailoverHost, check: String, isGood: Bool, note: String, _ startedMicros: UInt64, isNewest: Bool
     ) {
         let recovered = disks.map { Drill.Recovered(disk: $0.disk.name, sequence: $0.point.sequence, timeMicros: $0.timeMicros ?? startedMicros) }
         let drill = Drill(
-            unit: unit, disks: recovered, check: check ?? "started", isGood: isGood, note: note, startedMicros: startedMicros,
-            tookMicros: Clock.wallNanoseconds() / 1_000 - min(startedMicros, Clock.wallNanoseconds() / 1_000), isNewest: isNewest)
-        do { try vault.record(drill, as: event, actor: host.name) } catch {
+            unit: unit, disks: recovered, check: check, isGood: isGood, note: note, startedMicros: startedMicros, tookMicros: Drill.microsSince(startedMicros), isNewest: isNewest)
+        drill.keep(as: event, in: vault, catalogue, by: host)
+    }
+}
+
+extension Drill {
+    static func microsSince(_ startedMicros: UInt64) -> UInt64 {
+        let now = Clock.wallNanoseconds() / 1_000
+        return now - min(startedMicros, now)
+    }
+
+    /// What was done is done: a chain that cannot be written is an event and fails nothing.
+    func keep(as event: Event, in vault: Vault, _ catalogue: Catalogue, by host: FailoverHost) {
+        do { try vault.record(self, as: event, actor: host.name) } catch {
             do { try catalogue.record(.warning, disk: nil, "the \(event.rawValue) of \(unit) is not in the vault's audit chain: \(error)") } catch {
                 // The catalogue fails too; the command says what it did all the same.
             }

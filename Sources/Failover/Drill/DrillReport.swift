@@ -8,6 +8,9 @@ package struct DrillReport: Sendable {
         package let record: AuditRecord
         package let event: Drill.Event
         package let drill: Drill
+
+        /// Nil for the end of a test, which is no drill.
+        package var verdict: Drill.Verdict? { event == .testCleanup ? nil : drill.verdict }
     }
 
     package let vault: VaultID
@@ -37,11 +40,12 @@ package struct DrillReport: Sendable {
             let drill = entry.drill
             let states = drill.disks.map { "\($0.disk) #\($0.sequence), \(time($0.timeMicros))" }.joined(separator: "; ")
             let cells = [
-                "\(entry.record.number)", time(entry.record.timeMicros), entry.event.rawValue, drill.unit, states, drill.check, drill.isGood ? "good" : "bad",
+                "\(entry.record.number)", time(entry.record.timeMicros), entry.event.rawValue, drill.unit, states, entry.verdict == nil ? "–" : drill.check, entry.verdict?.rawValue ?? "–",
                 drill.behindMicros.map(span) ?? "–", span(drill.tookMicros), entry.record.actor, drill.note,
             ]
-            return "<tr class=\"\(drill.isGood ? "good" : "bad")\">" + cells.map { "<td>\(Self.escaped($0))</td>" }.joined() + "</tr>"
+            return "<tr class=\"\(drill.verdict.rawValue)\">" + cells.map { "<td>\(Self.escaped($0))</td>" }.joined() + "</tr>"
         }
+        let verdicts = entries.compactMap(\.verdict)
         let heads = ["record", "recorded", "event", "what", "states recovered", "check", "verdict", "behind (RPO)", "took (RTO)", "by", "note"]
         let chain = audit.damage.isEmpty
             ? "The chain of \(audit.records) audit records is whole: each has the hash of the one before."
@@ -52,7 +56,7 @@ package struct DrillReport: Sendable {
             <style>body{font:14px sans-serif;margin:2em}table{border-collapse:collapse}td,th{border:1px solid #999;padding:4px 8px;text-align:left;vertical-align:top}
             tr.bad td{background:#fdd}td:last-child{white-space:pre-wrap}</style></head><body>
             <h1>\(Self.escaped(title))</h1>
-            <p>Vault \(vault), made \(Self.escaped(made)). \(entries.count) drills, \(entries.filter(\.drill.isGood).count) of them good. \(Self.escaped(chain))</p>
+            <p>Vault \(vault), made \(Self.escaped(made)). \(verdicts.count) drills, \(verdicts.count { $0 == .good }) of them good, \(verdicts.count { $0 == .unchecked }) unchecked (nothing was started or looked at what was recovered). \(Self.escaped(chain))</p>
             <table><tr>\(heads.map { "<th>\($0)</th>" }.joined())</tr>
             \(rows.joined(separator: "\n"))
             </table></body></html>

@@ -14,7 +14,35 @@ extension Failbacks {
         defer { withExtendedLifetime(lock) {} }
         try standing.unit.refusePart()
         try standing.check(.failbackComplete)
-        return try asJob(unitName, steps: ["claim", "refresh", "log", "publish", "serve"]) { job in
+        let startedMicros = Clock.wallNanoseconds() / 1_000
+        do {
+            let report = try carryOut(standing, unitName)
+            keep(standing, isGood: true, "", startedMicros)
+            return report
+        } catch {
+            keep(standing, isGood: false, ": \(error)", startedMicros)
+            throw error
+        }
+    }
+
+    /// For `drill report`. Nothing is started by it: that is the person's.
+    private func keep(_ standing: LifeCycleStanding, isGood: Bool, _ what: String, _ startedMicros: UInt64) {
+        let shared = SharedPoints(vault, head: standing.head, catalog: standing.catalog)
+        let recovered = (standing.lifeCycle?.points ?? []).compactMap { point -> Drill.Recovered? in
+            guard isGood, let disk = standing.unit.disks.first(where: { $0.id == point.disk }) else { return nil }
+            // What cannot be told any more is the time of its end.
+            let time = try? shared.time(of: ChosenPoint(disk: disk, sequence: point.sequence))
+            return Drill.Recovered(disk: disk.name, sequence: point.sequence, timeMicros: time.flatMap { $0 } ?? startedMicros)
+        }
+        let from = standing.lifeCycle.map { standing.name(of: $0.state == .failingOver ? $0.former ?? $0.active : $0.active) } ?? "elsewhere"
+        let drill = Drill(
+            unit: standing.unit.name, disks: recovered, check: Drill.noCheck, isGood: isGood, note: "from \(from)" + what, startedMicros: startedMicros,
+            tookMicros: Drill.microsSince(startedMicros), isNewest: !recovered.isEmpty)
+        drill.keep(as: .failback, in: vault, catalogue, by: heads.host)
+    }
+
+    private func carryOut(_ standing: LifeCycleStanding, _ unitName: String) throws -> FailbackReport {
+        try asJob(unitName, steps: ["claim", "refresh", "log", "publish", "serve"]) { job in
             let disks = try ownDisks(standing.unit)
             var homes: [HomeDisk] = []
             var head = standing.head

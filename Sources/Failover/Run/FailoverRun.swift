@@ -77,8 +77,9 @@ extension Failovers {
         return try catalogue.asJob(.failover, request.unit, steps: ["prerequisites", "source", "failover", "start"]) { job in
             func keep(_ report: FailoverReport, _ failure: (any Error)?) {
                 let note = (request.isPlanned ? "planned" : "unplanned") + (failure.map { ": \($0)" } ?? "")
+                let check = standing.catalog.check(ofMachines: standing.unit.machines, start: request.startCommand, hasChecks: false)
                 report.recordDrill(
-                    .failover, in: vault, catalogue, by: heads.host, check: nil, isGood: failure == nil, note: note, startedMicros,
+                    .failover, in: vault, catalogue, by: heads.host, check: check, isGood: failure == nil, note: note, startedMicros,
                     isNewest: request.point ?? .latest == .latest && !report.disks.isEmpty)
             }
             let report: FailoverReport
@@ -357,6 +358,12 @@ extension Failovers {
         guard let record = try openRecord(.failover, of: unit), record.run == standing.lifeCycle?.run?.description else {
             throw FailoverError(.notFound, "this site knows nothing of the failover of \(unitName)", remedy: "farshore failover run \(unitName) --vault URL on this site first")
         }
+        let startedMicros = Clock.wallNanoseconds() / 1_000
+        func keep(_ report: FailoverReport, _ failure: (any Error)?) {
+            report.recordDrill(
+                .changePoint, in: vault, catalogue, by: heads.host, check: standing.catalog.check(ofMachines: unit.machines, start: startCommand, hasChecks: false),
+                isGood: failure == nil, note: "to \(point.text)" + (failure.map { ": \($0)" } ?? ""), startedMicros, isNewest: false)
+        }
         return try catalogue.asJob(.failover, unitName, steps: ["prerequisites", "source", "failover", "start"]) { job in
             try job.step("prerequisites") {
                 let shared = SharedPoints(vault, head: standing.head, catalog: standing.catalog)
@@ -384,8 +391,14 @@ extension Failovers {
                 try catalogue.setPoint(point.text, ofFailover: record.run)
                 return nil
             }
-            let report = try finish(.run, unit, head, record, job, startCommand: startCommand, seconds: seconds, [])
-            guard report.errors.isEmpty else { throw Self.incomplete(report) }
+            let report: FailoverReport
+            do { report = try finish(.run, unit, head, record, job, startCommand: startCommand, seconds: seconds, []) } catch {
+                keep(FailoverReport(unit: unitName, run: record.run, state: standing.state, disks: [], warnings: [], errors: [:]), error)
+                throw error
+            }
+            let failure = report.errors.isEmpty ? nil : Self.incomplete(report)
+            keep(report, failure)
+            if let failure { throw failure }
             return report
         }
     }

@@ -85,7 +85,8 @@ package struct TestFailovers: Sendable {
             var report = FailoverReport(unit: request.unit, run: record.run, state: standing.state, disks: [], warnings: [], errors: [:])
             func keep(isGood: Bool, _ note: String) throws(SiteError) {
                 report.recordDrill(
-                    .testFailover, in: vault, catalogue, by: heads.host, check: request.checkCommand, isGood: isGood, note: note, startedMicros,
+                    .testFailover, in: vault, catalogue, by: heads.host,
+                    check: standing.catalog.check(ofMachines: standing.unit.machines, start: request.startCommand, check: request.checkCommand), isGood: isGood, note: note, startedMicros,
                     isNewest: PointName(record.point) == .latest && !report.disks.isEmpty)
                 try catalogue.setVerdict(isGood ? .good : .bad, finding: isGood ? nil : note, ofTest: record.run)
             }
@@ -212,10 +213,19 @@ package struct TestFailovers: Sendable {
         return said.joined(separator: "; ")
     }
 
+    /// For `drill report`: what the person had to say.
+    private func keepEnd(of record: FailoverRecord, _ notes: String?, _ startedMicros: UInt64) {
+        let drill = Drill(
+            unit: record.unit, disks: [], check: Drill.noCheck, isGood: true, note: [record.name, notes].compactMap { $0 }.joined(separator: ": "), startedMicros: startedMicros,
+            tookMicros: Drill.microsSince(startedMicros), isNewest: false)
+        drill.keep(as: .testCleanup, in: vault, catalogue, by: heads.host)
+    }
+
     /// Repeatable: what is gone already is no error.
     package func cleanUp(_ record: FailoverRecord, notes: String?) throws {
         let lock = try alone(record.name)
         defer { withExtendedLifetime(lock) {} }
+        let startedMicros = Clock.wallNanoseconds() / 1_000
         try catalogue.asJob(.testFailover, record.unit, steps: ["unmount", "unpin", "remove"]) { job in
             try job.step("unmount") {
                 let site = Self.site(of: record)
@@ -238,6 +248,8 @@ package struct TestFailovers: Sendable {
             }
             try job.step("remove") {
                 if FileManager.default.fileExists(atPath: record.folder) { try FileManager.default.removeItem(atPath: record.folder) }
+                // Said again when all is done it is no other end of the test.
+                if try catalogue.openFailovers(.test).contains(where: { $0.run == record.run }) { keepEnd(of: record, notes, startedMicros) }
                 try catalogue.end(failover: record.run, note: notes)
                 return notes
             }

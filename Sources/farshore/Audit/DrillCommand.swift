@@ -14,10 +14,11 @@ struct DrillCommand: ParsableCommand {
 struct DrillReportCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "report",
-        abstract: "Report verifications, test failovers and failovers from the audit chain.",
+        abstract: "Report verifications, test failovers, failovers and failbacks from the audit chain.",
         discussion: """
             Of each: what was recovered, to which state, how far behind its start that was (the recovery point that was proven; only where the newest
-            state was asked for), how long it took until it was in use or checked (the recovery time that was measured), the verdict and the notes.
+            state was asked for), how long it took until it was in use or checked (the recovery time that was measured), the verdict and the notes. The check is `started` where start
+            commands succeeded and nothing else looked, `none` where nothing was started either: then the verdict is `unchecked`. A test's end is there with the notes of its cleanup.
             Nothing is reported from a chain that is not whole.
 
             Example:
@@ -39,6 +40,8 @@ struct DrillReportCommand: ParsableCommand {
         let disks: [StateDocument]
         let check: String
         let isGood: Bool
+        /// Absent for the end of a test.
+        let verdict: String?
         let note: String
         let started: String
         let tookSeconds: Double
@@ -97,7 +100,7 @@ struct DrillReportCommand: ParsableCommand {
         return DrillDocument(
             number: entry.record.number, time: auditTimeText(entry.record.timeMicros), event: entry.event.rawValue, unit: drill.unit, actor: entry.record.actor,
             disks: drill.disks.map { StateDocument(disk: $0.disk, sequence: $0.sequence, time: auditTimeText($0.timeMicros)) }, check: drill.check,
-            isGood: drill.isGood, note: drill.note, started: auditTimeText(drill.startedMicros), tookSeconds: Double(drill.tookMicros) / 1e6,
+            isGood: drill.isGood, verdict: entry.verdict?.rawValue, note: drill.note, started: auditTimeText(drill.startedMicros), tookSeconds: Double(drill.tookMicros) / 1e6,
             behindSeconds: drill.behindMicros.map { Double($0) / 1e6 })
     }
 
@@ -105,8 +108,8 @@ struct DrillReportCommand: ParsableCommand {
         guard !document.drills.isEmpty else { return "no drill is recorded" }
         let rows = document.drills.map { drill in
             [
-                drill.time, drill.event, drill.unit, drill.disks.map { "\($0.disk) #\($0.sequence)" }.joined(separator: ","), drill.check,
-                drill.isGood ? "good" : "BAD", drill.behindSeconds.map { durationText(seconds: $0) } ?? "", durationText(seconds: drill.tookSeconds), drill.note,
+                drill.time, drill.event, drill.unit, drill.disks.map { "\($0.disk) #\($0.sequence)" }.joined(separator: ","),
+                drill.verdict == nil ? "-" : cutText(drill.check, 40), drill.verdict.map { $0 == "bad" ? "BAD" : $0 } ?? "-", drill.behindSeconds.map { durationText(seconds: $0) } ?? "", durationText(seconds: drill.tookSeconds), cutText(drill.note, 160),
             ]
         }
         return tableText([["TIME", "EVENT", "WHAT", "STATES", "CHECK", "VERDICT", "BEHIND", "TOOK", "NOTE"]] + rows)

@@ -43,6 +43,14 @@ func durationText(seconds: Double) -> String {
     return String(format: "%d d %02d:%02d", whole / 86400, whole / 3600 % 24, whole / 60 % 60)
 }
 
+/// In one line of at most so many letters. What programs say last is most often the reason, so more is kept of the end.
+func cutText(_ text: String, _ lettersMax: Int) -> String {
+    let line = text.split(whereSeparator: { $0.isWhitespace || $0.isNewline }).joined(separator: " ")
+    guard line.count > lettersMax, lettersMax > 3 else { return line }
+    let head = (lettersMax - 3) / 3
+    return line.prefix(head) + " … " + line.suffix(lettersMax - 3 - head)
+}
+
 /// Columns padded to their widest cell; numbers are the caller's text.
 func tableText(_ rows: [[String]]) -> String {
     let columns = rows.map(\.count).max() ?? 0
