@@ -75,6 +75,19 @@ with Scenario() as s:
     for words in (("test", "web3"), ("planned", "web3"), ("unplanned", "web3")):
         refused = s.farshore("failover", *words, *key, site=there, status=2).stderr
         check("a recovery plan and a machine" in refused and "Try: plan:web3 or machine:web3" in refused, refused)
+    # With a name of its own too, which a plan's runs are not told.
+    refused = s.farshore("failover", "test", "web3", "--name", "mine", *key, site=there, status=2).stderr
+    check("a recovery plan and a machine" in refused and "Try: plan:web3 or machine:web3" in refused, refused)
+    refused = s.farshore("failover", "test", "shop", "--name", "mine", *key, site=there, status=2).stderr
+    check("are not told --name" in refused, refused)
+    # A run of it says itself which is meant.
+    alone = s.farshore_json("plan", "run", "web3", "--kind", "test", *key, site=there)
+    s.at_end(lambda: subprocess.run(["umount", "-l", os.path.join(there, "tests/web3-1-web3/mnt")], capture_output=True))
+    check(alone["state"] == "succeeded", f"{alone}")
+    s.farshore("failover", "cleanup", "web3-1-web3", "--notes", "by its plan", site=there)
+    drills = s.farshore_json("drill", "report", *key, site=there)["drills"]
+    check([(drill["event"], drill["check"], drill.get("verdict")) for drill in drills] == [("test-failover", "started", "good"), ("test-cleanup", "none", None)], f"{drills}")
+    check(drills[1]["note"] == "web3-1-web3: by its plan", f"{drills}")
     refused = s.farshore("failover", "unplanned", "shop", "--at", "latest", *key, site=there, status=2).stderr
     check("are not told --at" in refused, refused)
     check(s.farshore_json("failover", "show", "machine:web3", *key, site=there)["standing"]["disks"] == ["web3"], "machine:web3")
@@ -103,6 +116,9 @@ with Scenario() as s:
     s.mount(s.path("mnt-there"), site=there)
     done = s.farshore_json("failover", "unplanned", "plan:shop", *key, site=there)
     check(done["run"] == "shop-2" and done["state"] == "waiting" and done["steps"][0]["state"] == "succeeded", f"the manual action: {done}")
+    told = s.farshore("plan", "report", "shop-2", site=there).stdout
+    check(f"then: farshore plan continue shop-2 --vault {url} --key-file {s.key()}\n" in told, told)
+    check("waits for a person" in next(line for line in told.splitlines() if line.startswith("database  manual")), told)
     check(steps(done)["db"]["state"] == "waiting", "a machine came up before the person said so")
 
     # A second one would start the same machines.
@@ -137,6 +153,10 @@ with Scenario() as s:
     check([attempt["state"] for attempt in found[[what for what in found if what.startswith("echo slow")][0]]["earlier"]] == ["interrupted"], "the report forgets what was interrupted")
     check(json.loads(done.stdout)["state"] == "failed" and found["batch"]["state"] == "succeeded" and found["web2"]["state"] == "failed", done.stdout)
     check(found["exit 3"]["state"] == "failed", "the script that may fail")
+    # Of everything that it said the table has what fits into a line, and the document all.
+    told = s.farshore("plan", "report", "shop-2", site=there).stdout
+    check(max(map(len, told.splitlines())) < 200 and " … " in told and "farshore plan report shop-2 --json has the whole" in told, told)
+    check(len(found["web2"]["detail"]) > 100, found["web2"]["detail"])
     with open(log) as file:
         check(file.read() == "announce\nfront unplanned\nslow\nslow\n", "scripts of the unplanned run")
 

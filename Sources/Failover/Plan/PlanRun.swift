@@ -66,6 +66,14 @@ package struct PlanRun: Codable, Equatable, Sendable {
         case skip
     }
 
+    package struct Place: Codable, Equatable, Sendable {
+        package let vaultURL: String
+        package let keyFile: String?
+        package let passphraseFile: String?
+
+        package init(vaultURL: String, keyFile: String?, passphraseFile: String?) { (self.vaultURL, self.keyFile, self.passphraseFile) = (vaultURL, keyFile, passphraseFile) }
+    }
+
     package enum Refusal: Error, Equatable { case notWaiting(State) }
 
     package let id: String
@@ -76,15 +84,18 @@ package struct PlanRun: Codable, Equatable, Sendable {
     package let startedMicros: UInt64
     /// Who began it; nil in runs of older versions.
     package let startedBy: String?
+    /// Where and by what its vault was opened last; nil in runs of older versions.
+    package var place: Place?
     package private(set) var steps: [Step]
 
-    package init(id: String, plan: RecoveryPlan, document: String, kind: RecoveryPlan.Kind, by: String, now: UInt64) {
+    package init(id: String, plan: RecoveryPlan, document: String, kind: RecoveryPlan.Kind, place: Place? = nil, by: String, now: UInt64) {
         self.id = id
         self.plan = plan.name
         self.document = document
         self.kind = kind
         startedMicros = now
         startedBy = by
+        self.place = place
         var (steps, stage): ([Step], Int) = ([], 0)
         func add(_ actions: [RecoveryPlan.Action], _ group: String) {
             for action in actions where action.kinds.contains(kind) {

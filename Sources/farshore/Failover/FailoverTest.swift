@@ -42,8 +42,7 @@ struct FailoverTest: ParsableCommand {
         let taken = Set(try options.site.catalogue().openFailovers(.test).map(\.name))
         let free = (1...10_000).lazy.map { "\(unit)-\($0)" }.first { !taken.contains($0) } ?? unit
         let opened = try options.opened(remembering: name == nil ? ["--name", free] : [], test: name)
-        // With --name it is the test of one unit, as the runs of plans make them.
-        if name == nil, let plan = try NamedPlan(opened, output, others: ["--at": point.at, "--start": start, "--check": check]) { return try plan.begin(.test) }
+        if let plan = try NamedPlan(opened, output, others: ["--at": point.at, "--name": name, "--start": start, "--check": check]) { return try plan.begin(.test) }
         let name = name ?? free
         try opened.announce(point: try point.point ?? .latest, isTest: true)
         let report = try opened.tests.run(TestRequest(
@@ -105,7 +104,7 @@ struct FailoverCleanup: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "cleanup",
         abstract: "End a test failover: its mount, disks and pin go.",
-        discussion: "Refused while somebody uses its disks: stop the guests first. The notes stay in an event and in a job.\n\nExample:\n  farshore failover cleanup db1-1 --notes \"came up in 40 s\"")
+        discussion: "Refused while somebody uses its disks: stop the guests first. The notes stay in an event and in a job, and in the vault for `drill report`.\n\nExample:\n  farshore failover cleanup db1-1 --notes \"came up in 40 s\"")
 
     @Argument(help: "The test.")
     var name: String

@@ -31,7 +31,7 @@ struct NamedPlan {
         (site, self.output) = (opened.site, output)
     }
 
-    private static func noun(of name: String, in catalog: Catalog) -> UnitName.Noun? {
+    static func noun(of name: String, in catalog: Catalog) -> UnitName.Noun? {
         if catalog.groups?.contains(where: { $0.name == name }) == true { return .group }
         if catalog.disks.contains(where: { $0.machineName == name }) { return .machine }
         return catalog.disk(named: name) == nil ? nil : .disk

@@ -17,6 +17,9 @@ struct SiteOptions: ParsableArguments {
         return SiteDirectory(path: NSHomeDirectory() + "/.local/state/farshore")
     }
 
+    /// ` --site DIR` where it was given: for a command that a person is told to type.
+    var words: String { site.map { " --site \(shellWord(absolutePath($0)))" } ?? "" }
+
     /// `remembering`: words that the command has to be given to be the same one when it is said again.
     func catalogue(remembering words: [String] = []) throws -> Catalogue {
         try Catalogue(site: directory, command: Job.Command(folder: FileManager.default.currentDirectoryPath, words: Program.words + words))

@@ -24,6 +24,9 @@ struct PlanReportDocument: Encodable {
         let earlier: [Attempt]?
 
         /// Before it was tried again.
+        /// A manual action that was reached.
+        var isForPerson: Bool { kind == "manual" && state == PlanRun.Step.State.running.rawValue }
+
         struct Attempt: Encodable {
             let state: String
             let detail: String?
@@ -79,22 +82,36 @@ struct PlanReportDocument: Encodable {
         steps = run.steps.map(Step.init)
     }
 
-    var text: String {
+    private static let whatLettersMax = 40
+    private static let detailLettersMax = 72
+
+    /// Its cells are cut so that a line is one; `goOn`: the command that goes on with the run, as the person has to type it.
+    func text(_ goOn: String) -> String {
         var rows: [[String]] = []
         for step in steps {
-            let head = [step.group, step.kind, step.what]
-            for before in step.earlier ?? [] { rows.append(head + ["was \(before.state)", "-", before.detail ?? "", before.by ?? ""]) }
+            let head = [step.group, step.kind, cutText(step.what, Self.whatLettersMax)]
+            for before in step.earlier ?? [] { rows.append(head + ["was \(before.state)", "-", cutText(before.detail ?? "", Self.detailLettersMax), before.by ?? ""]) }
             let took = step.seconds.map { String(format: "%.1f s", $0) } ?? "-"
-            rows.append(head + [step.state, took, step.detail ?? "", step.by ?? ""])
+            rows.append(head + [step.isForPerson ? "waits for a person" : step.state, took, cutText(step.detail ?? "", Self.detailLettersMax), step.by ?? ""])
         }
+        let isCut = rows.contains { row in row[2].contains(" … ") || row[5].contains(" … ") }
         var lines = ["\(run): \(kind) run of \(plan)\(startedBy.map { " by \($0)" } ?? ""), \(state)" + (seconds.map { String(format: ", %.1f s", $0) } ?? ""), tableText([["GROUP", "KIND", "WHAT", "STATE", "TOOK", "DETAIL", "BY"]] + rows)]
+        if isCut { lines.append("where … stands, farshore plan report \(run) --json has the whole") }
         switch state {
-        case "waiting": lines.append("waits for a person: \(steps.first { $0.kind == "manual" && $0.state == "running" }?.what ?? "")\nthen: farshore plan continue \(run) --vault URL")
-        case "stopped": lines.append("stopped by a failure; mend it, then farshore plan continue \(run) --vault URL, or with --skip to go on without it")
-        case "interrupted": lines.append("the command that ran it was ended; farshore plan continue \(run) --vault URL goes on")
+        case "waiting": lines.append("waits for a person: \(steps.first(where: \.isForPerson)?.what ?? "")\nthen: \(goOn)")
+        case "stopped": lines.append("stopped by a failure; mend it, then \(goOn), or with --skip to go on without it")
+        case "interrupted": lines.append("the command that ran it was ended; \(goOn) goes on")
         default: break
         }
         return lines.joined(separator: "\n")
+    }
+}
+
+extension PlanRun {
+    /// With all that the person has to give it again. Runs of older versions do not know their vault.
+    func goOnCommand(_ site: SiteOptions) -> String {
+        let key = (place?.keyFile).map { " --key-file \(shellWord($0))" } ?? (place?.passphraseFile).map { " --passphrase-file \(shellWord($0))" } ?? ""
+        return "farshore plan continue \(id) --vault \(shellWord(place?.vaultURL ?? "URL"))\(key)\(site.words)"
     }
 }
 
@@ -104,20 +121,31 @@ private struct PlanWork {
     let site: SiteOptions
     let output: OutputOptions
 
+    /// Letters of a line that tells how a step ended, while the run goes on.
+    private static let toldLettersMax = 400
+
     var runs: PlanRuns { PlanRuns(folder: site.directory.plansFolder) }
+    var place: PlanRun.Place { PlanRun.Place(vaultURL: vault.url, keyFile: vault.key.keyFile.map(absolutePath), passphraseFile: vault.key.passphraseFile.map(absolutePath)) }
 
     func goOn(_ run: PlanRun) throws {
         let catalogue = try site.catalogue()
-        let end = try PlanExecution(runs: runs, failover: { try failOver($0, $1) }, tell: { printError($0) }).goOn(run)
+        let end = try PlanExecution(runs: runs, failover: { try failOver($0, $1) }, tell: { printError(cutText($0, Self.toldLettersMax)) }).goOn(run)
         let document = PlanReportDocument(end, isRunning: false)
         let isOver = end.state == .succeeded || end.state == .failed
         try catalogue.record(
             end.state == .succeeded ? .information : .warning, disk: nil,
             "\(end.kind.rawValue) run \(end.id) of the plan \(end.plan) " + (isOver ? "ended: \(document.state)" : "is \(document.state)"))
-        try output.print(document, text: \.text)
+        try output.print(document) { $0.text(end.goOnCommand(site)) }
         if end.state == .failed || end.state == .stopped {
-            throw Failure(.failed, "steps of \(end.id) failed", try: isOver ? "farshore plan report \(end.id)" : "farshore plan continue \(end.id) --vault \(vault.url)")
+            throw Failure(.failed, "steps of \(end.id) failed", try: isOver ? "farshore plan report \(end.id)\(site.words)" : end.goOnCommand(site))
         }
+    }
+
+    /// `failover test` takes plans too: where one has the unit's name, which is meant is said.
+    private func testable(_ unit: String) throws -> String {
+        let catalog = try vault.open(site).catalog().document
+        guard catalog.plans?.contains(where: { $0.name == unit }) == true, let noun = NamedPlan.noun(of: unit, in: catalog) else { return unit }
+        return "\(noun.rawValue):\(unit)"
     }
 
     /// By this program, so that a plan does nothing that a person could not do, or take up again, by hand.
@@ -125,7 +153,7 @@ private struct PlanWork {
         let test = run.testName(of: unit)
         // Killed before it could say so; what failed there is gone on with by the same name.
         if run.kind == .test, try site.catalogue().openFailovers(.test).contains(where: { $0.name == test && $0.verdict == .good }) { return "the test \(test) is up" }
-        var words = ["failover", run.kind == .test ? "test" : "run", unit, "--vault", vault.url, "--site", site.directory.path]
+        var words = ["failover", run.kind == .test ? "test" : "run", try run.kind == .test ? testable(unit) : unit, "--vault", vault.url, "--site", site.directory.path]
         if let file = vault.key.keyFile { words += ["--key-file", absolutePath(file)] }
         if let file = vault.key.passphraseFile { words += ["--passphrase-file", absolutePath(file)] }
         switch run.kind {
@@ -185,12 +213,12 @@ func beginPlan(_ plan: String, _ kind: RecoveryPlan.Kind, beside: Bool, _ vault:
     if kind != .test, !beside, let other = try work.runs.unfinished(plan) {
         throw Failure(
             .inUse, "the run \(other.id) of the plan has not ended: \(try work.runs.isRunning(other.id) ? "it runs" : PlanReportDocument(other, isRunning: false).state)",
-            try: "farshore plan continue \(other.id) --vault \(vault.url); --beside begins another one all the same")
+            try: "\(other.goOnCommand(site)); --beside begins another one all the same")
     }
     let id = try work.runs.newID(plan)
     let lock = try work.runs.lock(id)
     defer { withExtendedLifetime(lock) {} }
-    let run = PlanRun(id: id, plan: read, document: text, kind: kind, by: VerifyCommand.actor, now: Clock.wallNanoseconds() / 1_000)
+    let run = PlanRun(id: id, plan: read, document: text, kind: kind, place: work.place, by: VerifyCommand.actor, now: Clock.wallNanoseconds() / 1_000)
     try work.runs.save(run)
     try work.goOn(run)
 }
@@ -224,13 +252,14 @@ struct PlanContinue: ParsableCommand {
         let lock = try work.runs.lock(id)
         defer { withExtendedLifetime(lock) {} }
         var found = try work.runs.run(id)
+        found.place = work.place
         switch found.state {
         case .succeeded, .failed: throw Failure(.failed, "the run \(id) is over: \(found.state.rawValue)", try: "farshore plan report \(id)")
         case .waiting, .stopped:
             try found.answer(skip ? .skip : .goOn, by: VerifyCommand.actor, note: note, now: Clock.wallNanoseconds() / 1_000)
             try work.runs.save(found)
         case .running:
-            guard !skip else { throw Failure(.failed, "the run \(id) was interrupted: there is nothing to skip", try: "farshore plan continue \(id) --vault \(vault.url) without --skip") }
+            guard !skip else { throw Failure(.failed, "the run \(id) was interrupted: there is nothing to skip", try: "without --skip: \(found.goOnCommand(site))") }
         }
         try work.goOn(found)
     }
@@ -262,6 +291,7 @@ struct PlanReport: ParsableCommand {
 
     func run() throws {
         let runs = PlanRuns(folder: site.directory.plansFolder)
-        try output.print(PlanReportDocument(try runs.run(id), isRunning: try runs.isRunning(id)), text: \.text)
+        let run = try runs.run(id)
+        try output.print(PlanReportDocument(run, isRunning: try runs.isRunning(id))) { $0.text(run.goOnCommand(site)) }
     }
 }
