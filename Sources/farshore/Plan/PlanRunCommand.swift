@@ -85,8 +85,9 @@ struct PlanReportDocument: Encodable {
     private static let whatLettersMax = 40
     private static let detailLettersMax = 72
 
-    /// Its cells are cut so that a line is one; `goOn`: the command that goes on with the run, as the person has to type it.
-    func text(_ goOn: String) -> String {
+    /// Its cells are cut so that a line is one; commands that it names are as the person has to type them.
+    func text(of record: PlanRun, _ site: SiteOptions) -> String {
+        let goOn = record.goOnCommand(site)
         var rows: [[String]] = []
         for step in steps {
             let head = [step.group, step.kind, cutText(step.what, Self.whatLettersMax)]
@@ -96,7 +97,7 @@ struct PlanReportDocument: Encodable {
         }
         let isCut = rows.contains { row in row[2].contains(" … ") || row[5].contains(" … ") }
         var lines = ["\(run): \(kind) run of \(plan)\(startedBy.map { " by \($0)" } ?? ""), \(state)" + (seconds.map { String(format: ", %.1f s", $0) } ?? ""), tableText([["GROUP", "KIND", "WHAT", "STATE", "TOOK", "DETAIL", "BY"]] + rows)]
-        if isCut { lines.append("where … stands, farshore plan report \(run) --json has the whole") }
+        if isCut { lines.append("where … stands, farshore plan report \(run) --json\(site.words) has the whole") }
         switch state {
         case "waiting": lines.append("waits for a person: \(steps.first(where: \.isForPerson)?.what ?? "")\nthen: \(goOn)")
         case "stopped": lines.append("stopped by a failure; mend it, then \(goOn), or with --skip to go on without it")
@@ -135,7 +136,7 @@ private struct PlanWork {
         try catalogue.record(
             end.state == .succeeded ? .information : .warning, disk: nil,
             "\(end.kind.rawValue) run \(end.id) of the plan \(end.plan) " + (isOver ? "ended: \(document.state)" : "is \(document.state)"))
-        try output.print(document) { $0.text(end.goOnCommand(site)) }
+        try output.print(document) { $0.text(of: end, site) }
         if end.state == .failed || end.state == .stopped {
             throw Failure(.failed, "steps of \(end.id) failed", try: isOver ? "farshore plan report \(end.id)\(site.words)" : end.goOnCommand(site))
         }
@@ -292,6 +293,6 @@ struct PlanReport: ParsableCommand {
     func run() throws {
         let runs = PlanRuns(folder: site.directory.plansFolder)
         let run = try runs.run(id)
-        try output.print(PlanReportDocument(run, isRunning: try runs.isRunning(id))) { $0.text(run.goOnCommand(site)) }
+        try output.print(PlanReportDocument(run, isRunning: try runs.isRunning(id))) { $0.text(of: run, site) }
     }
 }
