@@ -11,6 +11,18 @@ struct Violation: Error, CustomStringConvertible {
     init(_ text: String) { description = text }
 }
 
+/// A read that has begun: the disk as the target had it then, and what the target got since. A slow one may find what it was before.
+final class PendingRead {
+    let base: [UInt8]
+    let acknowledgedBefore: Set<UInt64>
+    fileprivate(set) var replicated: [Change] = []
+
+    init(base: [UInt8], acknowledgedBefore: Set<UInt64>) {
+        self.base = base
+        self.acknowledgedBefore = acknowledgedBefore
+    }
+}
+
 final class DiskModel {
     let number: Int
     let folder: LogFolder
@@ -25,6 +37,7 @@ final class DiskModel {
     var baseSequence: UInt64 = 0
     /// Those above the base, in the order they were issued.
     var changes: [Change] = []
+    var reads: [PendingRead] = []
     var points: [(sequence: UInt64, tag: String)] = []
     var frozen: (sequence: UInt64, bytes: [UInt8])?
     var highest: UInt64 = 0
@@ -92,27 +105,43 @@ final class DiskModel {
         return expected
     }
 
-    /// Each block of a read must be one that was there between `floors` (the newest change acknowledged before the read,
-    /// by block) and the read's end.
-    func check(read actual: [UInt8], at offset: Int, acknowledgedBefore: Set<UInt64>) throws(Violation) {
+    func beginRead() -> PendingRead {
+        let read = PendingRead(base: base, acknowledgedBefore: Set(changes.filter { $0.state == .acknowledged }.map(\.number)))
+        reads.append(read)
+        return read
+    }
+
+    func endRead(_ read: PendingRead) { reads.removeAll { $0 === read } }
+
+    /// The target has all up to there: `content`.
+    func replicate(through sequence: UInt64, _ content: [UInt8]) {
+        let replicated = ordered(through: sequence)
+        for read in reads { read.replicated += replicated }
+        base = content
+        baseSequence = sequence
+        changes.removeAll { $0.sequence > 0 && $0.sequence <= sequence }
+    }
+
+    /// Each block of a read must be one that was there between the newest change acknowledged before the read, by block, and the read's end.
+    func check(_ read: PendingRead, found actual: [UInt8], at offset: Int) throws(Violation) {
         var position = isUncertain ? offset + actual.count : offset
         while position < offset + actual.count {
             let end = min((position / blockBytes + 1) * blockBytes, offset + actual.count)
             let found = actual[position - offset..<end - offset]
-            guard isBlock(found, position..<end, acknowledgedBefore) else {
-                throw Violation("disk \(number): a read of \(offset)+\(actual.count) found at \(position)..<\(end) what no write left there: \(explain(found, position..<end))")
+            guard isBlock(found, position..<end, read) else {
+                throw Violation("disk \(number): a read of \(offset)+\(actual.count) found at \(position)..<\(end) what no write left there: \(explain(found, position..<end, read))")
             }
             position = end
         }
     }
 
-    private func isBlock(_ found: ArraySlice<UInt8>, _ range: Range<Int>, _ before: Set<UInt64>) -> Bool {
+    private func isBlock(_ found: ArraySlice<UInt8>, _ range: Range<Int>, _ read: PendingRead) -> Bool {
         // A partial write's record holds the whole block: neighbours in the block count as well.
-        let list = ordered().filter { $0.touches(range) && isVisible($0) != false }
-        let floor = list.last { before.contains($0.number) }?.sequence ?? 0
+        let list = (read.replicated + ordered()).filter { $0.touches(range) && isVisible($0) != false }
+        let floor = list.last { read.acknowledgedBefore.contains($0.number) }?.sequence ?? 0
         let open = list.filter { isVisible($0) == nil }
         for choice in 0..<(1 << min(open.count, 5)) {
-            var value = Array(base[range])
+            var value = Array(read.base[range])
             if floor == 0, value[...].elementsEqual(found) { return true }
             for change in list {
                 if let place = open.firstIndex(where: { $0 === change }), choice >> place & 1 == 1 { continue }
@@ -126,10 +155,10 @@ final class DiskModel {
         return false
     }
 
-    func explain(_ found: ArraySlice<UInt8>, _ range: Range<Int>) -> String {
-        var known = Array(base[range])
+    func explain(_ found: ArraySlice<UInt8>, _ range: Range<Int>, _ read: PendingRead? = nil) -> String {
+        var known = Array((read?.base ?? base)[range])
         var versions = ["base: \(agreement(known, found))"]
-        for change in ordered() where change.touches(range) && isVisible(change) != false {
+        for change in (read?.replicated ?? []) + ordered() where change.touches(range) && isVisible(change) != false {
             for part in change.parts where part.range.overlaps(range) {
                 for at in part.range.clamped(to: range) { known[at - range.lowerBound] = part.bytes[at - part.offset] }
             }

@@ -165,7 +165,8 @@ extension World {
 
     private func read(_ model: DiskModel, _ disk: VirtualDisk, _ range: Range<Int>, _ life: Life) {
         guard !range.isEmpty else { return }
-        let before = Set(model.changes.filter { $0.state == .acknowledged }.map(\.number))
+        let read = model.beginRead()
+        defer { model.endRead(read) }
         var bytes = [UInt8](repeating: 0xA5, count: range.count)
         do { try bytes.withUnsafeMutableBytes { try disk.read(into: $0, at: UInt64(range.lowerBound)) } } catch {
             if storage.faultsStruck == 0, !life.isKilled { violation = Violation("disk \(model.number): a read failed: \(error)") }
@@ -173,7 +174,7 @@ extension World {
         }
         guard !life.isKilled else { return }
         counts.reads += 1
-        expect { try model.check(read: bytes, at: range.lowerBound, acknowledgedBefore: before) }
+        expect { try model.check(read, found: bytes, at: range.lowerBound) }
     }
 
     private func flush(_ model: DiskModel, _ disk: VirtualDisk, _ life: Life) {

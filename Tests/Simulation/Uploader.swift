@@ -61,9 +61,7 @@ extension DiskModel {
         for point in points where point.sequence > baseSequence && point.sequence <= durable && !seenPoints.contains(point.sequence) && !merged.hides(point.sequence) {
             throw Violation("disk \(number): point \(point.sequence) is not in the log")
         }
-        base = copy
-        baseSequence = durable
-        changes.removeAll { $0.sequence > 0 && $0.sequence <= durable }
+        replicate(through: durable, copy)
         // After the model: a kill may come when the mark is there and before this returns.
         do { try folder.storeMark(ReplicatedMark(sequence: durable, lineage: disk.log.lineage), target: target ?? "vault") } catch { return merged.count }
         return merged.count

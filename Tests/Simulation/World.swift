@@ -128,6 +128,7 @@ final class World {
             disk.isResolved = false
             disk.disk = nil
             disk.busy = 0
+            disk.reads = []
             disk.isHeld = false
         }
     }
