@@ -61,7 +61,7 @@ import Testing
         let test = try TestLog(targets: ["vault"], segments: 4)
         defer { test.remove() }
         let waits = Atomic<Int>(0), ended = Atomic<Int>(0)
-        let (log, _, _) = try test.open(catchingUpSeconds: 2, roomWait: {
+        let (log, _, _) = try test.open(catchingUpSeconds: 4, roomWait: {
             if $0 { waits.add(1, ordering: .sequentiallyConsistent) } else { ended.add(1, ordering: .sequentiallyConsistent) }
         })
         defer { log.abandon() }
@@ -98,7 +98,7 @@ import Testing
     @Test func aTargetThatCatchesUpMakesWritesWaitAndOneThatStandsStillMakesThemFail() throws {
         let test = try TestLog(targets: ["vault"], segments: 4)
         defer { test.remove() }
-        let (log, _, _) = try test.open(catchingUpSeconds: 2)
+        let (log, _, _) = try test.open(catchingUpSeconds: 4)
         defer { log.abandon() }
         log.setDestageObstacle(nil)
         #expect(throws: SystemError.self) { while true { try log.appendBlock(1, at: 1) } }

@@ -56,7 +56,7 @@ import Vault
         var random = SeededRandom(5)
         var isNamed = false
         var round: UInt8 = 0
-        while !isNamed, Clock.monotonicNanoseconds() - began < 60_000_000_000 {
+        while !isNamed, Clock.monotonicNanoseconds() - began < 180_000_000_000 {
             round &+= 1
             for _ in 0..<24 {
                 let block = Int.random(in: 0..<1_600, using: &random)

@@ -27,7 +27,8 @@ import Vault
             if try disk.upload() == nil { break }
             #expect(try disk.history() == nil)
         }
-        #expect(runs > 3)
+        // Eight threads send the 21 chunks: each run may get as many through before it sees that one has failed.
+        #expect(runs > 2)
         let puts = disk.store.requests.chunkPuts
         #expect(Set(puts).count == puts.count)
         #expect(puts.count > 16)

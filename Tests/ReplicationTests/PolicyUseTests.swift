@@ -42,7 +42,7 @@ import Vault
     /// Paused, what is being sent as a whole ends at its next chunks, is no failure of the disk, and goes on with the rest.
     @Test func aPauseEndsWhatIsBeingSent() throws {
         var numbers = SystemRandomNumberGenerator()
-        let disk = try ReplicatedDisk(content: (0..<12 << 17).flatMap { _ in withUnsafeBytes(of: numbers.next()) { Array($0) } })
+        let disk = try ReplicatedDisk(content: (0..<24 << 17).flatMap { _ in withUnsafeBytes(of: numbers.next()) { Array($0) } })
         let catalogue = try Catalogue(site: disk.site)
         _ = try catalogue.changePolicy(named: "default", PolicyChange(bandwidth: try BandwidthCalendar("4MiB"), compression: .off))
         let failure = Mutex<AttemptFailure?>(nil)
@@ -53,13 +53,13 @@ import Vault
         try catalogue.setPaused(true, disk: ReplicatedDisk.name)
         uploading.join()
         let sent = disk.store.chunkPutCount
-        #expect(sent < 12 && failure.withLock { $0?.message } == "the upload was paused")
+        #expect(sent < 24 && failure.withLock { $0?.message } == "the upload was paused")
         #expect(try catalogue.replication(ofDisk: ReplicatedDisk.name).failures == 0)
         let job = try #require(try catalogue.jobs().first)
         #expect(job.kind == .initialReplication && job.state == .failed && job.remedy == "farshore resume \(ReplicatedDisk.name)")
         try catalogue.setPaused(false, disk: ReplicatedDisk.name)
         #expect(try disk.upload() == nil)
-        #expect(disk.store.chunkPutCount == 12, "what was there was sent again")
+        #expect(disk.store.chunkPutCount == 24, "what was there was sent again")
     }
 
     @Test func aLiftedLimitLetsWhatWaitsGo() throws {

@@ -43,9 +43,16 @@ with Scenario() as s:
     def killer():
         while not stop.wait(s.random.uniform(0.15, 0.6)):
             pid = worker_of(process)
-            if pid is not None:
+            if pid is None:
+                continue
+            try:
                 os.kill(pid, signal.SIGKILL)
-                kills.append(pid)
+            except ProcessLookupError:
+                continue
+            kills.append(pid)
+            # A successor that dies before it serves is begun ever later: this waits for its first answer.
+            with open(os.path.join(mnt, "data", "disk.raw"), "rb", buffering=0) as file:
+                file.read(1)
 
     run("mkfs.ext4", "-q", "-F", os.path.join(mnt, "files", "disk.raw"))
     device = s.loop(os.path.join(mnt, "files", "disk.raw"))

@@ -137,7 +137,10 @@ with Scenario() as s:
     check(s.farshore_json("upload", "--stop")["stopped"] == pid, "another process was stopped")
     # It has let go of the site; the kernel may still be ending it.
     for _ in range(100):
-        if not os.path.exists(f"/proc/{pid}") or "\nState:\tZ" in open(f"/proc/{pid}/status").read():
+        try:
+            if "\nState:\tZ" in open(f"/proc/{pid}/status").read():
+                break
+        except (FileNotFoundError, ProcessLookupError):
             break
         time.sleep(0.05)
     else:

@@ -56,6 +56,7 @@ class Scenario:
         self.seed = seed if seed is not None else int(os.environ.get("FARSHORE_SEED", random.SystemRandom().randrange(1 << 32)))
         self.random = random.Random(self.seed)
         self._ends = []
+        self.loops = set()
 
     def __enter__(self):
         self.dir = tempfile.mkdtemp(prefix="farshore-scenario-", dir=os.environ.get("TMPDIR", "/var/tmp"))
@@ -153,11 +154,14 @@ class Scenario:
         """Attaches `file` to a loop device; detached at the end."""
         words = ["losetup", "--find", "--show"] + (["--read-only"] if read_only else []) + [file]
         device = run(*words).stdout.strip()
-        self.at_end(lambda: subprocess.run(["losetup", "-d", device], capture_output=True))
+        self.loops.add(device)
+        self.at_end(lambda: device in self.loops and subprocess.run(["losetup", "-d", device], capture_output=True))
         return device
 
     def detach(self, device):
         run("losetup", "-d", device)
+        # From now on somebody else may have it.
+        self.loops.discard(device)
 
     def mount_filesystem(self, device, directory, *options):
         os.makedirs(directory, exist_ok=True)

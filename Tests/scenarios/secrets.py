@@ -146,9 +146,19 @@ with Scenario(seed=40) as s:
     def proc(pid):
         found = {}
         for name in ("cmdline", "environ", "comm"):
-            with open(f"/proc/{pid}/{name}", "rb") as file:
-                found[f"/proc/{pid}/{name}"] = file.read()
-        links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+            try:
+                with open(f"/proc/{pid}/{name}", "rb") as file:
+                    found[f"/proc/{pid}/{name}"] = file.read()
+            except ProcessLookupError:
+                # It has ended.
+                found[f"/proc/{pid}/{name}"] = b""
+        links = []
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                links.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+            except FileNotFoundError:
+                # Closed since.
+                continue
         found[f"/proc/{pid}/fd"] = "\n".join(links).encode()
         return found
 

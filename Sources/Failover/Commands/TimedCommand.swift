@@ -30,6 +30,8 @@ package struct TimedCommand: Sendable {
     }
 
     package static let outputBytesMax = 16 << 10
+    /// Of 4 KiB. Bounded: what a child prints without end must not keep its end from being seen.
+    private static let (blocksMax, lastBlocksMax) = (16, 1024)
     private static let graceNanoseconds: UInt64 = 2_000_000_000
     private static let pollMilliseconds: Int32 = 20
 
@@ -99,7 +101,8 @@ package struct TimedCommand: Sendable {
         while true {
             var status: Int32 = 0
             let ended = waitpid(pid, &status, WNOHANG)
-            Self.drain(reading.raw, &output)
+            // What it wrote last is there when its end is seen, more than one look takes.
+            Self.drain(reading.raw, &output, blocksMax: ended == pid ? Self.lastBlocksMax : Self.blocksMax)
             if ended == pid || (ended < 0 && errno != EINTR) {
                 // What it left behind in its group runs on, as a started machine does; only a limit that was passed ends all of it.
                 if hasTerminated { kill(-pid, SIGKILL) }
@@ -121,10 +124,9 @@ package struct TimedCommand: Sendable {
         }
     }
 
-    private static func drain(_ descriptor: Int32, _ output: inout [UInt8]) {
+    private static func drain(_ descriptor: Int32, _ output: inout [UInt8], blocksMax: Int) {
         var block = [UInt8](repeating: 0, count: 4096)
-        // Bounded: what a child prints without end must not keep its end from being seen.
-        for _ in 0..<16 {
+        for _ in 0..<blocksMax {
             let count = read(descriptor, &block, block.count)
             guard count > 0 else { break }
             output.append(contentsOf: block[..<count])
