@@ -86,7 +86,8 @@ extension ChangeLog {
             if let left { keepRetired(left) }
         }
         wakeEveryone()
-        return true
+        // One that could not be removed is tried again when the housekeeper has rested.
+        return left == nil
     }
 
     /// Out of the live list, with no reader left.

@@ -40,6 +40,9 @@ package struct Drill: Codable, Equatable, Sendable {
         }
     }
 
+    /// What machines print as they fail may be more than an audit record holds; the reason is at its end.
+    private static let noteLettersMax = 8_000
+
     /// The disk, machine or group by its name.
     package let unit: String
     package let disks: [Recovered]
@@ -58,7 +61,7 @@ package struct Drill: Codable, Equatable, Sendable {
         self.disks = disks
         self.check = check
         good = isGood ? 1 : 0
-        self.note = note
+        self.note = note.count > Self.noteLettersMax ? "…" + note.suffix(Self.noteLettersMax) : note
         self.startedMicros = startedMicros
         self.tookMicros = tookMicros
         let oldest = disks.map(\.timeMicros).min() ?? startedMicros
@@ -76,8 +79,9 @@ extension Catalog {
 
     func check(ofMachines machines: [String], start: String?, check: String? = nil, hasChecks: Bool = true) -> String {
         let checks = hasChecks ? machines.compactMap { check ?? settings(ofMachine: $0)?.check } : []
-        if !checks.isEmpty { return String(Set(checks).sorted().joined(separator: "; ").prefix(Self.checkBytesMax)) }
-        return machines.contains { start ?? settings(ofMachine: $0)?.start != nil } ? Drill.startCheck : Drill.noCheck
+        // Of one that nothing was started of and nothing looked at, nobody knows whether it came up.
+        guard machines.allSatisfy({ (hasChecks && (check ?? settings(ofMachine: $0)?.check) != nil) || start ?? settings(ofMachine: $0)?.start != nil }) else { return Drill.noCheck }
+        return checks.isEmpty ? Drill.startCheck : String(Set(checks).sorted().joined(separator: "; ").prefix(Self.checkBytesMax))
     }
 }
 

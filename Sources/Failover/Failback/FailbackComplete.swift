@@ -17,7 +17,8 @@ extension Failbacks {
         let startedMicros = Clock.wallNanoseconds() / 1_000
         do {
             let report = try carryOut(standing, unitName)
-            keep(standing, isGood: true, "", startedMicros)
+            // Said again it is no other failback.
+            if standing.state != .failedOver { keep(standing, isGood: true, "", startedMicros) }
             return report
         } catch {
             keep(standing, isGood: false, ": \(error)", startedMicros)
@@ -37,7 +38,7 @@ extension Failbacks {
         let from = standing.lifeCycle.map { standing.name(of: $0.state == .failingOver ? $0.former ?? $0.active : $0.active) } ?? "elsewhere"
         let drill = Drill(
             unit: standing.unit.name, disks: recovered, check: Drill.noCheck, isGood: isGood, note: "from \(from)" + what, startedMicros: startedMicros,
-            tookMicros: Drill.microsSince(startedMicros), isNewest: !recovered.isEmpty)
+            tookMicros: Drill.microsSince(startedMicros), isNewest: false)
         drill.keep(as: .failback, in: vault, catalogue, by: heads.host)
     }
 

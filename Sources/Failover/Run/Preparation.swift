@@ -64,7 +64,8 @@ extension Failovers {
     /// What a stop command is told of them. One script that starts and stops finds the machine under the name it runs by on this host: at home its own.
     private func names(ofMachine machine: String, _ standing: LifeCycleStanding) -> [String: String] {
         let settings = standing.catalog.settings(ofMachine: machine) ?? MachineSettings(name: machine)
-        let isHome = standing.lifeCycle.map { $0.home == heads.host.id } ?? true
+        let isSource = standing.unit.disks.contains { heads.protects($0.id) }
+        let isHome = standing.lifeCycle.map { $0.home == heads.host.id || ($0.home == LifeCycle.unknownHost && isSource) } ?? true
         return isHome ? MachineSettings(name: machine).names : settings.names
     }
 

@@ -118,7 +118,7 @@ package struct TestFailovers: Sendable {
     /// The record of a test that failed or was killed, to go on with it, or a new one.
     private func ownRecord(_ standing: LifeCycleStanding, _ request: TestRequest) throws -> FailoverRecord {
         if let known = try catalogue.openFailovers(.test).first(where: { $0.name == request.name }), known.verdict != .good, known.group == standing.unit.group.description,
-            known.unit == request.unit {
+            UnitName(known.unit).plain == UnitName(request.unit).plain {
             guard let point = request.point, PointName(known.point) != point else { return known }
             throw FailoverError(
                 .notNow, "the test \(request.name) was begun at \(known.point); --at chooses no other point now",

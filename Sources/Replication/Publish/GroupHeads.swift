@@ -188,10 +188,13 @@ package final class GroupHeads: Sendable {
     private func publish(_ batch: [Ticket]) throws(VaultError) {
         state.withLock { $0.isDoubtful = true }
         do throws(VaultError) {
-            let head = try vault.heads(group: group).update(epoch: writerEpoch ?? 0) { head in for ticket in batch { ticket.make(&head) } }
+            let heads = vault.heads(group: group)
+            let head = try heads.update(epoch: writerEpoch ?? 0) { head in for ticket in batch { ticket.make(&head) } }
+            // One that changed nothing took no number: what was in doubt still is.
+            let isDoubtful = try heads.isUnsettled(after: head.document.number)
             state.withLock { state in
                 state.head = head
-                state.isDoubtful = false
+                state.isDoubtful = isDoubtful
             }
         } catch {
             for ticket in batch { ticket.result.withLock { $0 = .failure(error) } }

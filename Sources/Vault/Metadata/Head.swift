@@ -374,8 +374,16 @@ package struct HeadChain: Sendable {
     /// Publishes a changed head as somebody who is not its uploader and does not fence it. Nothing happens where none is.
     package func edit(_ change: (inout Head) throws(VaultError) -> Void) throws(VaultError) {
         try vault.refuseCopy()
-        guard let writer = try newest()?.document.writer else { return }
-        try update(epoch: writer.epoch) { (head: inout Head) throws(VaultError) in try change(&head) }
+        for attempt in 1...8 {
+            guard let writer = try newest()?.document.writer else { return }
+            do throws(VaultError) {
+                try update(epoch: writer.epoch) { (head: inout Head) throws(VaultError) in try change(&head) }
+                return
+            } catch .fenced(let text) {
+                // An uploader began just then, which is nothing to who is none.
+                guard attempt < 8 else { throw .fenced(text) }
+            }
+        }
     }
 
     private func check(_ head: Head) throws(VaultError) {

@@ -83,22 +83,30 @@ package final class HeadMemory: Sendable {
     /// This host is about to put that object of the chain. Should the target not keep it as it was sent, and this program die
     /// before it knew, the next one finds here that nobody ever counted on it.
     func begin(_ chain: String, number: UInt64) throws(VaultError) {
+        let seen = try newest(chain)?.number ?? 0
         try begun.withLock { begun throws(VaultError) in
             begun[chain] = number
             guard let path = begunPath(chain) else { return }
-            let bytes = try CanonicalJSON.encode(Begun(number: number))
-            try onFile { () throws(SystemError) in try DurableFile.replace(path, with: bytes) }
+            try withFiles { () throws(VaultError) in
+                // Another program of this host may be one ahead. What it began must not be forgotten; one that lies further off is of a chain that was
+                // rolled back since.
+                if let other = try storedBegun(chain), other > number, other <= seen + 1 { return }
+                let bytes = try CanonicalJSON.encode(Begun(number: number))
+                try onFile { () throws(SystemError) in try DurableFile.replace(path, with: bytes) }
+            }
         }
+    }
+
+    private func storedBegun(_ chain: String) throws(VaultError) -> UInt64? {
+        guard let path = begunPath(chain), let bytes = try onFile({ () throws(SystemError) in try DurableFile.read(path) }) else { return nil }
+        return try CanonicalJSON.decode(Begun.self, bytes, object: path).number
     }
 
     /// Whether this host began to put that object and has not seen it, or a later one, since.
     func isUnseen(_ chain: String, number: UInt64) throws(VaultError) -> Bool {
-        let began = try begun.withLock { begun throws(VaultError) in
-            if let known = begun[chain] { return known as UInt64? }
-            guard let path = begunPath(chain), let bytes = try onFile({ () throws(SystemError) in try DurableFile.read(path) }) else { return nil }
-            return try CanonicalJSON.decode(Begun.self, bytes, object: path).number
+        if begun.withLock({ $0[chain] }) != number {
+            guard try storedBegun(chain) == number else { return false }
         }
-        guard began == number else { return false }
         return try newest(chain)?.number ?? 0 < number
     }
 

@@ -41,7 +41,10 @@ struct UnitVaultOptions: ParsableArguments {
         let members = try catalogue.consistencyGroups().first { name.means(.group) && $0.name == name.plain }?.diskNames ?? []
         let own = try catalogue.disksAtTargets().filter { (name.means(.machine) && $0.machine == name.plain) || (name.means(.disk) && $0.name == name.plain) || members.contains($0.name) }
         if let vault {
-            if !key.isGiven, let known = try catalogue.vaultPlace(at: vault) { return Place(url: vault, keyFile: known.keyFile, passphraseFile: known.passphraseFile) }
+            if !key.isGiven {
+                if let known = own.first(where: { $0.vaultURL == vault }) { return Place(url: vault, keyFile: known.keyFile, passphraseFile: known.passphraseFile) }
+                if let known = try catalogue.vaultPlace(at: vault) { return Place(url: vault, keyFile: known.keyFile, passphraseFile: known.passphraseFile) }
+            }
             return Place(url: vault, keyFile: key.keyFile.map(absolutePath), passphraseFile: key.passphraseFile.map(absolutePath))
         }
         let tests = try catalogue.openFailovers(.test).filter { UnitName($0.unit).plain == name.plain }
