@@ -14,6 +14,8 @@ package final class MeddledStore: ObjectStore {
         package var fails: @Sendable (String) -> StoreError? = { _ in nil }
         /// What is stored instead of what was sent.
         package var stores: @Sendable (String, [UInt8]) -> [UInt8] = { $1 }
+        /// What a whole object reads as instead of what is stored.
+        package var reads: @Sendable (String, [UInt8]) -> [UInt8] = { $1 }
         /// Runs before a PUT reaches the target.
         package var beforePut: @Sendable (String) -> Void = { _ in }
         /// Runs before a LIST reaches the target.
@@ -69,7 +71,7 @@ package final class MeddledStore: ObjectStore {
             $0.gets += 1
             $0.getBytes += bytes.count
         }
-        return bytes
+        return range == nil ? meddling.withLock { $0.reads }(key, bytes) : bytes
     }
 
     package func get(_ key: String, first count: Int) throws(StoreError) -> [UInt8] {

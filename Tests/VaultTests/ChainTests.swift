@@ -191,6 +191,59 @@ import VaultFixtures
         #expect(try own.newest()?.document.pins?.first?.name == "rival")
     }
 
+    /// Its writer never saw it: it may name objects that would be put again.
+    @Test(arguments: [false, true]) func aHeadThatReadsWrongIsSettledFirst(_ isStillWrong: Bool) throws {
+        var meddled: MeddledStore!
+        let test = try TestVault { inner in
+            meddled = MeddledStore(inner)
+            return meddled
+        }
+        let folder = try temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        func host() throws -> HeadChain {
+            try Vault.open(store: meddled, key: test.key, memory: HeadMemory(folder: folder), settings: TestVault.settings).heads(group: group)
+        }
+        let own = try host()
+        let epoch = try own.claim(host: "a").document.writer.epoch
+        try bump(own, epoch, "seen")
+        let unseen = ObjectPlace.head(group: group, 3).key
+        meddled.meddle { $0.reads = { key, bytes in key == unseen ? bytes.dropLast() + [bytes.last! ^ 1] : bytes } }
+        #expect(throws: VaultError.self) { try bump(own, epoch, "unseen") }
+        #expect(try own.isUnsettled(after: 2) && host().isUnsettled(after: 2))
+        // A change of nothing takes no number.
+        #expect(try own.update(epoch: epoch) { _ in }.document.number == 2)
+        #expect(try own.isUnsettled(after: 2))
+        if isStillWrong { #expect(throws: VaultError.self) { try own.settled(epoch: epoch) } }
+        meddled.meddle { $0.reads = { $1 } }
+        let settled = try #require(try own.settled(epoch: epoch))
+        #expect(settled.document.number == 3 && settled.document.pins?.first?.name == (isStillWrong ? "seen" : "unseen"))
+        #expect(try test.reopened().heads(group: group).newest()?.hash == settled.hash)
+        #expect(try !own.isUnsettled(after: 3))
+    }
+
+    /// Of two programs of one host the one that is ahead must not be forgotten by the other.
+    @Test func whatAnotherProgramBeganIsKnown() throws {
+        var meddled: MeddledStore!
+        let test = try TestVault { inner in
+            meddled = MeddledStore(inner)
+            return meddled
+        }
+        let folder = try temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        func program() throws -> HeadChain {
+            try Vault.open(store: meddled, key: test.key, memory: HeadMemory(folder: folder), settings: TestVault.settings).heads(group: group)
+        }
+        let (first, second) = (try program(), try program())
+        let epoch = try first.claim(host: "a").document.writer.epoch
+        let ahead = ObjectPlace.head(group: group, 2).key
+        meddled.meddle { $0.stores = { key, bytes in key == ahead ? bytes.dropLast() + [bytes.last! ^ 1] : bytes } }
+        #expect(throws: VaultError.self) { try bump(second, epoch, "not kept") }
+        meddled.meddle { $0.stores = { $1 } }
+        #expect(try first.isUnsettled(after: 1))
+        try bump(first, epoch, "in its place")
+        #expect(try program().newest()?.document.pins?.first?.name == "in its place")
+    }
+
     @Test func rollbackAndForksAreRefused() throws {
         let test = try TestVault()
         let folder = test.directory + "-memory"
