@@ -247,6 +247,7 @@ extension ChangeLog {
         active = segment
         nextIndex += 1
         isStarved = false
+        notePressure()
         chores.wakeAll()
     }
 }

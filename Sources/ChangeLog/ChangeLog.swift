@@ -105,6 +105,8 @@ package final class ChangeLog: @unchecked Sendable {
     var furthestThrough: UInt64 = 0
     /// When the housekeeper last saw one of them rise, by the monotonic clock; 0 while it has not since the log was opened.
     var replicatedAtNanoseconds: UInt64 = 0
+    /// Since when half of the budget or more waits for a target, by the monotonic clock; 0 while it does not.
+    var pressedAtNanoseconds: UInt64 = 0
     /// Why the last spare segment could not be had.
     var spaceError: SystemError?
     /// When it is tried again, by the monotonic clock.

@@ -36,6 +36,7 @@ extension ChangeLog {
         if replicated > replicatedThrough {
             replicatedThrough = replicated
             replicatedAtNanoseconds = Clock.monotonicNanoseconds()
+            notePressure()
             spaceError = nil
             return
         }
@@ -121,11 +122,22 @@ extension ChangeLog {
         // Also when no new file can be had for want of disk space: destage frees an old one.
         guard let oldest = live.first, oldest.phase != .active else { return false }
         if oldest.currentIndex > destagedSegment, destageObstacle != nil { return false }
-        return oldest.lastSequence <= replicatedThrough || isTargetCatchingUp
+        return oldest.lastSequence <= replicatedThrough || isTargetRising || isTargetJustAsked
     }
 
-    var isTargetCatchingUp: Bool {
-        replicatedAtNanoseconds > 0 && Clock.monotonicNanoseconds() < replicatedAtNanoseconds + options.catchingUpSeconds * 1_000_000_000
+    var isTargetRising: Bool { isWithinCatchingUp(since: replicatedAtNanoseconds) }
+
+    /// One that has all that was to be sent, or waits for its interval, does not stand still: a burst that fills the log at once gives it as long
+    /// as any other, from when the uploader is to hurry. One that has nothing of the disk yet gets its image first.
+    private var isTargetJustAsked: Bool { replicatedThrough > 0 && isWithinCatchingUp(since: pressedAtNanoseconds) }
+
+    private func isWithinCatchingUp(since nanoseconds: UInt64) -> Bool {
+        nanoseconds > 0 && Clock.monotonicNanoseconds() < nanoseconds + options.catchingUpSeconds * 1_000_000_000
+    }
+
+    /// After each change of what waits for a target.
+    func notePressure() {
+        if unsentCount * 2 < segmentCountForRecords { pressedAtNanoseconds = 0 } else if pressedAtNanoseconds == 0 { pressedAtNanoseconds = Clock.monotonicNanoseconds() }
     }
 
     var starvation: Starvation {

@@ -37,7 +37,7 @@ extension ChangeLog {
         return min(segmentCountMax, Int(clamping: bytes / UInt64(geometry.segmentBytes)))
     }
 
-    private var unsentCount: Int { live.count { $0.lastSequence > replicatedThrough } }
+    var unsentCount: Int { live.count { $0.lastSequence > replicatedThrough } }
 
     /// Of what targets lack, the intervals that they get the end of only. The monitor is held.
     var unsentMerges: [MergedInterval] {
@@ -98,7 +98,7 @@ extension ChangeLog {
     }
 
     /// The target is back, or the log is being closed. The monitor is held.
-    private var isMergeOver: Bool { isStopping || failure != nil || isTargetCatchingUp }
+    private var isMergeOver: Bool { isStopping || failure != nil || isTargetRising }
 
     /// The image holds it, and a target has nothing of it. The monitor is held.
     private func isMergeable(_ segment: Segment) -> Bool {

@@ -95,6 +95,38 @@ import Testing
         #expect(Clock.monotonicNanoseconds() - began > 4_000_000_000)
     }
 
+    /// A target that had nothing to do for longer than writes wait has not stood still.
+    @Test(arguments: [true, false]) func aBurstAfterARestWaits(_ isTargetThere: Bool) throws {
+        let test = try TestLog(targets: ["vault"], segments: 4)
+        defer { test.remove() }
+        let (log, _, _) = try test.open(catchingUpSeconds: 2)
+        defer { log.abandon() }
+        log.setDestageObstacle(nil)
+        try log.appendBlock(1, at: 1)
+        let first = try log.makeDurable()
+        try test.folder.storeMark(ReplicatedMark(sequence: first, lineage: log.lineage), target: "vault")
+        usleep(3_000_000)
+        let refused = Atomic<Int32>(0)
+        let began = Clock.monotonicNanoseconds()
+        let writer = try OwnThread(name: "writer") {
+            do { while true { try log.appendBlock(2, at: 1) } } catch { refused.store((error as? SystemError)?.errno ?? -1, ordering: .sequentiallyConsistent) }
+        }
+        while !log.status.isAwaitingRoom, refused.load(ordering: .sequentiallyConsistent) == 0 { usleep(10_000) }
+        #expect(refused.load(ordering: .sequentiallyConsistent) == 0)
+        if isTargetThere {
+            let filled = log.status.lastSequence
+            let sealed = try #require(log.sealedSegments(limit: 100).first)
+            try log.noteDestaged(sealed)
+            log.releaseDestaged(sealed)
+            try test.folder.storeMark(ReplicatedMark(sequence: sealed.lastSequence, lineage: log.lineage), target: "vault")
+            while log.status.lastSequence <= filled, refused.load(ordering: .sequentiallyConsistent) == 0 { usleep(10_000) }
+            #expect(log.status.lastSequence > filled)
+        }
+        writer.join()
+        #expect(refused.load(ordering: .sequentiallyConsistent) == ENOSPC)
+        #expect(Clock.monotonicNanoseconds() - began > 1_000_000_000)
+    }
+
     @Test func aTargetThatCatchesUpMakesWritesWaitAndOneThatStandsStillMakesThemFail() throws {
         let test = try TestLog(targets: ["vault"], segments: 4)
         defer { test.remove() }

@@ -162,7 +162,7 @@ final class DiskReplication {
     static func otherHistory(_ message: String, _ disk: ProtectedDisk, _ publisher: Publisher) -> AttemptFailure {
         AttemptFailure(
             .forGood, message,
-            remedy: "unprotect the copy that is wrong; if this one is right: farshore unmount DIR, farshore accept \(disk.name) --discard-log, and farshore resync \(disk.commandName) --now",
+            remedy: "unprotect the copy that is wrong; if this one is right: copy its disk.raw out of the mount first, for its newest writes may be in the log alone, then farshore unmount DIR, farshore accept \(disk.name) --discard-log, and farshore resync \(disk.commandName) --now",
             cause: VaultError.fenced("heads/\(publisher.disk) was continued by another host"))
     }
 
