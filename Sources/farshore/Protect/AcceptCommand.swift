@@ -4,6 +4,8 @@ import ArgumentParser
 import BlockIO
 import ChangeLog
 import DiskImage
+import Failover
+import Glibc
 import Replication
 import Site
 import Vault
@@ -20,6 +22,7 @@ struct AcceptCommand: ParsableCommand {
             --discard-log does that: the writes that only the log holds are lost, a new log begins, and the disk is marked for
             resynchronisation, in which the vault gets what differs. It is also the way on when the log is lost or damaged, or when an older
             copy of image and log was put back. Copy both aside first. Points from before stay in the vault.
+            A log that was closed cleanly over a file which nobody touched since is merged into it first: then nothing is lost.
 
             Example:
               farshore accept db1
@@ -44,11 +47,14 @@ struct AcceptCommand: ParsableCommand {
         let catalogue = try site.catalogue()
         let protected = try catalogue.disk(named: disk)
         if discardLog { return try beginAnew(protected, catalogue) }
-        let locks = try DiskLocks.take(protected, site: site.directory)
-        let image = try protected.openImageFile(locked: locks.image, access: .readOnly)
-        try VirtualDisk.acceptImage(image, folder: LogFolder(protected.logFolder), lock: locks.log)
+        do {
+            let locks = try DiskLocks.take(protected, site: site.directory)
+            let image = try protected.openImageFile(locked: locks.image, access: .readOnly)
+            try VirtualDisk.acceptImage(image, folder: LogFolder(protected.logFolder), lock: locks.log)
+        }
         try catalogue.requestAttempt(ofDisk: disk)
         try catalogue.record(.warning, disk: disk, "the administrator says that the content of \(protected.imagePath) was not changed")
+        serveWhereMounted()
         try output.print(Document(disk: disk, image: protected.imagePath, discarded: nil)) { "\($0.disk): \($0.image) is taken as it is" }
     }
 
@@ -63,6 +69,7 @@ struct AcceptCommand: ParsableCommand {
         guard let id = LogID(hex: protected.id) else { throw Failure(.failed, "impossible disk id", try: "farshore doctor") }
         let newest = max(targets.map(newestInVault).max() ?? 0, proven ?? 0)
         do throws(SystemError) { try Directory.create(folder.path, mode: 0o700) } catch { throw LogError.system(error) }
+        try mergeWhereItFits(protected, folder)
         let discarded = DiscardedLog(protected, newestProven: proven)
         do {
             let locks = try DiskLocks.take(protected, site: site.directory)
@@ -90,8 +97,44 @@ struct AcceptCommand: ParsableCommand {
         }
         try catalogue.requestAttempt(ofDisk: disk)
         try catalogue.record(.warning, disk: disk, "the administrator takes \(protected.imagePath) as it is; \(discarded.text)")
+        serveWhereMounted()
         try output.print(Document(disk: disk, image: protected.imagePath, discarded: discarded)) {
             "\($0.disk): \($0.image) is taken as it is.\n\(discarded.text)\nA new log begins; the vault is brought up to date by a resynchronisation (farshore resync \(protected.targetCount == 1 ? $0.disk : "\($0.disk) --vault URL") --now)."
+        }
+    }
+
+    /// A mount that left the disk out serves it now.
+    private func serveWhereMounted() {
+        do { _ = try serve(disk, site.directory) } catch {
+            printError("farshore: warning: the running mount does not serve \(disk) yet: \(error)")
+        }
+    }
+
+    /// Only where the change time proves that nobody touched the image. Without it (a log that was not closed, a block device) the image may be
+    /// a restored one, which the log would spoil.
+    private func mergeWhereItFits(_ protected: ProtectedDisk, _ folder: LogFolder) throws {
+        do {
+            let evidence = try folder.readState().cleanStop.flatMap { ImageIdentity.Evidence(rawValue: $0.evidence) }
+            guard evidence == .changeTime || evidence == .chain else { return }
+            let opened = try waitingForUploader(of: site.directory) { try OwnedDisk.open(protected, site: site.directory) }
+            do {
+                try opened.disk.unfreeze()
+                try opened.disk.mergeAll()
+            } catch {
+                opened.disk.abandon()
+                throw error
+            }
+            try opened.disk.close()
+        } catch where Self.isBeyondMerging(error) {}
+    }
+
+    private static func isBeyondMerging(_ error: any Error) -> Bool {
+        switch error {
+        case DiskError.imageChanged, DiskError.imageReplaced, DiskError.sizeMismatch: true
+        case LogError.system, LogError.inUse, LogError.underFailback, DiskError.log(.inUse), DiskError.log(.underFailback): false
+        case DiskError.system(let cause): cause.errno == ENOENT || cause.errno == EIO
+        case is LogError, DiskError.log: true
+        default: false
         }
     }
 
