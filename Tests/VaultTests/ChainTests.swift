@@ -164,21 +164,12 @@ import VaultFixtures
 
     /// Another program of this host goes on from what this one has put, before this one could note that.
     @Test func aSuccessorThatCameAtOnceIsNoRollback() throws {
-        var meddled: MeddledStore!
-        let test = try TestVault(encrypted: false) { inner in
-            meddled = MeddledStore(inner)
-            return meddled
-        }
-        let folder = try temporaryDirectory()
-        defer { try? FileManager.default.removeItem(atPath: folder) }
-        func heads(_ store: any ObjectStore) throws -> HeadChain {
-            try Vault.open(store: store, key: .none, memory: HeadMemory(folder: folder), settings: TestVault.settings).heads(group: group)
-        }
-        let own = try heads(meddled)
-        let rival = try heads(DirectoryStore(root: test.directory, create: false))
+        let host = try MeddledHost(group)
+        let own = try host.program()
+        let rival = try host.program(DirectoryStore(root: host.test.directory, create: false))
         let epoch = try own.claim(host: "a").document.writer.epoch
         let isOver = Mutex(false)
-        meddled.meddle { meddling in
+        host.meddled.meddle { meddling in
             meddling.fails = { key in
                 guard key.hasPrefix("heads/"), !isOver.withLock({ $0 }), (try? rival.newest())??.document.pins?.first?.name == "own" else { return nil }
                 isOver.withLock { $0 = true }
@@ -193,55 +184,37 @@ import VaultFixtures
 
     /// Its writer never saw it: it may name objects that would be put again.
     @Test(arguments: [false, true]) func aHeadThatReadsWrongIsSettledFirst(_ isStillWrong: Bool) throws {
-        var meddled: MeddledStore!
-        let test = try TestVault { inner in
-            meddled = MeddledStore(inner)
-            return meddled
-        }
-        let folder = try temporaryDirectory()
-        defer { try? FileManager.default.removeItem(atPath: folder) }
-        func host() throws -> HeadChain {
-            try Vault.open(store: meddled, key: test.key, memory: HeadMemory(folder: folder), settings: TestVault.settings).heads(group: group)
-        }
-        let own = try host()
+        let host = try MeddledHost(group)
+        let own = try host.program()
         let epoch = try own.claim(host: "a").document.writer.epoch
         try bump(own, epoch, "seen")
         let unseen = ObjectPlace.head(group: group, 3).key
-        meddled.meddle { $0.reads = { key, bytes in key == unseen ? bytes.dropLast() + [bytes.last! ^ 1] : bytes } }
+        host.meddled.meddle { $0.reads = { key, bytes in key == unseen ? bytes.dropLast() + [bytes.last! ^ 1] : bytes } }
         #expect(throws: VaultError.self) { try bump(own, epoch, "unseen") }
-        #expect(try own.isUnsettled(after: 2) && host().isUnsettled(after: 2))
+        #expect(try own.isUnsettled(after: 2) && host.program().isUnsettled(after: 2))
         // A change of nothing takes no number.
         #expect(try own.update(epoch: epoch) { _ in }.document.number == 2)
         #expect(try own.isUnsettled(after: 2))
         if isStillWrong { #expect(throws: VaultError.self) { try own.settled(epoch: epoch) } }
-        meddled.meddle { $0.reads = { $1 } }
+        host.meddled.meddle { $0.reads = { $1 } }
         let settled = try #require(try own.settled(epoch: epoch))
         #expect(settled.document.number == 3 && settled.document.pins?.first?.name == (isStillWrong ? "seen" : "unseen"))
-        #expect(try test.reopened().heads(group: group).newest()?.hash == settled.hash)
+        #expect(try host.test.reopened().heads(group: group).newest()?.hash == settled.hash)
         #expect(try !own.isUnsettled(after: 3))
     }
 
     /// Of two programs of one host the one that is ahead must not be forgotten by the other.
     @Test func whatAnotherProgramBeganIsKnown() throws {
-        var meddled: MeddledStore!
-        let test = try TestVault { inner in
-            meddled = MeddledStore(inner)
-            return meddled
-        }
-        let folder = try temporaryDirectory()
-        defer { try? FileManager.default.removeItem(atPath: folder) }
-        func program() throws -> HeadChain {
-            try Vault.open(store: meddled, key: test.key, memory: HeadMemory(folder: folder), settings: TestVault.settings).heads(group: group)
-        }
-        let (first, second) = (try program(), try program())
+        let host = try MeddledHost(group)
+        let (first, second) = (try host.program(), try host.program())
         let epoch = try first.claim(host: "a").document.writer.epoch
         let ahead = ObjectPlace.head(group: group, 2).key
-        meddled.meddle { $0.stores = { key, bytes in key == ahead ? bytes.dropLast() + [bytes.last! ^ 1] : bytes } }
+        host.meddled.meddle { $0.stores = { key, bytes in key == ahead ? bytes.dropLast() + [bytes.last! ^ 1] : bytes } }
         #expect(throws: VaultError.self) { try bump(second, epoch, "not kept") }
-        meddled.meddle { $0.stores = { $1 } }
+        host.meddled.meddle { $0.stores = { $1 } }
         #expect(try first.isUnsettled(after: 1))
         try bump(first, epoch, "in its place")
-        #expect(try program().newest()?.document.pins?.first?.name == "in its place")
+        #expect(try host.program().newest()?.document.pins?.first?.name == "in its place")
     }
 
     @Test func rollbackAndForksAreRefused() throws {
@@ -301,5 +274,28 @@ import VaultFixtures
             let bytes = [UInt8](repeating: 4, count: 100)
             _ = try bytes.withUnsafeBytes { try test.vault.putChunk($0, as: test.vault.chunkRef(of: $0, epoch: 1)) }
         }
+    }
+}
+
+/// A vault whose target can be meddled with, and the programs of one host that use it.
+private final class MeddledHost {
+    let test: TestVault
+    let meddled: MeddledStore
+    private let group: VaultID
+    private let memoryFolder: String
+
+    init(_ group: VaultID) throws {
+        var meddled: MeddledStore!
+        test = try TestVault { inner in
+            meddled = MeddledStore(inner)
+            return meddled
+        }
+        (self.meddled, self.group, memoryFolder) = (meddled, group, try temporaryDirectory())
+    }
+
+    deinit { try? FileManager.default.removeItem(atPath: memoryFolder) }
+
+    func program(_ store: (any ObjectStore)? = nil) throws -> HeadChain {
+        try Vault.open(store: store ?? meddled, key: test.key, memory: HeadMemory(folder: memoryFolder), settings: TestVault.settings).heads(group: group)
     }
 }
