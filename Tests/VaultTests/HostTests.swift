@@ -113,6 +113,19 @@ import VaultFixtures
         #expect(try watcher.newest()?.number == 3_002)
     }
 
+    /// A program that begins anew has not seen its own contacts: a damaged one must not keep the host silent.
+    @Test(arguments: [1, 3]) func aDamagedContactIsReplaced(_ count: Int) throws {
+        let test = try TestVault()
+        for _ in 0..<count { try HostContactChain(test.vault, of: first).put(contact(test.vault, first)) }
+        try test.flipBit("hosts/\(first)/" + #require(try test.keys().last { $0.hasPrefix("hosts/\(first)/") }?.split(separator: "/").last), at: 900)
+        #expect(throws: VaultError.self) { try HostContactChain(test.vault, of: first).newest() }
+        let program = HostContactChain(test.vault, of: first)
+        for number in count...count + 1 {
+            try program.put(contact(test.vault, first))
+            #expect(try HostContactChain(test.vault, of: first).newest()?.number == UInt64(number))
+        }
+    }
+
     @Test func twoProcessesOfAHostTakeTurns() throws {
         let test = try TestVault()
         let chains = (0..<2).map { _ in HostContactChain(test.vault, of: first) }

@@ -60,11 +60,12 @@ package final class HostContactChain {
         return try read()
     }
 
-    /// Puts the next one. Another process of the host may have put its own meanwhile: one of the two is enough.
+    /// Puts the next one, also in the place of a damaged one: no host is silent for that. Another process of the host may have put its own
+    /// meanwhile: one of the two is enough.
     package func put(_ contact: HostContact) throws(VaultError) {
         if last == nil {
             try vault.refuseCopy()
-            _ = try read()
+            last = try chain.newest(passingDamage: true)
         }
         do throws(VaultError) { last = try chain.publish(contact, after: last) } catch {
             last = nil

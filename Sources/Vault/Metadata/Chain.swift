@@ -39,12 +39,13 @@ struct Chain<Document: ChainDocument>: Sendable {
         if attempt > 0 { usleep(UInt32.random(in: 0..<UInt32(10_000 * min(attempt, 20)))) }
     }
 
-    /// The newest document, or nil for a chain that has none.
-    func newest() throws(VaultError) -> Published<Document>? {
+    /// The newest document, or nil for a chain that has none. `passingDamage`: the newest that opens, for a chain that nothing depends on; what is
+    /// published after it takes the place of what does not open.
+    func newest(passingDamage: Bool = false) throws(VaultError) -> Published<Document>? {
         while true {
             let remembered = try vault.memory.newest(memoryName)
             do throws(VaultError) {
-                return try newest(remembered?.number)
+                return try newest(remembered?.number, passingDamage)
             } catch .rolledBack(let reason) {
                 // Another thread or program of this host may have seen a later one since: that is no older state of the target.
                 guard try vault.memory.newest(memoryName)?.number ?? 0 > remembered?.number ?? 0 else { throw .rolledBack(reason) }
@@ -52,22 +53,24 @@ struct Chain<Document: ChainDocument>: Sendable {
         }
     }
 
-    private func newest(_ remembered: UInt64?) throws(VaultError) -> Published<Document>? {
+    private func newest(_ remembered: UInt64?, _ passingDamage: Bool) throws(VaultError) -> Published<Document>? {
         var number = if let remembered { try newestNumber(guess: remembered) } else { try newestNumber() }
         guard number > 0 else {
             guard let remembered else { return nil }
             throw .rolledBack("\(name) is gone from the target, but this host has seen number \(remembered)")
         }
-        let found: Published<Document>
-        do throws(VaultError) {
-            found = try read(number)
-        } catch .damaged(let object, let reason) {
-            // Ours, and not kept as we sent it: nobody counts on it, and the next to publish puts a sound one there.
-            guard try vault.memory.isUnseen(memoryName, number: number) else { throw .damaged(object: object, reason: reason) }
-            guard number > 1 else { return nil }
-            found = try read(number - 1)
-            number -= 1
+        var found: Published<Document>?
+        while found == nil {
+            do throws(VaultError) {
+                found = try read(number)
+            } catch .damaged(let object, let reason) {
+                // Ours, and not kept as we sent it: nobody counts on it, and the next to publish puts a sound one there.
+                guard try vault.memory.isUnseen(memoryName, number: number) || passingDamage else { throw .damaged(object: object, reason: reason) }
+                number -= 1
+                guard number > 0 else { return nil }
+            }
         }
+        guard let found else { return nil }
         try vault.memory.accept(memoryName, number: number, hash: found.hash, previous: found.document.previous)
         return found
     }
