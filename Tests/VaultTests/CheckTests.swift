@@ -99,6 +99,63 @@ import VaultFixtures
         #expect(finding.points == Array(disk.points.suffix(2)))
     }
 
+    /// All that is named to read a state, the maps' pages left out.
+    private func needed(_ history: DiskHistory, at sequence: UInt64) throws -> Set<String> {
+        let plan = try history.plan(at: sequence)
+        func key(_ id: SegmentID) -> String { ObjectPlace.segment(disk: history.state.disk, lineage: id.lineage, first: id.first, last: id.last).key }
+        var keys = Set(plan.segments.map { key(SegmentID(lineage: $0.lineage ?? .random(), first: $0.first, last: $0.last)) })
+        let maps = MapReader(vault: history.vault)
+        var block: UInt64 = 0
+        while block < (plan.sizeBytes + 4095) / 4096 {
+            let extent = try maps.extent(plan.root, at: block, before: (plan.sizeBytes + 4095) / 4096)
+            switch extent.source {
+            case .chunk(let chunk)?: keys.insert(ObjectPlace.chunk(chunk).key)
+            case .segment(let id)?: keys.insert(key(id))
+            case nil: break
+            }
+            block = extent.startBlock + extent.blockCount
+        }
+        return keys
+    }
+
+    /// A missing chunk or segment takes exactly the points whose states are made with it; a missing manifest those that do not open without it,
+    /// of which it may be the only one to know.
+    @Test(arguments: [77, 78, 79] as [UInt64]) func affectedPointsAreCountedExactly(seed: UInt64) throws {
+        let test = try TestVault()
+        var limits = HistoryWriter.Limits()
+        limits.manifestsPerFull = 6
+        limits.deltasPerRollup = 3
+        let disk = try ModelDisk(test.vault, sizeBytes: 3 << 20, seed: seed, limits: limits)
+        try disk.replicateInitially()
+        for _ in 0..<15 { try disk.step(records: 4) }
+        func history() throws -> DiskHistory {
+            let vault = try test.reopened()
+            return try #require(try DiskHistory.newest(vault, try vault.disk(disk.name)))
+        }
+        let whole = try history()
+        let points = try whole.points()
+        let needs = try points.map { try needed(whole, at: $0.sequence) }
+        var hidden = 0
+        for key in try test.keys() where key.hasPrefix("chunks/") || key.contains("/segments/") || key.contains("/manifests/") {
+            let file = test.file(key)
+            let kept = try Data(contentsOf: URL(filePath: file))
+            try FileManager.default.removeItem(atPath: file)
+            let finding = try check(test, readData: false).findings.first { $0.object == key }
+            let found = finding?.points ?? []
+            if key.contains("/manifests/") {
+                let lost = points.filter { point in (try? history().plan(at: point.sequence)) == nil }
+                #expect(found.allSatisfy { lost.contains($0) }, "\(key): \(found.map(\.sequence)), but \(lost.map(\.sequence)) do not open")
+                #expect(lost.allSatisfy { $0.sequence >= finding?.firstSequence ?? .max && $0.sequence <= finding?.lastSequence ?? 0 }, "\(key): \(lost.map(\.sequence))")
+                #expect(lost.isEmpty ? finding == nil : finding?.hidesPoints == true, "\(key): \(lost.map(\.sequence))")
+                if found.count < lost.count { hidden += 1 }
+            } else {
+                #expect(found == zip(points, needs).filter { $0.1.contains(key) }.map(\.0) && finding?.hidesPoints != true, "\(key): \(found.map(\.sequence))")
+            }
+            try kept.write(to: URL(filePath: file))
+        }
+        #expect(hidden > 0)
+    }
+
     @Test func aForgottenDiskLeavesNothingAndOthersStay() throws {
         let (test, disk) = try smallVault(encrypted: true)
         let forgotten = try test.vault.forget("one")

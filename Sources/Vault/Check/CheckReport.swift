@@ -32,11 +32,15 @@ package struct CheckFinding: Sendable, Equatable {
     package let object: String
     package let reason: String
     package var disk: String?
-    /// Sequences between which states are affected; nil when no state is.
-    package var firstSequence: UInt64?
-    package var lastSequence: UInt64?
-    /// The listed points among them.
+    /// Between the first and the last affected state; nil when no state is.
+    package private(set) var firstSequence: UInt64?
+    package private(set) var lastSequence: UInt64?
+    /// The affected states; there may be others between them.
+    private var spans: [ClosedRange<UInt64>] = []
+    /// The points among them.
     package var points: [RecoveryPoint] = []
+    /// It lists points itself: how many more are affected nobody knows.
+    package var hidesPoints = false
     /// Bytes of the disk that cannot be read at these points; empty when the object is metadata that no state needs.
     package var ranges: [ByteRange] = []
 
@@ -46,10 +50,13 @@ package struct CheckFinding: Sendable, Equatable {
         self.disk = disk
     }
 
+    func affects(_ sequence: UInt64) -> Bool { spans.contains { $0.contains(sequence) } }
+
     /// Takes in another effect of the same object.
     mutating func widen(from first: UInt64, to last: UInt64, ranges more: [ByteRange]) {
         firstSequence = min(firstSequence ?? first, first)
         lastSequence = max(lastSequence ?? last, last)
+        spans.append(first...max(first, last))
         ranges = ByteRange.joined(ranges + more)
     }
 }
@@ -79,6 +86,21 @@ package struct CheckReport: Sendable {
     }
 
     package var isClean: Bool { findings.isEmpty }
+}
+
+extension [CheckFinding] {
+    /// Of objects that are damaged or missing, in a line: how many, and which points of which disks they take.
+    package var summary: String {
+        let names = Set(compactMap(\.disk)).sorted()
+        let disks = names.prefix(8).map { name in
+            let points = Set(filter { $0.disk == name }.flatMap(\.points).map(\.sequence))
+            let isAll = !contains { $0.disk == name && $0.hidesPoints }
+            return "\(name) (\(isAll ? "" : "at least ")\(points.count) points\(points.min().map { ", first #\($0)" } ?? ""))"
+        }
+        let more = names.count > disks.count ? ["\(names.count - disks.count) disks more"] : []
+        let example = first.map { " (\($0.object): \($0.reason))" } ?? ""
+        return "\(count) object\(count == 1 ? "" : "s") damaged or missing\(example)" + (names.isEmpty ? "" : ", needed by " + (disks + more).joined(separator: ", "))
+    }
 }
 
 extension VaultError {

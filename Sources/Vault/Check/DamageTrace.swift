@@ -8,7 +8,7 @@ struct DamageTrace {
 
     /// Adds to each finding what it affects.
     func widen(_ findings: inout [String: CheckFinding]) throws(VaultError) {
-        for (root, first, last) in survey.roots {
+        for (root, first, last) in survey.roots where first <= last {
             var effects: [String: [ByteRange]] = [:]
             // A page is shared between maps but stands once in each.
             let walk = MapWalk(
@@ -28,12 +28,11 @@ struct DamageTrace {
 
     /// States between two maps read the segments over them.
     private func widenBySegmentLists(_ findings: inout [String: CheckFinding]) throws(VaultError) {
-        for manifest in survey.coverings {
-            let end = manifest.kind == .full ? manifest.sequence : survey.state.lineages.first { $0.id == manifest.lineage }?.sequence ?? manifest.sequence
+        for (manifest, first, last) in survey.coverings {
             for entry in manifest.segments {
                 let segment = SegmentID(lineage: entry.lineage ?? manifest.lineage, first: entry.first, last: entry.last)
-                guard damaged.contains(.segment(segment)) else { continue }
-                findings[key(.segment(segment))]?.widen(from: entry.first, to: max(end, entry.first), ranges: try ranges(entry, manifest))
+                guard max(first, entry.first) <= last, damaged.contains(.segment(segment)) else { continue }
+                findings[key(.segment(segment))]?.widen(from: max(first, entry.first), to: last, ranges: try ranges(entry, manifest))
             }
         }
     }

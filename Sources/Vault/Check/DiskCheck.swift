@@ -24,6 +24,7 @@ struct DiskCheck {
         } catch {
             guard let damage = error.damage else { throw error }
             var finding = CheckFinding(object: damage.object, reason: damage.reason, disk: disk.name)
+            finding.hidesPoints = true
             finding.widen(from: 0, to: FormatLimits.integerMax, ranges: [ByteRange(offset: 0, length: disk.sizeBytes)])
             report.findings.append(finding)
         }
@@ -47,9 +48,7 @@ struct DiskCheck {
         for (_, found) in findings.sorted(by: { $0.key < $1.key }) {
             var finding = found
             finding.disk = disk.name
-            if let first = finding.firstSequence, let last = finding.lastSequence {
-                finding.points = survey.points.filter { $0.sequence >= first && $0.sequence <= last }
-            }
+            finding.points = survey.points.filter { finding.affects($0.sequence) }
             report.findings.append(finding)
         }
     }

@@ -28,52 +28,87 @@ struct HistorySurvey {
         } catch {
             guard let damage = error.damage else { throw error }
             var finding = CheckFinding(object: damage.object, reason: damage.reason)
+            finding.hidesPoints = true
             finding.widen(from: 1, to: max(state.oldestSequence, 2) - 1, ranges: [ByteRange(offset: 0, length: state.sizeBytes)])
             findings[damage.object] = finding
         }
+        try visitManifests()
+    }
+
+    private mutating func visitManifests() throws(VaultError) {
         var seen: Set<Hash256> = []
-        // Each with the lineage it is named in, and the sequences that cannot be read without it.
-        var open: [(ref: ManifestRef, lineage: VaultID, needed: ClosedRange<UInt64>?)] = []
-        for lineage in state.lineages where lineage.sequence >= state.oldestSequence {
-            open.append((lineage.full, lineage.id, lineage.full.sequence...lineage.sequence))
-            open += lineage.tail.map { ($0, lineage.id, $0.sequence...lineage.sequence) }
-        }
-        while let (ref, lineage, needed) = open.popLast() {
+        // Each with the lineage it is named in, and whether a reader may need it.
+        var open: [(ref: ManifestRef, lineage: VaultID, isNeeded: Bool)] = []
+        for lineage in state.lineages where lineage.sequence >= state.oldestSequence { open += ([lineage.full] + lineage.tail).map { ($0, lineage.id, true) } }
+        var fulls = Set(state.lineages.map(\.full.sequence))
+        var damaged: [(ref: ManifestRef, object: String, reason: String)] = []
+        while let (ref, lineage, isNeeded) = open.popLast() {
             guard seen.insert(ref.hash).inserted else { continue }
             do {
                 let manifest = try vault.manifest(ref, disk: state.disk, lineage: lineage)
-                if needed == nil { unneededCount += 1 } else { manifests[ref.hash] = manifest }
+                if isNeeded { manifests[ref.hash] = manifest } else { unneededCount += 1 }
                 for full in (manifest.fulls ?? []).reversed() where full.sequence >= state.oldestSequence {
-                    open.append((ManifestRef(lineage: full.lineage, sequence: full.sequence, hash: full.hash), manifest.lineage, full.sequence...full.sequence))
+                    fulls.insert(full.sequence)
+                    open.append((ManifestRef(lineage: full.lineage, sequence: full.sequence, hash: full.hash), manifest.lineage, true))
                 }
-                if followPrevious, let previous = manifest.previous { open.insert((previous, manifest.lineage, nil), at: 0) }
+                if followPrevious, let previous = manifest.previous { open.insert((previous, manifest.lineage, false), at: 0) }
             } catch {
                 // Nothing reads what was rolled up: collection may have removed it.
-                if needed == nil, case .missing = error { continue }
+                if !isNeeded, case .missing = error { continue }
                 guard let damage = error.damage else { throw error }
-                var finding = CheckFinding(object: damage.object, reason: damage.reason)
-                if let needed { finding.widen(from: needed.lowerBound, to: needed.upperBound, ranges: [ByteRange(offset: 0, length: state.sizeBytes)]) }
-                findings[damage.object] = finding
+                if isNeeded { damaged.append((ref, damage.object, damage.reason)) } else { findings[damage.object] = CheckFinding(object: damage.object, reason: damage.reason) }
             }
+        }
+        for (ref, object, reason) in damaged {
+            var finding = CheckFinding(object: object, reason: reason)
+            finding.hidesPoints = true
+            for span in spans(without: ref, fulls) { finding.widen(from: span.first, to: span.last, ranges: [ByteRange(offset: 0, length: state.sizeBytes)]) }
+            findings[object] = finding
         }
     }
 
-    /// Maps with the sequences of the states that are read through them.
+    /// The states that cannot be read without a manifest. What lies before the newest full one of a lineage is found through that, what lies before
+    /// another full one through the others.
+    private func spans(without ref: ManifestRef, _ fulls: Set<UInt64>) -> [(first: UInt64, last: UInt64)] {
+        var spans: [(first: UInt64, last: UInt64)] = []
+        for lineage in state.lineages {
+            let start = max(firstSequence(readThrough: lineage.id), state.oldestSequence)
+            if lineage.full.hash == ref.hash { spans.append((start, lineage.sequence)) }
+            guard let place = lineage.tail.firstIndex(where: { $0.hash == ref.hash }) else { continue }
+            spans.append((max(start, (place > 0 ? lineage.tail[place - 1] : lineage.full).sequence + 1), lineage.sequence))
+        }
+        guard spans.isEmpty else { return spans }
+        let before = fulls.filter { $0 < ref.sequence }.max()
+        return [(before.map { $0 + 1 } ?? state.oldestSequence, ref.sequence)]
+    }
+
+    /// Sequences are never used twice: what an older lineage reaches is read through that.
+    func firstSequence(readThrough lineage: VaultID) -> UInt64 {
+        guard let place = state.lineages.firstIndex(where: { $0.id == lineage }), place > 0 else { return 0 }
+        return state.lineages[place - 1].sequence + 1
+    }
+
+    /// Maps with the sequences of the states that are read through them: none where the last is below the first.
     var roots: [(root: MapRoot, first: UInt64, last: UInt64)] {
-        let fulls = manifests.values.filter { $0.kind == .full }.sorted { ($0.fullNumber ?? 0) < ($1.fullNumber ?? 0) }
-        return fulls.flatMap { full -> [(root: MapRoot, first: UInt64, last: UInt64)] in
-            let next = fulls.first { $0.after == full.sequence && $0.fullNumber == (full.fullNumber ?? 0) + 1 }
-            let end = next.map { max(full.sequence, $0.sequence &- 1) } ?? state.lineages.map(\.sequence).max() ?? full.sequence
-            let own = full.root.map { [(root: $0, first: full.sequence, last: end)] } ?? []
-            let base = full.baseRoot.map { [(root: $0, first: full.after, last: max(full.after, full.sequence &- 1))] } ?? []
+        let fulls = manifests.filter { $0.value.kind == .full }
+        let sequences = Set(fulls.values.map(\.sequence))
+        return fulls.flatMap { hash, full -> [(root: MapRoot, first: UInt64, last: UInt64)] in
+            let start = firstSequence(readThrough: full.lineage)
+            let tails = state.lineages.filter { $0.full.hash == hash }.map { (first: max(full.sequence, firstSequence(readThrough: $0.id)), last: $0.sequence) }
+            let own = full.root.map { root in ([(first: full.sequence, last: full.sequence)] + tails).map { (root: root, first: $0.first, last: $0.last) } } ?? []
+            let base = full.baseRoot.map { [(root: $0, first: max(start, full.after + (sequences.contains(full.after) ? 1 : 0)), last: full.sequence &- 1)] } ?? []
             return base + own
         } + kept.map { (root: $0.root, first: $0.sequence, last: $0.sequence) }
     }
 
-    /// Manifests whose segment lists are read: full ones, and the tails.
-    var coverings: [Manifest] {
-        let tails = Set(state.lineages.flatMap(\.tail).map(\.hash))
-        return manifests.filter { $0.value.kind == .full || tails.contains($0.key) }.map(\.value)
+    /// Segment lists that are read: of full manifests and of the tails, each with the sequences of the states that may be laid over them.
+    var coverings: [(manifest: Manifest, first: UInt64, last: UInt64)] {
+        manifests.flatMap { hash, manifest -> [(manifest: Manifest, first: UInt64, last: UInt64)] in
+            // The state of the full one itself is its map.
+            if manifest.kind == .full { return [(manifest, max(manifest.after + 1, firstSequence(readThrough: manifest.lineage)), manifest.sequence &- 1)] }
+            return state.lineages.filter { $0.tail.contains { $0.hash == hash } }
+                .map { (manifest, max(manifest.after + 1, firstSequence(readThrough: $0.id)), $0.sequence) }
+        }
     }
 
     var segments: [SegmentID: SegmentEntry] {

@@ -25,6 +25,8 @@ struct VaultCheckCommand: ParsableCommand {
             let firstSequence: UInt64?
             let lastSequence: UInt64?
             let points: [UInt64]
+            /// The object lists points itself: there may be more of them.
+            let hidesPoints: Bool
             let ranges: [ByteRange]
         }
 
@@ -92,7 +94,7 @@ struct VaultCheckCommand: ParsableCommand {
             damaged: report.findings.map {
                 Document.Finding(
                     object: $0.object, reason: $0.reason, disk: $0.disk, firstSequence: $0.firstSequence, lastSequence: $0.lastSequence,
-                    points: $0.points.map(\.sequence), ranges: $0.ranges)
+                    points: $0.points.map(\.sequence), hidesPoints: $0.hidesPoints, ranges: $0.ranges)
             },
             orphans: report.orphans.map { Document.Orphans(objects: $0.objects, bytes: $0.bytes, examples: $0.examples) },
             locks: locks.map { Document.Locks(objects: $0.objects, shortObjects: $0.shortObjects, unlockedObjects: $0.unlockedObjects, hiddenObjects: $0.hiddenObjects) })
@@ -120,7 +122,8 @@ struct VaultCheckCommand: ParsableCommand {
         var lines = ["DAMAGED \(finding.object): \(finding.reason)"]
         if let disk = finding.disk {
             if let first = finding.firstSequence, let last = finding.lastSequence {
-                lines.append("  disk \(disk), sequences \(first) to \(last), \(finding.points.count) points" + (finding.points.first.map { ", first #\($0)" } ?? ""))
+                let points = "\(finding.points.count) point\(finding.points.count == 1 ? "" : "s")" + (finding.points.first.map { ", first #\($0)" } ?? "")
+                lines.append("  disk \(disk), sequences \(first) to \(last), " + (finding.hidesPoints ? "\(points), and those that only this object lists" : points))
             } else {
                 lines.append("  disk \(disk), no point needs it")
             }
