@@ -12,6 +12,8 @@ package enum VaultError: Error, Equatable, Sendable, CustomStringConvertible {
     case damaged(object: String, reason: String)
     /// The object is named by another one but is not there.
     case missing(object: String)
+    /// What is to be built on lacks objects that its points need; the text tells how many, and whose.
+    case incomplete(String)
     /// The target acknowledged an object and then did not have it, or had other bytes. Sending it again may help.
     case notKept(object: String, reason: String)
     /// Another uploader took over the group; this one must stop.
@@ -46,7 +48,7 @@ package enum VaultError: Error, Equatable, Sendable, CustomStringConvertible {
         case .conflict(let chain): "\(chain) was changed by someone else at the same time"
         case .rolledBack(let text): "refused: \(text)"
         case .unsupportedVersion(let object, let found): "the vault's object \(object) has \(found), which this version cannot read"
-        case .noVault(let text), .alreadyExists(let text), .notFound(let text), .refused(let text): text
+        case .incomplete(let text), .noVault(let text), .alreadyExists(let text), .notFound(let text), .refused(let text): text
         case .noKeyFile(let path): "\(path), named as the file of the key or passphrase, does not exist"
         case .store(let error): error.message
         case .memory(let error): "cannot remember what was seen of the vault: \(error)"
@@ -65,7 +67,7 @@ package enum VaultError: Error, Equatable, Sendable, CustomStringConvertible {
     /// The content of the vault is not what it should be, as opposed to a target that cannot be reached.
     package var isIntegrityDamage: Bool {
         switch self {
-        case .damaged, .missing, .notKept, .rolledBack: true
+        case .damaged, .missing, .incomplete, .notKept, .rolledBack: true
         default: false
         }
     }

@@ -25,7 +25,7 @@ import Vault
 
     private func expected(_ error: VaultError) -> (outcome: UploadCycle.Outcome, isAlarm: Bool) {
         switch error {
-        case .wrongKey, .noKeyFile, .unsupportedVersion, .alreadyExists, .notFound, .refused: (.forGood, true)
+        case .wrongKey, .noKeyFile, .unsupportedVersion, .incomplete, .alreadyExists, .notFound, .refused: (.forGood, true)
         // As the target shows it now; somebody has to look all the same.
         case .unknownKey, .damaged, .missing, .notKept, .rolledBack, .noVault: (.mayPass, true)
         case .fenced: (.fenced, true)
@@ -49,7 +49,7 @@ import Vault
     @Test func everyErrorOfAVaultIsRetriedOrNot() {
         let all: [VaultError] = [
             .wrongKey("x"), .unknownKey(object: "o", generation: 2), .damaged(object: "o", reason: "r"), .missing(object: "o"), .notKept(object: "o", reason: "r"), .fenced("x"),
-            .conflict(chain: "c"), .rolledBack("x"), .unsupportedVersion(object: "o", found: "9"), .noVault("x"), .alreadyExists("x"), .notFound("x"), .noKeyFile(path: "p"),
+            .conflict(chain: "c"), .rolledBack("x"), .unsupportedVersion(object: "o", found: "9"), .noVault("x"), .incomplete("x"), .alreadyExists("x"), .notFound("x"), .noKeyFile(path: "p"),
             .refused("x"), .store(StoreError(.throttled, "x", try: "y")), .memory(SystemError(errno: EIO, operation: "read", path: "p")),
             .memory(SystemError(errno: ENOSPC, operation: "write", path: "p")), .memory(SystemError(errno: EACCES, operation: "write", path: "p")),
         ]

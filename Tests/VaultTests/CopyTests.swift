@@ -187,6 +187,31 @@ private func isRefused(_ error: any Error, _ words: String) -> Bool { (error as?
         #expect { _ = try pair.copier() } throws: { if case .fenced? = $0 as? VaultError { true } else { false } }
     }
 
+    /// A copy that lacks any object of its points is none to go on with: it stays a copy, and what is missing is named, with the points it takes.
+    @Test func aCopyThatLacksAnObjectIsNotAdopted() throws {
+        let pair = try Pair(steps: 6, sizeBytes: 2 << 20)
+        _ = try pair.copier().run()
+        let copy = try Pair.open(pair.place)
+        var tried = 0
+        for part in ["chunks/", "/segments/", "maps/", "/manifests/"] {
+            // Of the manifests the newest: without some of the others, which carry what segments list too, all reads on.
+            for object in pair.place.keys.filter({ $0.contains(part) }).suffix(part == "/manifests/" ? 1 : 3) {
+                let bytes = try pair.place.get(object)
+                try pair.place.delete([object])
+                let error = #expect(throws: VaultError.self) { try copy.adopt() }
+                #expect(error?.isIntegrityDamage == true, "\(object): \(String(describing: error))")
+                let text = error?.description ?? ""
+                #expect(text.contains("stays a copy: 1 object damaged or missing (\(object): it is missing), needed by disk (") && text.contains("points"), "\(text)")
+                #expect(pair.place.keys.contains("copy.json"))
+                try pair.place.put(object, bytes, ifAbsent: false)
+                tried += 1
+            }
+        }
+        #expect(tried > 6)
+        try copy.adopt()
+        #expect(!pair.place.keys.contains("copy.json"))
+    }
+
     private struct Note: Codable { let text: String }
 
     /// The audit chain comes along as a whole, killed at any request; who has seen the vault's checks the copy's, and it goes on when the copy is adopted.

@@ -83,6 +83,16 @@ with Scenario() as s:
         check(s.farshore("vault", "adopt", online, *key, ok=False, **far).returncode == 1, "half a copy was adopted")
     check(kills > 1, f"{kills} kills")
     s.farshore("retarget", online, *key, status=1)
+    # A copy that lost an object is neither adopted nor gone on with.
+    lossy = "file://" + s.path("lossy")
+    s.farshore("vault", "copy", "file://" + s.path("van"), "--to", lossy, "--create", *key, **far)
+    gone = os.path.join(s.path("lossy"), os.path.relpath(lost, s.path("half")))
+    os.rename(gone, s.path("gone"))
+    refused = s.farshore("vault", "adopt", lossy, *key, ok=False, **far)
+    check(refused.returncode == 6 and os.path.basename(lost) in refused.stderr and "1 object damaged or missing" in refused.stderr, refused.stderr)
+    os.remove(s.path("lossy", "copy.json"))
+    refused = s.farshore("retarget", lossy, *key, ok=False)
+    check(refused.returncode == 6 and os.path.basename(lost) in refused.stderr and "needed by d (" in refused.stderr, refused.stderr)
     s.farshore("vault", "adopt", online, *key, **far)
     s.farshore(*copy, *key, status=7, **far)
     # The same in one step.

@@ -6,12 +6,15 @@ import ObjectStore
 package struct VaultCheck {
     let vault: Vault
     let readData: Bool
+    /// Only these, and nothing that no point needs is looked for; nil: all.
+    private let disks: Set<VaultID>?
     let threads: Int
     private let progress: (_ objects: UInt64) -> Void
 
-    package init(vault: Vault, readData: Bool, threads: Int = 8, progress: @escaping (_ objects: UInt64) -> Void = { _ in }) {
+    package init(vault: Vault, readData: Bool, disks: Set<VaultID>? = nil, threads: Int = 8, progress: @escaping (_ objects: UInt64) -> Void = { _ in }) {
         self.vault = vault
         self.readData = readData
+        self.disks = disks
         self.threads = threads
         self.progress = progress
     }
@@ -37,14 +40,14 @@ package struct VaultCheck {
             report.findings.append(CheckFinding(object: damage.object, reason: damage.reason))
             return report
         }
-        for disk in disks {
+        for disk in disks where self.disks?.contains(disk.id) ?? true {
             // The disks of a group have one chain of heads.
             let isFirst = checkedGroups.insert(disk.group).inserted
             try DiskCheck(check: self, disk: disk, checksChain: isFirst && readData).run(&report, &live)
             report.disks += 1
             progress(report.objects)
         }
-        if report.isClean { try lookForOrphans(live, &report) }
+        if report.isClean, self.disks == nil { try lookForOrphans(live, &report) }
         return report
     }
 

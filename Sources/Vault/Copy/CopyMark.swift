@@ -71,20 +71,14 @@ extension Vault {
         throw .refused("\(store.location) is a copy that only `farshore vault copy` writes to; `farshore vault adopt` makes it a vault of its own")
     }
 
-    /// The copy becomes a vault of its own; who copies into it is fenced. Refused while it lacks something.
+    /// The copy becomes a vault of its own; who copies into it is fenced. Refused while it lacks something: each object that a point needs is asked for.
     package func adopt() throws(VaultError) {
         guard try CopyMark.read(at: store) != nil else { throw .refused("\(store.location) is a vault of its own already") }
         guard let catalog = try catalogChain.newest() else {
             throw .refused("\(store.location) is not complete: it has no catalog yet; run `farshore vault copy` to its end")
         }
-        for group in Set(catalog.document.disks.map(\.group)) {
-            for state in try heads(group: group).newest()?.document.disks ?? [] where !state.lineages.isEmpty {
-                var survey = HistorySurvey(vault: self, state: state, followPrevious: false)
-                try survey.run()
-                if let found = survey.findings.values.first { throw .damaged(object: found.object, reason: found.reason) }
-                for root in Set(survey.roots.map(\.root)) where root.id != .zero { _ = try mapPage(root.id, level: root.level, firstBlock: 0) }
-            }
-        }
+        let findings = try VaultCheck(vault: self, readData: false, disks: Set(catalog.document.disks.map(\.id))).run().findings
+        guard findings.isEmpty else { throw .incomplete("\(store.location) stays a copy: \(findings.summary)") }
         try fromStore { () throws(StoreError) in try store.delete([CopyMark.key]) }
     }
 }

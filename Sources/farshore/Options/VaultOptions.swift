@@ -71,6 +71,10 @@ extension Failure {
         switch error {
         case .unknownKey: self.init(.wrongKey, error.description, try: "give the key file or passphrase of the last `farshore vault key rotate`, or the recovery kit that it printed")
         case .wrongKey: self.init(.wrongKey, error.description, try: "give the key file or passphrase this vault was made with, or its recovery kit as --key-file")
+        case .incomplete:
+            self.init(
+                .integrityDamage, error.description,
+                try: "bring these objects there from the vault it was copied from, each at its key (farshore vault check URL names them all), or copy that vault to an empty place: farshore vault copy FROM --to URL --create")
         case .damaged, .missing:
             self.init(.integrityDamage, error.description, try: "run `farshore vault check URL --read-data` to see which points are affected")
         case .rolledBack:

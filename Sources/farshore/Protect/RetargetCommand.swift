@@ -11,7 +11,8 @@ struct RetargetCommand: ParsableCommand {
         abstract: "Go on replicating to a vault at the place where it is now: after a copy of it was adopted, or it was moved.",
         discussion: """
             All disks of this site that are replicated to that vault go on there with what is new; nothing is sent again. Stop the uploader first.
-            Refused: another vault, one that lacks something this host has seen in the vault before, and a copy that was not adopted.
+            Refused: another vault, one that lacks something this host has seen in the vault before, a copy that was not adopted, and one that has not all objects that
+            the disks' newest states need. Each object is asked for, eight at a time, which takes a while for many TiB; what older points lack is a warning.
             The vault at the old place must not be used any more: it would be another history of the same disks.
 
             Example:
@@ -44,7 +45,9 @@ struct RetargetCommand: ParsableCommand {
             throw Failure(.notFound, "no disk of this site is replicated to the vault \(vault.id), which is at \(url)", try: "farshore status")
         }
         try vault.refuseCopy()
-        for disk in disks { try check(disk, vault, catalogue) }
+        var newest: [String: UInt64] = [:]
+        for disk in disks { newest[disk.name] = try check(disk, vault, catalogue) }
+        try refuseMissing(newest, Set(disks.compactMap { VaultID($0.id) }), vault)
         try catalogue.retarget(
             vault: vault.id.description, url: url, keyFile: key.keyFile.map(absolutePath), passphraseFile: key.passphraseFile.map(absolutePath))
         for disk in disks {
@@ -55,8 +58,21 @@ struct RetargetCommand: ParsableCommand {
         try output.print(Document(vault: vault.id.description, url: url, disks: disks.map(\.name))) { "\($0.disks.joined(separator: ", ")): replicated to \($0.url) from now on" }
     }
 
-    /// The log has let go of what the vault had proven: a vault without it could not go on.
-    private func check(_ disk: ProtectedDisk, _ vault: Vault, _ catalogue: Catalogue) throws {
+    /// What is new would be laid over what is not there. `newest`: by the disk's name.
+    private func refuseMissing(_ newest: [String: UInt64], _ disks: Set<VaultID>, _ vault: Vault) throws {
+        printError("farshore: the vault at \(url) is asked for each object that points of \(newest.keys.sorted().joined(separator: ", ")) need")
+        let findings = try VaultCheck(vault: vault, readData: false, disks: disks).run().findings
+        let fatal = findings.filter { finding in finding.disk.map { finding.lastSequence ?? 0 >= newest[$0] ?? 0 } ?? true }
+        guard fatal.isEmpty else {
+            throw Failure(
+                .integrityDamage, "the vault at \(url) is not whole: \(fatal.summary)",
+                try: "bring these objects there from where the vault was, each at its key; farshore vault check URL names them all")
+        }
+        if !findings.isEmpty { printError("farshore: warning: older points at \(url) are not whole: \(findings.summary)") }
+    }
+
+    /// The log has let go of what the vault had proven: a vault without it could not go on. Returns how far the vault has the disk.
+    private func check(_ disk: ProtectedDisk, _ vault: Vault, _ catalogue: Catalogue) throws -> UInt64 {
         let found = try DiskHistory.newest(vault, try vault.disk(disk.id))?.newestSequence ?? 0
         let proven = max(try catalogue.replication(ofDisk: disk.name, at: disk.vaultID).provenSequence ?? 0, try LogFolder(disk.logFolder).readMark(target: disk.vaultID)?.sequence ?? 0)
         guard found > 0 else {
@@ -67,5 +83,6 @@ struct RetargetCommand: ParsableCommand {
                 .integrityDamage, "the vault at \(url) has \(disk.name) up to sequence \(found), but \(proven) was proven at \(disk.vaultURL)",
                 try: "farshore vault copy \(disk.vaultURL) --to URL once more")
         }
+        return found
     }
 }
