@@ -22,7 +22,7 @@ package final class Vault: Sendable {
     let memory: HeadMemory
     let marker: [UInt8]
     /// What the person gave, and where it was read from: it is read again when an object needs a key made since.
-    private let source: KeySource
+    let source: KeySource
     private let keyFiles: KeyFiles?
     /// Shared with the vaults made by `through`.
     private let opened: OpenedKeys

@@ -131,6 +131,22 @@ import VaultFixtures
         #expect(throws: VaultError.self) { try plain.vault.addKey(newKey, label: "") }
     }
 
+    @Test func whichKeysOpenWhatIsWrittenNowIsListed() throws {
+        let test = try TestVault()
+        let passphrase = KeySource.passphrase(Array("ops".utf8))
+        _ = try test.vault.addKey(passphrase, label: "ops")
+        #expect(try test.reopened().keyDescriptions().map(\.opensNewData) == [true, true])
+        _ = try test.vault.rotateKeys(to: newKey, label: "second")
+        #expect(try open(test, newKey).keyDescriptions().map(\.opensNewData) == [false, false, true])
+        // The old key does not tell.
+        #expect(try test.reopened().keyDescriptions().map(\.opensNewData) == [nil, nil, nil])
+        // The number of a key that was removed is taken by one that opens everything.
+        try open(test, newKey).removeKey(1, keeping: newKey)
+        _ = try open(test, newKey).addKey(passphrase, label: "ops again")
+        let listed = try open(test, passphrase).keyDescriptions()
+        #expect(listed.map(\.label) == ["ops again", "ops", "second"] && listed.map(\.opensNewData) == [true, false, true])
+    }
+
     /// A header that names a generation the vault never had is damage, not a wrong key.
     @Test func aFlippedGenerationIsDamage() throws {
         let test = try TestVault()

@@ -62,6 +62,8 @@ package struct AttemptFailure: Error, CustomStringConvertible {
         case .unknownKey: return AttemptFailure(.mayPass, "\(error)", remedy: "the vault's key was rotated: bring the new key file to where the disk's is; it is tried again, at once after farshore resume DISK", cause: error)
         case .wrongKey: return AttemptFailure(.forGood, "\(error)", remedy: "bring the vault's own key file or passphrase to where the disk's is, then farshore resume DISK", cause: error)
         case .noKeyFile(let path): return AttemptFailure(.forGood, "\(error)", remedy: "bring \(path) back from a copy, then farshore resume DISK", cause: error)
+        case .missing where error.lacksKeys:
+            return AttemptFailure(.mayPass, "\(error)", remedy: "bring the vault's keys/ back from a copy of it; until then only its recovery kit opens it", cause: error)
         case .damaged, .missing, .rolledBack:
             // As the target shows it now: an answer may have been changed on its way, or come from a part of the target that is behind.
             return AttemptFailure(.mayPass, "\(error)", remedy: "farshore vault check URL names all that is damaged", cause: error)

@@ -85,12 +85,15 @@ package struct VaultCheck {
     private func checkKeys(_ report: inout CheckReport) throws(VaultError) {
         report.objects += 1
         guard vault.keys.cipher != .none else { return }
+        var isFound = false
         try KeyObjects(store: vault.store, vault: vault.id).visitAll { number, result throws(VaultError) in
             report.objects += 1
+            isFound = true
             guard case .failure(let error) = result else { return }
             guard let damage = error.damage else { throw error }
             report.findings.append(CheckFinding(object: damage.object, reason: damage.reason))
         }
+        if !isFound { report.findings.append(CheckFinding(object: ObjectPlace.keyObject(1), reason: "it is missing, and so are all others: only a recovery kit opens the vault")) }
     }
 
     /// The older objects of a chain: each must open and have the hash that its successor names.

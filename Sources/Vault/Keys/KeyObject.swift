@@ -58,6 +58,9 @@ struct KeyObject: Codable {
     let label: String
     var sha256: String?
 
+    /// Two hex digits each.
+    var wrappedBytes: Int { wrapped.utf8.count / 2 }
+
     private static func place(_ vault: VaultID, _ number: Int) -> String { "farshore keys v1 \(vault) \(number) aes-256-gcm" }
 
     /// The object for `source`, ready to be stored as `keys/<number>`.

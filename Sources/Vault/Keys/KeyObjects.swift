@@ -10,6 +10,8 @@ package struct KeyDescription: Sendable, Codable {
     package let kind: String
     package let label: String
     package let createdMicros: UInt64
+    /// Whether it opens what is written now; one made before the last rotation opens older data only. Nil: the key given does not tell.
+    package let opensNewData: Bool?
 }
 
 struct KeyObjects {
@@ -33,12 +35,14 @@ struct KeyObjects {
         return keys
     }
 
-    func list() throws(VaultError) -> [KeyDescription] {
+    /// `wrappedBytes`: of an object with all keys that are needed now. One with fewer keys is shorter, and more than that it tells nobody.
+    func list(wrappedBytes: Int?) throws(VaultError) -> [KeyDescription] {
         var found: [KeyDescription] = []
         try visitAll { number, result throws(VaultError) in
             let key = try result.get()
             found.append(KeyDescription(
-                number: number, kind: key.method == .scrypt ? "passphrase" : "key-file", label: key.label, createdMicros: key.createdMicros))
+                number: number, kind: key.method == .scrypt ? "passphrase" : "key-file", label: key.label, createdMicros: key.createdMicros,
+                opensNewData: wrappedBytes.map { key.wrappedBytes >= $0 }))
         }
         return found
     }
@@ -88,6 +92,28 @@ struct KeyObjects {
 
 extension Vault {
     package func keyDescriptions() throws(VaultError) -> [KeyDescription] {
-        keys.cipher == .none ? [] : try KeyObjects(store: store, vault: id).list()
+        guard keys.cipher != .none else { return [] }
+        let objects = KeyObjects(store: store, vault: id)
+        let found = try objects.list(wrappedBytes: try wrappedBytesNow(objects))
+        guard !found.isEmpty else { throw .missing(object: ObjectPlace.keyObject(1)) }
+        return found
     }
+
+    /// Nil where the key given does not open what is written now.
+    private func wrappedBytesNow(_ objects: KeyObjects) throws(VaultError) -> Int? {
+        do throws(VaultError) {
+            let generation = try catalog().document.keyGeneration
+            return try (objects.open(source, generation: generation) ?? keys).wrapped(by: [UInt8](repeating: 0, count: 32), place: "").count
+        } catch {
+            switch error {
+            case .unknownKey, .wrongKey, .damaged, .missing: return nil
+            default: throw error
+            }
+        }
+    }
+}
+
+extension VaultError {
+    /// No key object is there, so that only a recovery kit opens the vault.
+    package var lacksKeys: Bool { if case .missing(let object) = self { object.hasPrefix("keys/") } else { false } }
 }

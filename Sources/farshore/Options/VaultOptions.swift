@@ -75,6 +75,10 @@ extension Failure {
             self.init(
                 .integrityDamage, error.description,
                 try: "bring these objects there from the vault it was copied from, each at its key (farshore vault check URL names them all), or copy that vault to an empty place: farshore vault copy FROM --to URL --create")
+        case .missing where error.lacksKeys:
+            self.init(
+                .wrongKey, "the vault is encrypted, but none of its key objects is there (keys/1 is missing): no key file or passphrase opens it",
+                try: "the recovery kit as --key-file, which needs no key objects; farshore vault key add URL --key-file KIT --new-key-file FILE makes one again")
         case .damaged, .missing:
             self.init(.integrityDamage, error.description, try: "run `farshore vault check URL --read-data` to see which points are affected")
         case .rolledBack:

@@ -14,13 +14,22 @@ struct VaultKeyList: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "list",
         abstract: "List the passphrases and key files that open the vault.",
-        discussion: "Example:\n  farshore vault key list file:///backup/vault --key-file /etc/farshore/vault.key")
+        discussion: """
+            OPENS says what for: all data, or only what was written before the last rotation; a question mark where the key given does not open all data itself.
+
+            Example:
+              farshore vault key list file:///backup/vault --key-file /etc/farshore/vault.key
+            """)
 
     struct Document: Encodable {
         let number: Int
         let kind: String
         let label: String
         let created: String
+        /// False: only what was written before the last rotation. Absent: the key given does not tell.
+        let opensNewData: Bool?
+
+        var opens: String { opensNewData.map { $0 ? "all data" : "data before the last rotation" } ?? "?" }
     }
 
     @Argument(help: ArgumentHelp("The vault.", valueName: "url"))
@@ -33,10 +42,11 @@ struct VaultKeyList: ParsableCommand {
     func run() throws {
         let vault = try openVault(url: url, key: key, site: site)
         let keys = try vault.keyDescriptions().map {
-            Document(number: $0.number, kind: $0.kind, label: $0.label, created: timeText(nanoseconds: $0.createdMicros.multipliedReportingOverflow(by: 1000).partialValue))
+            Document(number: $0.number, kind: $0.kind, label: $0.label, created: timeText(nanoseconds: $0.createdMicros.multipliedReportingOverflow(by: 1000).partialValue),
+                opensNewData: $0.opensNewData)
         }
         try output.print(keys) { keys in
-            keys.isEmpty ? "This vault is not encrypted." : tableText([["NUMBER", "KIND", "LABEL", "CREATED"]] + keys.map { ["\($0.number)", $0.kind, $0.label, $0.created] })
+            keys.isEmpty ? "This vault is not encrypted." : tableText([["NUMBER", "KIND", "LABEL", "CREATED", "OPENS"]] + keys.map { ["\($0.number)", $0.kind, $0.label, $0.created, $0.opens] })
         }
     }
 }
