@@ -2,6 +2,7 @@
 
 import BlockIO
 import Foundation
+import Glibc
 
 package enum KeySource: Sendable {
     case none
@@ -42,6 +43,11 @@ package enum KeySource: Sendable {
     package static func newKeyFileText() -> String { Hex.encode(Randomness.bytes(32)) + "\n" }
 
     private static func content(_ path: String) throws(VaultError) -> [UInt8] {
+        var info = stat()
+        // Before it is opened, which would wait for somebody to write.
+        if stat(path, &info) == 0, info.st_mode & S_IFMT != S_IFREG {
+            throw .refused("\(path) is a pipe, terminal, directory or device; a key or passphrase is read from a file, for it may be read again (mode 0600; below /dev/shm or /run it reaches no disk)")
+        }
         do {
             if let bytes = try DurableFile.read(path, limitBytes: FormatLimits.openingObjectBytesMax) { return bytes }
         } catch {
