@@ -115,14 +115,7 @@ package final class Vault: Sendable {
     package static func open(
         store: any ObjectStore, key: KeySource, memory: HeadMemory, settings: VaultSettings = VaultSettings(), keyFiles: KeyFiles? = nil
     ) throws(VaultError) -> Vault {
-        let bytes: [UInt8]
-        do {
-            bytes = try store.get(ObjectPlace.markerKey, range: nil)
-        } catch where error.code == .notFound || error.code == .bucketMissing {
-            throw .noVault("there is no vault at \(store.location)")
-        } catch {
-            throw .store(error)
-        }
+        let bytes = try VaultMarker.fetch(from: store)
         let keys: VaultKeys
         do throws(VaultError) {
             let (marker, cipher) = try VaultMarker.decode(bytes)
@@ -150,7 +143,7 @@ package final class Vault: Sendable {
         let found: [UInt8]
         do {
             found = try store.get(ObjectPlace.chunksMarkerKey, range: nil)
-        } catch where error.code == .notFound || error.code == .bucketMissing {
+        } catch where error.code == .notFound {
             throw .noVault("the second place of \(store.location) does not hold the chunks of a vault")
         } catch {
             throw .store(error)

@@ -116,9 +116,45 @@ import VaultFixtures
         #expect(code { _ = try open(test, test.key) } == "none")
     }
 
-    @Test func anEmptyPlaceIsNoVault() throws {
+    private func words(_ body: () throws -> Void) -> String {
+        do { try body() } catch { return "\(error)" }
+        return ""
+    }
+
+    @Test func anEmptyPlaceIsNoVaultAndOneThatLostItsMarkIsTold() throws {
         let test = try TestVault()
         try FileManager.default.removeItem(atPath: test.file("farshore.json"))
         #expect(code { _ = try open(test, test.key) } == "noVault")
+        #expect(words { _ = try open(test, test.key) }.hasSuffix("farshore.json is missing, but objects of a vault are there (catalog/00000000000000000001), so it was deleted"))
+        for key in try test.keys() { try test.store.delete([key]) }
+        #expect(words { _ = try open(test, test.key) }.hasSuffix(": nothing is there"))
+        try test.store.put("photo", [1], ifAbsent: false)
+        #expect(words { _ = try open(test, test.key) }.hasSuffix("what is there is of something else (photo)"))
+    }
+
+    /// Without its key objects an encrypted vault is no other than before: a kit opens it, and it does not pass as one without encryption.
+    @Test func aVaultThatLostItsKeyObjectsIsStillEncrypted() throws {
+        let test = try TestVault()
+        let path = test.directory + "-kit"
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        try test.kit.text.write(toFile: path, atomically: true, encoding: .utf8)
+        try FileManager.default.removeItem(atPath: test.file("keys/1"))
+        #expect { _ = try open(test, test.key) } throws: { ($0 as? VaultError)?.lacksKeys == true }
+        let byKit = try open(test, .keyFile(path: path))
+        #expect(byKit.isEncrypted)
+        #expect { _ = try byKit.keyDescriptions() } throws: { ($0 as? VaultError)?.lacksKeys == true }
+        #expect(try VaultCheck(vault: byKit, readData: false).run().findings.map(\.object) == ["keys/1"])
+        #expect(try byKit.addKey(test.key, label: "again") == 1)
+        #expect(try open(test, test.key).keyDescriptions().map(\.label) == ["again"])
+    }
+
+    /// A pipe would be empty the second time it is read, and one that nobody writes to would be waited for.
+    @Test func aPipeIsRefusedByItsName() throws {
+        let path = try temporaryDirectory() + "/pipe"
+        defer { try? FileManager.default.removeItem(atPath: (path as NSString).deletingLastPathComponent) }
+        #expect(mkfifo(path, 0o600) == 0)
+        #expect(words { _ = try KeySource.passphraseFile(path: path) }.hasPrefix("\(path) is a pipe"))
+        #expect(words { _ = try KeySource.keyFile(path: path) }.hasPrefix("\(path) is a pipe"))
+        #expect(words { _ = try KeySource.keyFile(path: "/dev/null") }.hasPrefix("/dev/null is a pipe, terminal, directory or device"))
     }
 }

@@ -87,14 +87,7 @@ extension Vault {
     package var isEncrypted: Bool { keys.cipher != .none }
 
     /// Of a vault that is not open yet.
-    package static func isEncrypted(_ store: any ObjectStore) throws(VaultError) -> Bool { try VaultMarker.decode(marker(store)).cipher != .none }
-
-    private static func marker(_ store: any ObjectStore) throws(VaultError) -> [UInt8] {
-        do { return try store.get(ObjectPlace.markerKey, range: nil) } catch {
-            if error.code == .notFound || error.code == .bucketMissing { throw .noVault("there is no vault at \(store.location)") }
-            throw .store(error)
-        }
-    }
+    package static func isEncrypted(_ store: any ObjectStore) throws(VaultError) -> Bool { try VaultMarker.decode(VaultMarker.fetch(from: store)).cipher != .none }
 
     /// By the target's clock where it has told one, else by this host's.
     package static func micros(at store: any ObjectStore) -> UInt64 {
@@ -120,7 +113,7 @@ extension Vault {
 
     /// Uses the registration for `host`: its kit, which opens the vault. Repeatable by the same host; refused for another one, and when it has expired.
     package static func join(_ registration: Registration, store: any ObjectStore, host: VaultID) throws(VaultError) -> RecoveryKit {
-        let (found, cipher) = try VaultMarker.decode(try marker(store))
+        let (found, cipher) = try VaultMarker.decode(try VaultMarker.fetch(from: store))
         guard found.vault == registration.vault else {
             throw .refused("the registration key is for the vault \(registration.vault), but \(store.location) holds the vault \(found.vault)")
         }

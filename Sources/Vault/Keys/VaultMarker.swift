@@ -37,6 +37,27 @@ struct VaultMarker: Codable, Equatable {
         return try marker.encoded()
     }
 
+    /// Its bytes, as they are at the target. Where there are none, an empty place is told from one that lost them.
+    static func fetch(from store: any ObjectStore) throws(VaultError) -> [UInt8] {
+        do throws(StoreError) {
+            return try store.get(ObjectPlace.markerKey, range: nil)
+        } catch where error.code == .notFound {
+            throw .noVault("there is no vault at \(store.location)\(remains(at: store))")
+        } catch {
+            throw .store(error)
+        }
+    }
+
+    /// For people; who may not list is told less.
+    private static func remains(at store: any ObjectStore) -> String {
+        let page: ListPage
+        do throws(StoreError) { page = try store.list(prefix: "", startAfter: nil) } catch { return "" }
+        guard let object = page.objects.first else { return ": nothing is there" }
+        let parts = ["catalog/", "heads/", "disks/", "chunks/", "maps/", "keys/"]
+        guard let own = page.objects.first(where: { object in parts.contains { object.key.hasPrefix($0) } }) else { return ": what is there is of something else (\(object.key))" }
+        return ": farshore.json is missing, but objects of a vault are there (\(own.key)), so it was deleted"
+    }
+
     static func decode(_ bytes: [UInt8]) throws(VaultError) -> (marker: VaultMarker, cipher: VaultCipher) {
         let object = ObjectPlace.markerKey
         let marker = try CanonicalJSON.decode(VaultMarker.self, bytes, object: object, formats: FormatLimits.formatVersion...formatApart)

@@ -88,7 +88,7 @@ extension Failure {
         case .fenced: self.init(.fenced, error.description, try: "stop this uploader: another host replicates this disk now")
         case .conflict: self.init(.failed, error.description, try: "run the command again")
         case .unsupportedVersion: self.init(.failed, error.description, try: "use a newer version of farshore")
-        case .noVault: self.init(.notFound, error.description, try: "check the URL, or make a vault with `farshore vault create`")
+        case .noVault: self.init(.notFound, error.description, try: "check the URL, its prefix too; a farshore.json that was deleted comes back from a copy of the vault, or an older version of it; `farshore vault create` is for an empty place only")
         case .alreadyExists: self.init(.inUse, error.description, try: "use another name or location")
         case .notFound: self.init(.notFound, error.description, try: "`farshore point list DISK --vault URL` shows what is there")
         case .noKeyFile(let path): self.init(.notFound, error.description, try: "bring \(path) back from a copy; where the command takes --key-file, the recovery kit opens the vault too")
