@@ -51,6 +51,7 @@ import Testing
         let store = try openStore(url: "s3://bucket?endpoint=\(server.endpoint)", environment: Self.environment)
         let error = expectCode(.unreachable) { _ = try store.get("k") }
         #expect(error?.isRecoverable == true)
+        #expect(error?.message == "\(server.endpoint) cannot be reached: Connection refused", "\(error?.message ?? "")")
     }
 
     @Test func unknownHost() throws {

@@ -2,6 +2,7 @@
 // target answers is left to S3Errors and AzureErrors. Blocks the calling thread; the event loops of async-http-client do the I/O.
 
 import AsyncHTTPClient
+import Glibc
 import NIOCore
 import NIOHTTP1
 import NIOPosix
@@ -109,7 +110,7 @@ final class TargetConnection: Sendable {
         case let error as NIOConnectionError:
             return unreachable(Self.reason(error))
         case let error as IOError:
-            return unreachable("\(error)")
+            return unreachable(Self.reason(error))
         default:
             return unreachable("\(error)")
         }
@@ -120,9 +121,12 @@ final class TargetConnection: Sendable {
     ]
 
     private static func reason(_ error: NIOConnectionError) -> String {
-        if let failed = error.connectionErrors.first { return "\(failed.error)" }
+        if let failed = error.connectionErrors.first { return (failed.error as? IOError).map(reason) ?? "\(failed.error)" }
         return "the name \(error.host) cannot be resolved"
     }
+
+    /// The description of the error names the call too, in its own way.
+    private static func reason(_ error: IOError) -> String { String(cString: strerror(error.errnoCode)) }
 
     private func unreachable(_ reason: String) -> StoreError {
         StoreError(.unreachable, "\(endpoint) cannot be reached: \(reason)", try: "check the endpoint in the vault URL, the network, and that the target runs")
