@@ -85,7 +85,7 @@ struct Program {
     }
 
     private static func report(_ error: any Error) -> ExitStatus {
-        if let failure = Failure.explaining(error) {
+        if let failure = Failure.explaining(error)?.repeatingKey(of: words) {
             printError("farshore: \(failure)")
             return failure.status
         }

@@ -100,6 +100,21 @@ extension Failure {
         }
     }
 
+    /// Where the command was given a key, the commands that it tells to try get it too.
+    func repeatingKey(of words: [String]) -> Failure {
+        guard !remedy.contains("-file "), let key = Self.key(in: words) else { return self }
+        let opening = #/farshore (?:vault (?:check|undo|lock|key list)|point list [^ `;,)]+ --vault) [^ `;,)]+/#
+        return Failure(status, message, try: remedy.replacing(opening) { "\($0.output) \(key)" })
+    }
+
+    private static func key(in words: [String]) -> String? {
+        for option in ["--key-file", "--passphrase-file"] {
+            if let place = words.firstIndex(of: option), place + 1 < words.count { return "\(option) \(shellWord(words[place + 1]))" }
+            if let word = words.first(where: { $0.hasPrefix(option + "=") }) { return "\(option) \(shellWord(String(word.dropFirst(option.count + 1))))" }
+        }
+        return nil
+    }
+
     init(_ error: StoreError) {
         let status: ExitStatus =
             switch error.code {

@@ -128,7 +128,12 @@ struct VaultKeyRemove: ParsableCommand {
 
     func run() throws {
         let vault = try openVault(url: url, key: key, site: site)
-        try vault.removeKey(number, keeping: try key.source())
+        do {
+            try vault.removeKey(number, keeping: try key.source())
+        } catch {
+            guard case .notFound(let text) = error else { throw error }
+            throw Failure(.notFound, text, try: "`farshore vault key list URL` shows those it has")
+        }
         try output.print(Document(removed: number)) { "Removed the key \($0.removed)." }
     }
 }
