@@ -72,6 +72,12 @@ import Vault
         #expect(watch.look(change(0, of: 1), after: 24, heldBytes: 0, now: 5_680 * second) == nil)
         #expect(watch.look(change(0, of: 1), after: 25, heldBytes: 0, now: 5_691 * second) == .over)
         #expect(watch.look(change(40, of: 40), after: 26, heldBytes: 0, now: 6_000 * second) != nil)
+        // One that another watch raised stands as long as that would have let it, and longer while it goes on.
+        var later = AnomalyWatch(standsUntil: 700 * second)
+        #expect(later.look(change(0, of: 1), after: 27, heldBytes: 0, now: 200 * second) == nil && later.isRaised)
+        #expect(later.look(change(9, of: 9), after: 28, heldBytes: 0, now: 300 * second) == nil && later.standsUntil == 900 * second)
+        #expect(later.look(ContentMap.Change(), after: 29, heldBytes: 0, now: 899 * second) == nil)
+        #expect(later.look(ContentMap.Change(), after: 29, heldBytes: 0, now: 901 * second) == .over && !later.isRaised)
         // What was written before does not hide it.
         var busy = AnomalyWatch()
         #expect(busy.look(change(0, of: 500), after: 1, heldBytes: 0, now: second) == nil)
@@ -100,9 +106,40 @@ import Vault
         #expect(head.pins?.map(\.sequence) == (setting == .pin ? [clean] : nil), "\(warnings)")
         guard setting == .pin else { return }
         #expect(warnings[0].text.contains("looks encrypted") && warnings[0].remedy.contains("anomaly-\(clean)"), "\(warnings)")
-        // It stands over a restart of the uploader.
-        try catalogue.takeAwayAllWarnings()
-        #expect(try catalogue.warnings(ofDisk: ReplicatedDisk.name).count == 1)
         #expect(try vaultContent(#require(try disk.history()), at: clean) == disk.points[clean])
+        try expectItStandsOverRestarts(disk, catalogue, service)
+        // Nobody is told to take away a pin that is gone.
+        try catalogue.notePinGone("anomaly-\(clean + 1)", ofDiskID: disk.id.description, vault: disk.openVault().id.description)
+        #expect(try alarms(catalogue).first?.remedy == warnings[0].remedy)
+        try catalogue.notePinGone("anomaly-\(clean)", ofDiskID: disk.id.description, vault: disk.openVault().id.description)
+        #expect(try alarms(catalogue).first.map { !$0.remedy.contains("unpin") && $0.text == warnings[0].text } == true)
+        // Calm, and nothing is written.
+        try catalogue.note(.anomaly, standsUntil: Clock.wallNanoseconds(), of: catalogue.disk(named: ReplicatedDisk.name))
+        #expect(try service.runOnce().isEmpty)
+        #expect(try alarms(catalogue).isEmpty && catalogue.events(limit: 5).contains { $0.text.contains("no longer overwritten") })
+        // Nor does one stand that nobody watches for any more.
+        try catalogue.set(StandingWarning(kind: .anomaly, text: "t", remedy: "r"), of: catalogue.disk(named: ReplicatedDisk.name))
+        _ = try catalogue.changePolicy(named: Policy.defaultName, PolicyChange(anomaly: .off))
+        #expect(try service.runOnce().isEmpty && alarms(catalogue).isEmpty)
+    }
+
+    private func alarms(_ catalogue: Catalogue) throws -> [StandingWarning] { try catalogue.warnings(ofDisk: ReplicatedDisk.name).filter { $0.kind == .anomaly } }
+
+    /// Each run of the service is a watch of its own, as after a restart.
+    private func expectItStandsOverRestarts(_ disk: ReplicatedDisk, _ catalogue: Catalogue, _ service: UploadService) throws {
+        let raised = try #require(try alarms(catalogue).first?.standsUntilNanoseconds)
+        let tenMinutes = Clock.wallNanoseconds() + AnomalyWatch.windowNanoseconds
+        #expect(raised <= tenMinutes && raised > tenMinutes - 120_000_000_000)
+        try catalogue.takeAwayAllWarnings()
+        #expect(try service.runOnce().isEmpty)
+        try disk.write(text(1 << 20), at: 40 << 20)
+        try disk.cut()
+        #expect(try service.runOnce().isEmpty)
+        #expect(try alarms(catalogue).first?.standsUntilNanoseconds == raised)
+        // It goes on: the ten minutes begin anew.
+        for megabyte in 36..<46 { try disk.write(random(1 << 20, UInt64(megabyte)), at: megabyte << 20) }
+        try disk.cut()
+        #expect(try service.runOnce().isEmpty)
+        #expect(try alarms(catalogue).first?.standsUntilNanoseconds.map { $0 > raised } == true)
     }
 }

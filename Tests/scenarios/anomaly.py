@@ -139,6 +139,8 @@ with Scenario(seed=50) as s:
             check(tree_digest(s.path("restored", "files")) == digest, "the files of the pinned point are not those from before")
             run("umount", s.path("restored"))
             s.detach(device)
+            check(f"point unpin {name} --name anomaly-{pinned}" in held["remedy"], held["remedy"])
             s.farshore("point", "unpin", name, "--name", f"anomaly-{pinned}")
+            check("unpin" not in (disk(name)["remedy"] or ""), f"the pin is gone, but health says: {disk(name)['remedy']}")
             print("the pinned point restores to the files as they were")
     check(not [load for load in ordinary if alarms[load]], "an ordinary load raised an alarm")

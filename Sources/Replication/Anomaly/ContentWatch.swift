@@ -54,7 +54,8 @@ extension DiskReplication {
     /// What was published after sequence `before` is looked at. What cannot be pinned or noted fails no replication.
     func look(at change: ContentMap.Change, after before: UInt64, _ disk: ProtectedDisk, _ publisher: Publisher) throws {
         guard disk.policy.anomaly != .off, let content else { return }
-        switch watch.look(change, after: before, heldBytes: content.map.heldBytes, now: replicator.clock.now()) {
+        let (now, known) = (replicator.clock.now(), watch.standsUntil)
+        switch watch.look(change, after: before, heldBytes: content.map.heldBytes, now: now) {
         case .raised(let converted, let written, let seconds, let clean):
             let pinned = disk.policy.anomaly == .pin ? pin(before: clean, disk, publisher) : "farshore point list \(disk.name)"
             try replicator.catalogue.set(
@@ -70,6 +71,16 @@ extension DiskReplication {
             }
         case nil: break
         }
+        if let until = watch.standsUntil, until != known { try replicator.catalogue.note(.anomaly, standsUntil: Clock.wallNanoseconds() + (until - min(until, now)), of: disk) }
+    }
+
+    /// Raised by this uploader or one before. The machine's own clock may have begun anew since, and the wall clock may have been set: it stands no
+    /// longer than if it had been raised now.
+    func resumedWatch(of disk: ProtectedDisk) throws(SiteError) -> AnomalyWatch {
+        guard let raised = try replicator.catalogue.warnings(ofDisk: disk.name, at: disk.vaultID).first(where: { $0.kind == .anomaly }) else { return AnomalyWatch() }
+        let wall = Clock.wallNanoseconds()
+        let left = raised.standsUntilNanoseconds.map { min($0 - min($0, wall), AnomalyWatch.windowNanoseconds) } ?? AnomalyWatch.windowNanoseconds
+        return AnomalyWatch(standsUntil: replicator.clock.now() + left)
     }
 
     /// The newest point at or below `clean`; what to do next.
@@ -84,7 +95,7 @@ extension DiskReplication {
             } catch .alreadyExists {
                 // By the alarm before.
             }
-            return "point #\(point.sequence) is pinned as \(name); look at the guest; farshore point unpin \(disk.name) --name \(name) when it is of no use"
+            return "point #\(point.sequence) is \(StandingWarning.pinned(name)) look at the guest; farshore point unpin \(disk.commandName) --name \(name) when it is of no use"
         } catch {
             return "the point before #\(clean) could not be pinned: \(error); farshore point pin \(disk.name)/POINT --name NAME"
         }

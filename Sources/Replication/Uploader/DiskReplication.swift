@@ -92,6 +92,8 @@ final class DiskReplication {
         }
         if try folder.readFreeze() != nil { try replicator.holds.letGo(disk, replicator.owner(disk)) }
         try replicateDelta(disk, connection, publisher, folder)
+        // Where nothing is written it is calm too.
+        if watch.isRaised { try look(at: ContentMap.Change(), after: publisher.state?.current?.sequence ?? 0, disk, publisher) }
         // It has all that was there when the attempt began.
         try publisher.join()
         try publisher.heads.acknowledge()
@@ -368,6 +370,7 @@ final class DiskReplication {
     private func watchContent(of disk: ProtectedDisk) throws {
         guard disk.policy.anomaly != .off else {
             content = nil
+            if try replicator.catalogue.warnings(ofDisk: disk.name, at: disk.vaultID).contains(where: { $0.kind == .anomaly }) { try replicator.catalogue.takeAway(.anomaly, of: disk) }
             return
         }
         guard content?.disk != disk.id || content?.diskBytes != disk.sizeBytes else { return }
@@ -381,7 +384,7 @@ final class DiskReplication {
             isUnwatchedTold = true
             try replicator.catalogue.record(.warning, of: disk, "encryption would not be noticed: \(error)")
         }
-        watch = AnomalyWatch(isRaised: try replicator.catalogue.warnings(ofDisk: disk.name, at: disk.vaultID).contains { $0.kind == .anomaly })
+        watch = try resumedWatch(of: disk)
         unwatched = ContentMap.Change()
     }
 

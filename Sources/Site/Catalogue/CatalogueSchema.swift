@@ -21,6 +21,7 @@ extension Catalogue {
         migrator.registerMigration("12 what failovers did") { try addFailoverProgress($0) }
         migrator.registerMigration("13 targets") { try createTargets($0) }
         migrator.registerMigration("14 commands of jobs") { try $0.execute(sql: "ALTER TABLE job ADD COLUMN command TEXT") }
+        migrator.registerMigration("15 how long a warning stands") { try $0.execute(sql: "ALTER TABLE warning ADD COLUMN stands_until INTEGER") }
         return migrator
     }
 

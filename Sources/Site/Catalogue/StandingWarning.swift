@@ -17,12 +17,18 @@ package struct StandingWarning: Equatable, Sendable {
     package let kind: Kind
     package let text: String
     package let remedy: String
+    /// Of an anomaly, by the wall clock: how long at least, for whoever watches after a restart.
+    package let standsUntilNanoseconds: UInt64?
 
-    package init(kind: Kind, text: String, remedy: String) {
+    package init(kind: Kind, text: String, remedy: String, standsUntilNanoseconds: UInt64? = nil) {
         self.kind = kind
         self.text = text
         self.remedy = remedy
+        self.standsUntilNanoseconds = standsUntilNanoseconds
     }
+
+    /// In the remedy of an anomaly, until that pin is taken away.
+    package static func pinned(_ name: String) -> String { "pinned as \(name);" }
 }
 
 extension Catalogue {
@@ -31,7 +37,11 @@ extension Catalogue {
         try read { database in
             try Row.fetchAll(
                 database, sql: "SELECT * FROM warning WHERE disk = ? AND vault = ? ORDER BY kind", arguments: [name, Self.vault(vault, ofDisk: name, database)]
-            ).map { StandingWarning(kind: try storedName($0["kind"]), text: $0["text"], remedy: $0["remedy"]) }
+            ).map {
+                StandingWarning(
+                    kind: try storedName($0["kind"]), text: $0["text"], remedy: $0["remedy"],
+                    standsUntilNanoseconds: ($0["stands_until"] as Int64?).map(UInt64.init(bitPattern:)))
+            }
         }
     }
 
@@ -46,6 +56,25 @@ extension Catalogue {
                 arguments: [warning.kind.rawValue, warning.text, warning.remedy, disk.name, disk.vaultID])
         }
         try record(.warning, of: disk, "\(warning.text); \(warning.remedy)")
+    }
+
+    package func note(_ kind: StandingWarning.Kind, standsUntil nanoseconds: UInt64, of disk: ProtectedDisk) throws(SiteError) {
+        try write {
+            try $0.execute(
+                sql: "UPDATE warning SET stands_until = ? WHERE disk = ? AND vault = ? AND kind = ?",
+                arguments: [Int64(bitPattern: nanoseconds), disk.name, disk.vaultID, kind.rawValue])
+        }
+    }
+
+    /// The pin that an alarm left is not there any more: nobody is told to take it away.
+    package func notePinGone(_ name: String, ofDiskID id: String, vault: String) throws(SiteError) {
+        try write {
+            try $0.execute(
+                sql: """
+                    UPDATE warning SET remedy = ? WHERE kind = ? AND vault = ? AND disk IN (SELECT name FROM disk WHERE id = ?) AND instr(remedy, ?) > 0
+                    """,
+                arguments: ["look at the guest; the point from before is pinned no more", StandingWarning.Kind.anomaly.rawValue, vault, id, StandingWarning.pinned(name)])
+        }
     }
 
     /// True when it stood.

@@ -3,6 +3,7 @@
 import ArgumentParser
 import BlockIO
 import Foundation
+import Glibc
 import RecoveryPoints
 import Site
 import Vault
@@ -122,6 +123,10 @@ struct PointUnpin: ParsableCommand {
     func run() throws {
         let opened = try vault.open(of: disk, site)
         let removed = try opened.unpin(try opened.disk(disk), name: name)
+        // Without a catalogue (a rescue) no alarm of it stands here.
+        if access(site.directory.cataloguePath, F_OK) == 0 {
+            for pinned in removed { try site.catalogue().notePinGone(name, ofDiskID: pinned.disk.id.description, vault: opened.id.description) }
+        }
         try output.print(PinDocument(removed)) { document in document.map { "\($0.name): #\($0.sequence) of \($0.disks.joined(separator: ", ")) is pinned no more" } ?? "" }
     }
 }
