@@ -83,7 +83,7 @@ extension VirtualDisk {
     private func remedy(_ starvation: Starvation) -> String {
         switch starvation.cause {
         case .noSegment: "make room on, or mend, the volume of \(log.folder.path)"
-        case .notReplicated: "farshore upload; farshore events \(name) says why it does not go on"
+        case .notReplicated: "what brings the vault up to date: farshore events \(name) says why it is not; farshore upload, where no uploader runs"
         case .notMerged: "mend or make room on the volume of \(image.path)"
         }
     }

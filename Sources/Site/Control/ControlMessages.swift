@@ -157,12 +157,15 @@ package struct ServedDiskStatus: Codable, Equatable, Sendable {
     package let remedy: String?
     /// Nil for a disk that stands alone.
     package let filling: FillingStatus?
+    /// Writes get ENOSPC until the vault has more; nil from a mount of an earlier release.
+    package let waitsForVault: Bool?
 
     package init(
         disk: String, sizeBytes: UInt64, lastSequence: UInt64, flushedSequence: UInt64, destagedSequence: UInt64,
         frozenSequence: UInt64?, logBytes: UInt64, logBudgetBytes: UInt64, undestagedBytes: UInt64, unreplicatedBytes: UInt64, health: Health,
-        reason: String?, remedy: String?, filling: FillingStatus? = nil
+        reason: String?, remedy: String?, filling: FillingStatus? = nil, waitsForVault: Bool = false
     ) {
+        self.waitsForVault = waitsForVault
         self.filling = filling
         self.disk = disk
         self.sizeBytes = sizeBytes

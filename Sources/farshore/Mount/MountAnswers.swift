@@ -28,7 +28,7 @@ extension ServedDiskStatus {
             logBudgetBytes: status.log.budgetBytes, undestagedBytes: status.log.undestagedBytes, unreplicatedBytes: status.log.unreplicatedBytes, health: health,
             reason: !status.reason.isEmpty ? status.reason : problem ?? (hasSupervisor ? nil : lostSupervisorText),
             remedy: !status.remedy.isEmpty ? status.remedy : filling?.problem != nil ? "bring back what the message names; it is tried again and again" : points != nil ? "farshore status and farshore events say what is wrong" : hasSupervisor ? nil : lostSupervisorRemedy,
-            filling: filling)
+            filling: filling, waitsForVault: status.trouble == .writesRefused && status.log.starvation?.cause == .notReplicated)
     }
 }
 

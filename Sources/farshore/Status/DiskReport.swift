@@ -102,7 +102,7 @@ struct DiskReport: Encodable {
         } else if let ended = Self.notServed(disk, refused, mountDied: mountDied, isBeingEnded: job?.kind == Job.Kind.unprotect.rawValue) {
             (health, reason, remedy) = ("critical", ended.text, ended.remedy)
         } else {
-            (health, reason, remedy) = Self.judge(disk, served, log, worst, unprotected)
+            (health, reason, remedy) = Self.judge(disk, served, log, worst, unprotected, targets, isUploading: isUploading)
         }
         image = disk.imagePath
         sizeBytes = disk.sizeBytes
@@ -143,12 +143,13 @@ struct DiskReport: Encodable {
             remedy: (isOpen ? "farshore failover commit \(unit), then " : "") + "farshore reprotect \(unit)")
     }
 
-    /// The worst of what they say.
+    /// The worst of what they say. An alarm comes before what is no worse.
     private static func judge(
-        _ disk: ProtectedDisk, _ served: ServedDiskStatus?, _ log: LogView, _ replication: TargetReport.Finding, _ unprotected: TargetReport.Finding?
+        _ disk: ProtectedDisk, _ served: ServedDiskStatus?, _ log: LogView, _ replication: TargetReport.Finding, _ unprotected: TargetReport.Finding?, _ targets: [TargetReport],
+        isUploading: Bool
     ) -> (String, String?, String?) {
-        var found: [TargetReport.Finding] = []
-        if let served { found.append(TargetReport.Finding(rank: served.health.rank, text: served.reason, remedy: served.remedy)) }
+        var found = targets.compactMap(\.anomaly?.finding)
+        if let served { found.append(mounted(disk, served, replication, targets, isUploading: isUploading)) }
         found.append(replication)
         if let problem = log.problem { found.append(TargetReport.Finding(rank: 3, text: problem, remedy: "mend the volume of \(disk.logFolder)")) }
         if let held = disk.held { found.append(TargetReport.Finding(rank: 1, text: "the mount does not serve it: \(held)", remedy: nil)) }
@@ -158,8 +159,19 @@ struct DiskReport: Encodable {
                 rank: 1, text: "to keep the log within its budget what the vault lacks was merged: of \(log.merged.map(\.description).joined(separator: ", ")) only the end can be had",
                 remedy: "farshore upload; farshore events \(disk.name) says why the vault does not get it"))
         }
-        guard let worst = found.max(by: { $0.rank < $1.rank }), worst.rank > 0 else { return ("normal", nil, nil) }
+        let worst = TargetReport.Finding.worst(found)
         return (worst.health, worst.text, worst.remedy)
+    }
+
+    /// What the mount says. Where writes are refused until the vault has more, the uploader's side says why it has not.
+    private static func mounted(
+        _ disk: ProtectedDisk, _ served: ServedDiskStatus, _ replication: TargetReport.Finding, _ targets: [TargetReport], isUploading: Bool
+    ) -> TargetReport.Finding {
+        guard served.waitsForVault == true else { return TargetReport.Finding(rank: served.health.rank, text: served.reason, remedy: served.remedy) }
+        let upload = isUploading ? "the uploader sends it: farshore job list, farshore events \(disk.name)" : "farshore upload"
+        let room = targets.count == 1 ? "; farshore resync \(disk.name) --release-log makes room at once, at the price of a resynchronisation" : ""
+        return TargetReport.Finding(
+            rank: served.health.rank, text: [served.reason, replication.text].compactMap(\.self).joined(separator: "; "), remedy: (replication.remedy ?? upload) + room)
     }
 
     var text: String {
@@ -174,6 +186,10 @@ struct DiskReport: Encodable {
         } else {
             for line in targets.flatMap(\.lines) { add(line.hasPrefix(" ") ? "" : "target", line) }
         }
+        if targets.count == 1, let anomaly = targets[0].anomaly, reason != anomaly.text {
+            add("anomaly", anomaly.text)
+            add("try", anomaly.remedy)
+        }
         if let filling { add("filling", filling.text) }
         if targets.count == 1, let lag = targets[0].lagText { add("lag", lag) }
         let waiting = undestagedBytes.map { ", \(bytesText($0)) not merged yet" } ?? ""
@@ -181,7 +197,7 @@ struct DiskReport: Encodable {
         if let merged { add("merged", merged.map { "#\($0.after) to #\($0.through)" }.joined(separator: ", ") + ": only the end can be had") }
         if let lastPoint { add("last point", "#\(lastPoint.sequence)  \(lastPoint.time)\(lastPoint.tag.map { "  \($0)" } ?? "")  \(lastPoint.isReplicated ? "replicated" : "local")") }
         if targets.count == 1, let nextAttempt { add("next try", nextAttempt) }
-        if targets.count == 1, let resynchronisation { add("resync", resynchronisation.isNow ? "at once" : "in its hours, \(resynchronisation.window)") }
+        if targets.count == 1, let resync = targets[0].resyncText { add("resync", resync) }
         if let job { add("job \(job.id)", "\(job.kind)\(job.vault.map { " to \($0)" } ?? ""): \(job.progressText)") }
         return lines.joined(separator: "\n")
     }

@@ -20,6 +20,20 @@ struct TargetReport: Encodable {
     let lagBytes: UInt64?
     let nextAttempt: String?
     let resynchronisation: ResynchronisationDocument?
+    let anomaly: Anomaly?
+
+    /// The alarm on data that looks encrypted. It is shown whatever else is wrong.
+    struct Anomaly: Encodable {
+        let text: String
+        let remedy: String
+
+        init?(_ warnings: [StandingWarning]) {
+            guard let raised = warnings.first(where: { $0.kind == .anomaly }) else { return nil }
+            (text, remedy) = (raised.text, raised.remedy)
+        }
+
+        var finding: Finding { Finding(rank: 1, text: text, remedy: remedy) }
+    }
 
     /// The worst of what is wrong; `rank` 0 is nothing.
     struct Finding {
@@ -28,10 +42,13 @@ struct TargetReport: Encodable {
         let remedy: String?
 
         static let healthy = Finding(rank: 0, text: nil, remedy: nil)
+        /// Of those that are as bad as each other the first.
+        static func worst(_ found: [Finding]) -> Finding { found.max { $0.rank < $1.rank }.flatMap { $0.rank > 0 ? $0 : nil } ?? .healthy }
+
         var health: String { ["normal", "warning", "resynchronisation-required", "critical"][rank] }
     }
 
-    /// The first target first; the worst of them all, which names its target where there are several.
+    /// The first target first; the worst of them all but for anomalies, which names its target where there are several.
     static func all(
         ofDisk name: String, _ sharing: ConsistencyGroup, _ catalogue: Catalogue, isUploading: Bool
     ) throws -> (reports: [TargetReport], worst: Finding) {
@@ -50,18 +67,25 @@ struct TargetReport: Encodable {
         let replication = try catalogue.replication(ofDisk: disk.name, at: disk.vaultID)
         let mark = try catalogue.resynchronisation(ofDisk: disk.name, at: disk.vaultID)
         let lag = lag(disk, replication.provenSequence)
-        var found = [Finding(rank: replication.health.rank, text: replication.error.map { "replication failed: \($0)" }, remedy: replication.remedy)]
+        let warnings = try catalogue.warnings(ofDisk: disk.name, at: disk.vaultID)
+        let anomaly = Anomaly(warnings)
+        var found: [Finding] = []
+        // While it is paused nothing is tried, and what may pass may have passed.
+        if !disk.isPaused || replication.health == .critical {
+            found.append(Finding(rank: replication.health.rank, text: replication.error.map { "replication failed: \($0)" }, remedy: replication.remedy))
+        }
         if let mark {
             found.append(Finding(
                 rank: 2, text: "resynchronisation required: \(mark.reason)", remedy: mark.isNow ? "farshore job list shows how far it is" : "farshore resync \(disk.commandName) --now"))
         }
         if let behind = try behind(disk, replication, lag, isUploading: isUploading) ?? awaited(disk, sharing, catalogue) { found.append(behind) }
-        if isUploading { found += try catalogue.warnings(ofDisk: disk.name, at: disk.vaultID).map { Finding(rank: 1, text: $0.text, remedy: $0.remedy) } }
-        let worst = found.max { $0.rank < $1.rank } ?? .healthy
-        return (TargetReport(disk, replication, mark, lag, worst.rank == 0 ? .healthy : worst), worst)
+        if isUploading { found += warnings.filter { $0.kind != .anomaly }.map { Finding(rank: 1, text: $0.text, remedy: $0.remedy) } }
+        let worst = Finding.worst(found)
+        return (TargetReport(disk, replication, mark, lag, anomaly, Finding.worst([anomaly?.finding ?? .healthy] + found)), worst)
     }
 
-    private init(_ disk: ProtectedDisk, _ replication: ReplicationState, _ mark: Resynchronisation?, _ lag: ReplicationLag?, _ finding: Finding) {
+    private init(_ disk: ProtectedDisk, _ replication: ReplicationState, _ mark: Resynchronisation?, _ lag: ReplicationLag?, _ anomaly: Anomaly?, _ finding: Finding) {
+        self.anomaly = anomaly
         vault = disk.vaultURL
         vaultID = disk.vaultID
         policy = disk.policy.name
@@ -75,12 +99,12 @@ struct TargetReport: Encodable {
         let isUncounted = resynchronisation?.isLogReleased == true
         lagSeconds = isUncounted ? replication.provenAtNanoseconds.map { Double(Clock.wallNanoseconds() - min($0, Clock.wallNanoseconds())) / 1e9 } : lag?.seconds
         lagBytes = isUncounted ? nil : lag?.bytes
-        nextAttempt = replication.nextAttemptNanoseconds.map(timeText(nanoseconds:))
+        nextAttempt = disk.isPaused ? nil : replication.nextAttemptNanoseconds.map(timeText(nanoseconds:))
     }
 
     /// Nil where nothing is proven; a log that cannot be read is told of the disk. The owner may know of more than the catalogue
     /// does, and goes on meanwhile: what it has recycled was verified in the vault.
-    private static func lag(_ disk: ProtectedDisk, _ provenSequence: UInt64?) -> ReplicationLag? {
+    static func lag(_ disk: ProtectedDisk, _ provenSequence: UInt64?) -> ReplicationLag? {
         guard let provenSequence, let reader = try? LogReader(LogFolder(disk.logFolder)) else { return nil }
         var (from, triesLeft) = (provenSequence, 20)
         while true {
@@ -107,7 +131,7 @@ struct TargetReport: Encodable {
 
     /// A disk of its group that the vault gets nothing of, so that the points they share are not listed there.
     private static func awaited(_ disk: ProtectedDisk, _ sharing: ConsistencyGroup, _ catalogue: Catalogue) throws -> Finding? {
-        for member in sharing.disks where member.name != disk.name {
+        for member in sharing.disks where member.name != disk.name && !disk.isPaused {
             let other = try catalogue.disk(named: member.name, at: disk.vaultID)
             let replication = try catalogue.replication(ofDisk: other.name, at: disk.vaultID)
             if let mark = try catalogue.resynchronisation(ofDisk: other.name, at: disk.vaultID), LogFolder(other.logFolder).isReleased(target: other.vaultID) {
@@ -131,12 +155,19 @@ struct TargetReport: Encodable {
         return "#\(replicatedSequence) verified in the vault at \(replicatedAt)"
     }
 
+    var resyncText: String? {
+        guard let resynchronisation else { return nil }
+        let released = replicatedSequence.map { "; the log has let go of what came after #\($0), and until then the vault gets nothing" } ?? ""
+        return (resynchronisation.isNow ? "at once" : "in its hours, \(resynchronisation.window)") + (resynchronisation.isLogReleased ? released : "")
+    }
+
     /// Of several, in `status`.
     var lines: [String] {
         var lines = ["\(vault), policy \(policy): \(health)" + (reason.map { ": \($0)" } ?? "")]
         if health != "normal", let remedy { lines.append("  try  \(remedy)") }
+        if let anomaly, reason != anomaly.text { lines += ["  anomaly  \(anomaly.text)", "  try  \(anomaly.remedy)"] }
         lines.append("  \(replicationText)" + (lagText.map { "; lag \($0)" } ?? "") + (nextAttempt.map { "; next try \($0)" } ?? ""))
-        if let resynchronisation { lines.append("  resync " + (resynchronisation.isNow ? "at once" : "in its hours, \(resynchronisation.window)")) }
+        if let resyncText { lines.append("  resync \(resyncText)") }
         return lines
     }
 }

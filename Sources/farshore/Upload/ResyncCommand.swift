@@ -39,6 +39,24 @@ struct ResyncCommand: ParsableCommand {
     struct Document: Encodable {
         let disk: String
         let resynchronisation: ResynchronisationDocument
+        /// By `--release-log`.
+        let released: Released?
+    }
+
+    /// What the log held for the target.
+    struct Released: Encodable {
+        let after: UInt64
+        let bytes: UInt64?
+
+        var text: String {
+            "the log lets go of what came after #\(after)\(bytes.map { " (\(bytesText($0)) of writes)" } ?? ""); this host has it still, the vault gets nothing more until the resynchronisation, and no point between"
+        }
+    }
+
+    /// Nil where the target has nothing yet, or it was let go of before.
+    private func release(of disk: ProtectedDisk, _ folder: LogFolder, _ catalogue: Catalogue) throws -> Released? {
+        guard !folder.isReleased(target: disk.vaultID), let proven = try catalogue.replication(ofDisk: disk.name, at: disk.vaultID).provenSequence else { return nil }
+        return Released(after: proven, bytes: TargetReport.lag(disk, proven)?.bytes)
     }
 
     func run() throws {
@@ -53,6 +71,7 @@ struct ResyncCommand: ParsableCommand {
         }
         let folder = LogFolder(protected.logFolder)
         let reason = "the administrator asked for it"
+        let released = releaseLog ? try release(of: protected, folder, catalogue) : nil
         if releaseLog {
             try markResynchronisation(protected, folder, catalogue, reason: reason, isNow: now)
         } else {
@@ -63,9 +82,9 @@ struct ResyncCommand: ParsableCommand {
         guard let mark = try catalogue.resynchronisation(ofDisk: disk, at: protected.vaultID) else {
             throw Failure(.failed, "the uploader has just ended a resynchronisation of \(disk)", try: "farshore status \(disk)")
         }
-        try catalogue.record(.information, of: protected, "resynchronisation asked for by the administrator" + (mark.isNow ? ", at once" : ""))
-        let document = Document(disk: disk, resynchronisation: ResynchronisationDocument(mark, protected))
-        try output.print(document) { "\($0.disk): \($0.resynchronisation.text)" + (protected.isPaused ? "; the disk is paused: farshore resume \(protected.commandName)" : "") }
+        try catalogue.record(.information, of: protected, "resynchronisation asked for by the administrator" + (mark.isNow ? ", at once" : "") + (released.map { "; \($0.text)" } ?? ""))
+        let document = Document(disk: disk, resynchronisation: ResynchronisationDocument(mark, protected), released: released)
+        try output.print(document) { "\($0.disk): \($0.resynchronisation.text)" + ($0.released.map { "\n  \($0.text)" } ?? "") + (protected.isPaused ? "; the disk is paused: farshore resume \(protected.commandName)" : "") }
     }
 }
 
