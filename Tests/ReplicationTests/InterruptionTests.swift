@@ -94,4 +94,37 @@ import Vault
             #expect(try vaultContent(history, at: sequence) == content)
         }
     }
+
+    /// What is in its way is the other one's: that it was overtaken is the first that it says.
+    @Test func theUploaderThatIsOvertakenWhileItSendsSaysSoAtOnce() throws {
+        let disk = try ReplicatedDisk(content: sampleContent())
+        var random = SeededRandom(6)
+        let stop = StopFlag()
+        let service = try UploadService(replicator: disk.replicator(stop: stop), log: ReplicatedDisk.quiet)
+        let thread = try OwnThread(name: "service") { try? service.run() }
+        defer {
+            stop.stop()
+            thread.join()
+        }
+        let deadline = Date.now.addingTimeInterval(20)
+        while try disk.proven.provenSequence == nil, Date.now < deadline { Thread.sleep(forTimeInterval: 0.05) }
+        let copy = SiteDirectory(path: disk.folder + "/copy")
+        try FileManager.default.copyItem(atPath: disk.site.path, toPath: copy.path)
+        let other = try UploadService(replicator: disk.replicator(site: copy), log: ReplicatedDisk.quiet)
+        let isFirst = Mutex(true)
+        let failures = Mutex<[String]>([])
+        disk.store.failPuts { key, moment in
+            guard moment == .before, key.contains("/segments/"), isFirst.withLock({ first in defer { first = false }; return first }) else { return nil }
+            // The same records under the same name, sent by the other one.
+            do { for failed in try other.runOnce() { failures.withLock { $0.append(failed.failure.message) } } } catch { failures.withLock { $0.append("\(error)") } }
+            return nil
+        }
+        try disk.scribble(5, using: &random)
+        while try disk.proven.health == .normal, Date.now < deadline { Thread.sleep(forTimeInterval: 0.02) }
+        let state = try disk.proven
+        #expect(failures.withLock { $0 } == [])
+        #expect(state.health == .critical && state.error?.contains("fenced") == true && state.remedy?.contains("another uploader") == true, "\(state)")
+        #expect(try Catalogue(site: disk.site).events(limit: 20).count { $0.text.contains("replication failed") } == 1)
+        disk.store.failPuts(nil)
+    }
 }

@@ -73,6 +73,7 @@ package struct AttemptFailure: Error, CustomStringConvertible {
             return AttemptFailure(.mayPass, "\(error)", remedy: "mount the filesystem of the vault, or bring it back", cause: error)
         case .notKept:
             return AttemptFailure(.mayPass, "\(error)", remedy: "ask who operates the target: it lost or changed what it had acknowledged", cause: error)
+        case .conflict: return AttemptFailure(.mayPass, "\(error)", remedy: "it is tried again by itself; if it stays so: farshore vault check URL", cause: error)
         default:
             return AttemptFailure(error.isRecoverable ? .mayPass : .forGood, "\(error)", remedy: "farshore vault check URL", cause: error)
         }

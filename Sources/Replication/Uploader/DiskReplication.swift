@@ -34,7 +34,7 @@ final class DiskReplication {
     func attempt(_ disk: ProtectedDisk) throws -> Bool {
         do {
             if disk.takenOver == nil { try refuseWhileTakenOver(disk) }
-            return try attemptNow(disk)
+            return try attemptOrFenced(disk)
         } catch VaultError.fenced(let text) {
             try replicator.catalogue.setTakenOver(text, of: disk)
             let connection = try replicator.connections.connection(for: disk)
@@ -57,6 +57,15 @@ final class DiskReplication {
         throw AttemptFailure(
             .mayPass, message, remedy: "docs/operating/failover.md; it goes on when \(other.vaultURL) takes the disk from here again, or is no target any more: farshore target remove \(disk.name) --vault \(other.vaultURL)",
             cause: VaultError.fenced(message))
+    }
+
+    /// What is in the way may be of another uploader that took the disk over: the newest head says so.
+    private func attemptOrFenced(_ disk: ProtectedDisk) throws -> Bool {
+        do { return try attemptNow(disk) } catch VaultError.conflict(let place) {
+            publisher?.heads.doubt()
+            try publisher?.heads.refreshIfNeeded()
+            throw VaultError.conflict(chain: place)
+        }
     }
 
     private func attemptNow(_ disk: ProtectedDisk) throws -> Bool {
