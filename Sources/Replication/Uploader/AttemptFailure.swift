@@ -81,7 +81,8 @@ package struct AttemptFailure: Error, CustomStringConvertible {
 
     private static func of(_ error: StoreError, cause: any Error) -> AttemptFailure {
         // A directory that is not mounted yet after a start looks like one that is gone.
-        AttemptFailure(error.isRecoverable || error.code == .bucketMissing ? .mayPass : .forGood, error.message, remedy: error.remedy, cause: cause)
+        let outcome = error.isRecoverable || error.code == .bucketMissing ? UploadCycle.Outcome.mayPass : .forGood
+        return AttemptFailure(outcome, error.message, remedy: outcome == .forGood ? "\(error.remedy), then farshore resume DISK" : error.remedy, cause: cause)
     }
 
     private static func of(_ error: SiteError) -> AttemptFailure {
@@ -115,7 +116,8 @@ package struct AttemptFailure: Error, CustomStringConvertible {
 
     private static func of(_ error: SystemError, cause: any Error) -> AttemptFailure {
         let mayPass: Set<Int32> = [EIO, ENOSPC, EDQUOT, ENOMEM, EMFILE, ENFILE, EAGAIN, EBUSY, ETIMEDOUT]
+        guard mayPass.contains(error.errno) else { return AttemptFailure(.forGood, "\(error)", remedy: "mend what the message names, then farshore resume DISK", cause: cause) }
         let remedy = error.errno == ENOSPC || error.errno == EDQUOT ? "make room on that filesystem" : "mend what the message names"
-        return AttemptFailure(mayPass.contains(error.errno) ? .mayPass : .forGood, "\(error)", remedy: remedy, cause: cause)
+        return AttemptFailure(.mayPass, "\(error)", remedy: remedy, cause: cause)
     }
 }
