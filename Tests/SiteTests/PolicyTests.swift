@@ -53,12 +53,12 @@ import Testing
         #expect(made.pointSeconds == 300 && made.compression == .automatic)
         #expect(try catalogue.policy(named: "office-failback").parent == "office")
         // By itself, and with its parent.
-        _ = try catalogue.changePolicy(named: "office-failback", PolicyChange(rpoSeconds: 60))
+        _ = try catalogue.changePolicy(named: "office-failback", PolicyChange(rpoSeconds: 600))
         #expect(try catalogue.policy(named: "office").rpoSeconds == nil)
         change = PolicyChange(intervalSeconds: 5, bandwidth: try BandwidthCalendar("1MiB"))
         _ = try catalogue.changePolicy(named: "office", change)
         let failback = try catalogue.policy(named: "office-failback")
-        #expect(failback.rpoSeconds == 60 && failback.intervalSeconds == 5 && failback.pointSeconds == 5 && failback.bandwidth.text == "1MiB")
+        #expect(failback.rpoSeconds == 600 && failback.intervalSeconds == 5 && failback.pointSeconds == 5 && failback.bandwidth.text == "1MiB")
         // It waits: no disk can have it, and it goes only with its parent.
         try catalogue.add(makeDisk("a"))
         #expect { try catalogue.assignPolicy(named: "office-failback", disks: ["a"]) } throws: { ($0 as? SiteError)?.code == .refused }
@@ -86,9 +86,14 @@ import Testing
         #expect { try admin.removePolicy(named: "default") } throws: { ($0 as? SiteError)?.code == .refused }
         #expect { try admin.assignPolicy(named: "default", disks: ["b", "x"]) } throws: { ($0 as? SiteError)?.code == .diskNotFound }
         #expect(try admin.disk(named: "b").policy.name == "fast")
-        for change in [PolicyChange(intervalSeconds: 0), PolicyChange(intervalSeconds: 3_601), PolicyChange(pointSeconds: 0)] {
+        for change in [PolicyChange(intervalSeconds: 0), PolicyChange(intervalSeconds: 3_601), PolicyChange(pointSeconds: 0), PolicyChange(rpoSeconds: 29)] {
             #expect { try admin.changePolicy(named: "default", change) } throws: { ($0 as? SiteError)?.code == .policyWrong }
         }
+        #expect { try admin.addPolicy(named: "slow", PolicyChange(intervalSeconds: 300, rpoSeconds: 60)) } throws: { "\($0)".contains("more than 1m behind: all the time") }
+        // It is no hindrance to a change of something else, and three intervals and a minute are always enough.
+        _ = try admin.changePolicy(named: "default", PolicyChange(rpoSeconds: 30))
+        #expect { try admin.changePolicy(named: "default", PolicyChange(intervalSeconds: 60)) } throws: { ($0 as? SiteError)?.code == .policyWrong }
+        _ = try admin.changePolicy(named: "default", PolicyChange(intervalSeconds: 60, rpoSeconds: 0))
     }
 
     @Test func theIntervalsOfAnOlderCatalogueBecomePolicies() throws {

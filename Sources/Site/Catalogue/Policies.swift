@@ -24,6 +24,7 @@ extension Catalogue {
     package func addPolicy(named name: String, _ change: PolicyChange) throws(SiteError) -> Policy {
         try write { database in
             let made = try change.applied(to: Policy(name: name))
+            try change.refuseEndlessWarning(of: made)
             for name in [name, made.failbackName] where try Self.policy(name, database) != nil {
                 throw SiteError(.policyExists, "there is a policy named \(name) already", remedy: "farshore policy edit \(name) with what is to change")
             }
@@ -38,6 +39,7 @@ extension Catalogue {
         try write { database in
             guard let policy = try Self.policy(name, database) else { throw Self.noPolicy(name) }
             let changed = try change.applied(to: policy)
+            try change.refuseEndlessWarning(of: changed)
             try Self.store(changed, database)
             if policy.parent == nil, let failback = try Self.policy(policy.failbackName, database) { try Self.store(try change.applied(to: failback), database) }
             return changed

@@ -180,4 +180,12 @@ package struct PolicyChange: Equatable, Sendable {
         }
         return changed
     }
+    /// Of the policy that a person named: one that warns all the time was not meant.
+    func refuseEndlessWarning(of changed: Policy) throws(SiteError) {
+        guard rpoSeconds != nil || intervalSeconds != nil, let rpo = changed.rpoSeconds, rpo < changed.intervalSeconds else { return }
+        let interval = Quantity.spanText(seconds: UInt64(changed.intervalSeconds))
+        throw SiteError(
+            .policyWrong, "the policy \(changed.name) would upload every \(interval), and warn when the vault is more than \(Quantity.spanText(seconds: UInt64(rpo))) behind: all the time",
+            remedy: "--rpo of \(interval) or more, a shorter --interval, or --rpo 0: three intervals and a minute")
+    }
 }
