@@ -31,8 +31,8 @@ package enum VaultError: Error, Equatable, Sendable, CustomStringConvertible {
     case notFound(String)
     /// The key or passphrase file named does not exist.
     case noKeyFile(path: String)
-    /// The caller asked for what the format does not allow.
-    case refused(String)
+    /// The caller asked for what the format does not allow. `try`: what helps, where the text does not say it.
+    case refused(String, try: String? = nil)
     case store(StoreError)
     /// What was seen of the vault could not be remembered on this host.
     case memory(SystemError)
@@ -48,7 +48,7 @@ package enum VaultError: Error, Equatable, Sendable, CustomStringConvertible {
         case .conflict(let chain): "\(chain) was changed by someone else at the same time"
         case .rolledBack(let text): "refused: \(text)"
         case .unsupportedVersion(let object, let found): "the vault's object \(object) has \(found), which this version cannot read"
-        case .incomplete(let text), .noVault(let text), .alreadyExists(let text), .notFound(let text), .refused(let text): text
+        case .incomplete(let text), .noVault(let text), .alreadyExists(let text), .notFound(let text), .refused(let text, _): text
         case .noKeyFile(let path): "\(path), named as the file of the key or passphrase, does not exist"
         case .store(let error): error.message
         case .memory(let error): "cannot remember what was seen of the vault: \(error)"

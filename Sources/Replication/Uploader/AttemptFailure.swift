@@ -74,6 +74,8 @@ package struct AttemptFailure: Error, CustomStringConvertible {
         case .notKept:
             return AttemptFailure(.mayPass, "\(error)", remedy: "ask who operates the target: it lost or changed what it had acknowledged", cause: error)
         case .conflict: return AttemptFailure(.mayPass, "\(error)", remedy: "it is tried again by itself; if it stays so: farshore vault check URL", cause: error)
+        case .refused(_, let remedy):
+            return AttemptFailure(.forGood, "\(error)", remedy: remedy ?? "mend what the message names, then farshore resume DISK; farshore vault check URL shows whether the vault is whole", cause: error)
         default:
             return AttemptFailure(error.isRecoverable ? .mayPass : .forGood, "\(error)", remedy: "farshore vault check URL", cause: error)
         }

@@ -13,6 +13,8 @@ struct CopyMark: Codable, Equatable {
     let from: String
     var sha256: String?
 
+    private static let emptyPlaceRemedy = "leave what is there as it is: farshore vault copy URL --to URL --create with an empty place"
+
     /// Finds the mark of the copy that is begun at this place, or, with `begins`, puts one there. Without, a place that is empty is none that was
     /// forgotten: it may be a filesystem that is not mounted.
     static func find(_ source: Vault, at store: any ObjectStore, begins: Bool) throws(VaultError) -> CopyMark {
@@ -20,17 +22,17 @@ struct CopyMark: Codable, Equatable {
         if let marker, try marker != VaultMarker.placed(source.marker, at: store) {
             let other = try VaultMarker.decode(marker).marker.vault
             guard other != source.id else { throw .damaged(object: ObjectPlace.markerKey, reason: "it is not that of the source") }
-            throw .refused("\(store.location) holds the vault \(other); a copy of the vault \(source.id) needs an empty place")
+            throw .refused("\(store.location) holds the vault \(other); a copy of the vault \(source.id) needs an empty place", try: emptyPlaceRemedy)
         }
         let mark: CopyMark
         if let known = try read(at: store) {
-            guard known.vault == source.id else { throw .refused("\(store.location) holds a copy of the vault \(known.vault); one of \(source.id) needs an empty place") }
+            guard known.vault == source.id else { throw .refused("\(store.location) holds a copy of the vault \(known.vault); one of \(source.id) needs an empty place", try: emptyPlaceRemedy) }
             mark = known
         } else {
             guard marker == nil else { throw adopted(store) }
             guard begins else { throw .notFound("there is no copy of a vault at \(store.location)") }
             let present = try fromStore { () throws(StoreError) in try store.list(prefix: "", startAfter: nil) }
-            if let other = present.objects.first { throw .refused("\(store.location) is not empty (\(other.key)); a copy needs an empty directory or prefix") }
+            if let other = present.objects.first { throw .refused("\(store.location) is not empty (\(other.key)); a copy needs an empty directory or prefix", try: emptyPlaceRemedy) }
             mark = CopyMark(vault: source.id, copy: .random(), from: source.store.location)
             let bytes = try SelfHashed.encode(mark, object: key) { $0.sha256 = $1 }
             try fromStore { () throws(StoreError) in try store.put(key, bytes, ifAbsent: false) }
@@ -68,14 +70,16 @@ extension Vault {
     /// Before anything of the vault is changed by somebody else than `vault copy`.
     package func refuseCopy() throws(VaultError) {
         guard try fromStore(nil, { () throws(StoreError) in try store.head(CopyMark.key) }) != nil else { return }
-        throw .refused("\(store.location) is a copy that only `farshore vault copy` writes to; `farshore vault adopt` makes it a vault of its own")
+        throw .refused(
+            "\(store.location) is a copy that only `farshore vault copy` writes to",
+            try: "the vault that it is a copy of; only where that one is lost or given up: farshore vault adopt \(store.location), after which nothing is copied into it any more")
     }
 
     /// The copy becomes a vault of its own; who copies into it is fenced. Refused while it lacks something: each object that a point needs is asked for.
     package func adopt() throws(VaultError) {
-        guard try CopyMark.read(at: store) != nil else { throw .refused("\(store.location) is a vault of its own already") }
+        guard try CopyMark.read(at: store) != nil else { throw .refused("\(store.location) is a vault of its own already", try: "nothing more is to be done: it can be used") }
         guard let catalog = try catalogChain.newest() else {
-            throw .refused("\(store.location) is not complete: it has no catalog yet; run `farshore vault copy` to its end")
+            throw .refused("\(store.location) is not complete: it has no catalog yet", try: "farshore vault copy URL --to \(store.location), to its end; farshore vault adopt \(store.location) then")
         }
         let findings = try VaultCheck(vault: self, readData: false, disks: Set(catalog.document.disks.map(\.id))).run().findings
         guard findings.isEmpty else { throw .incomplete("\(store.location) stays a copy: \(findings.summary)") }

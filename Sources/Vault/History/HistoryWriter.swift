@@ -71,7 +71,8 @@ package final class HistoryWriter {
     private func refuseUsed(_ sequences: [UInt64], in state: DiskState) throws(VaultError) {
         let left = state.lineages.dropLast().map(\.sequence).max() ?? 0
         guard let used = sequences.min(), used <= left else { return }
-        throw .refused("the disk \(disk) would get sequence \(used) a second time: the vault has it up to \(left) in a history that was left; an older copy of its log and of the site's directory was put back")
+        throw .refused("the disk \(disk) would get sequence \(used) a second time: the vault has it up to \(left) in a history that was left; an older copy of its log and of the site's directory was put back",
+            try: "docs/operating/running.md: decide which copy is right before anything is sent again")
     }
 
     /// A new lineage that begins with the state at `branch`, which may lie in a lineage that was left before: the disk goes on from there.

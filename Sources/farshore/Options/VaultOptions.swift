@@ -92,7 +92,7 @@ extension Failure {
         case .alreadyExists: self.init(.inUse, error.description, try: "use another name or location")
         case .notFound: self.init(.notFound, error.description, try: "`farshore point list DISK --vault URL` shows what is there")
         case .noKeyFile(let path): self.init(.notFound, error.description, try: "bring \(path) back from a copy; where the command takes --key-file, the recovery kit opens the vault too")
-        case .refused: self.init(.failed, error.description, try: "do what it says, then the same command again")
+        case .refused(_, let remedy): self.init(.failed, error.description, try: remedy ?? "what the message says; until then the same command is refused again")
         case .store(let error): self.init(error)
         case .memory(let cause):
             let failure = Failure(cause)
