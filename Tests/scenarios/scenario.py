@@ -51,6 +51,12 @@ def run(*command, ok=True, **options):
     return done
 
 
+def ended(*_):
+    """What takes too long is ended by SIGTERM, which `timeout` sends twice, and cleans up all the same."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+
+
 class Scenario:
     def __init__(self, seed=None):
         self.seed = seed if seed is not None else int(os.environ.get("FARSHORE_SEED", random.SystemRandom().randrange(1 << 32)))
@@ -63,6 +69,7 @@ class Scenario:
         self.at_end(lambda: shutil.rmtree(self.dir, ignore_errors=True))
         self.site = self.path("site")
         print(f"seed {self.seed}")
+        signal.signal(signal.SIGTERM, ended)
         return self
 
     def __exit__(self, kind, error, trace):
