@@ -46,13 +46,12 @@ struct CephTests {
     }
 
     /// The checksum the caller has worked out is what the target is told; a wrong one must not pass for that of the bytes.
-    @Test(arguments: [3, 200_000]) func bytesWithAnotherChecksumAreRefused(_ count: Int) throws {
+    @Test func bytesWithAnotherChecksumAreRefused() throws {
         let store = try server.freshStore()
-        let bytes = patternBytes(count, seed: 6)
-        expectCode(.corruptResponse) { try store.put("k", bytes, ifAbsent: false, md5: Digests.md5([1, 2, 4])) }
+        expectCode(.corruptResponse) { try store.put("k", [1, 2, 3], ifAbsent: false, md5: Digests.md5([1, 2, 4])) }
         #expect(try store.head("k") == nil)
-        try store.put("k", bytes, ifAbsent: false, md5: Digests.md5(bytes))
-        #expect(try store.head("k")?.md5 == Digests.md5(bytes))
+        try store.put("k", [1, 2, 3], ifAbsent: false, md5: Digests.md5([1, 2, 3]))
+        #expect(try store.head("k")?.md5 == Digests.md5([1, 2, 3]))
     }
 
     // MARK: - Refusals

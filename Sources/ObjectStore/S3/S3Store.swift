@@ -1,5 +1,5 @@
-// A target in an S3 bucket, below a prefix, addressed by path. Requests are signed with SigV4, which covers their
-// Content-MD5, so a PUT that was answered well was received as sent.
+// A target in an S3 bucket, below a prefix, addressed by path. Requests are signed with SigV4, their payloads with
+// SHA-256 and Content-MD5, so a PUT that was answered well was received as sent.
 //
 // - A request that the target refuses for its credentials is repeated once when the credentials file holds others now.
 // - `head` cannot learn why it was refused, as its answers have no body; a GET of one byte asks again for the reason.

@@ -1,5 +1,4 @@
-// AWS Signature Version 4 in the Authorization header. A payload is signed by its SHA-256; a large one by its Content-MD5, a signed header that the
-// target compares with what arrives: a second sum over it costs both sides more than the signature is worth. Pure: time and keys are given.
+// AWS Signature Version 4 in the Authorization header, the payload's SHA-256 signed. Pure: time and keys are given.
 // Specification: docs.aws.amazon.com, "Create a signed AWS API request".
 
 package struct Signature {
@@ -7,7 +6,6 @@ package struct Signature {
     let region: String
     let date: HTTPDate
     private let service = "s3"
-    static let payloadHashedBytesMax = 64 << 10
 
     package init(credentials: Credentials, region: String, date: HTTPDate) {
         (self.credentials, self.region, self.date) = (credentials, region, date)
@@ -16,7 +14,7 @@ package struct Signature {
     /// The request with `host`, the `x-amz-…` headers and `authorization` added.
     package func signed(_ request: TargetRequest, host: String) -> TargetRequest {
         var signed = request
-        let payloadHash = request.body.count > Self.payloadHashedBytesMax ? "UNSIGNED-PAYLOAD" : hexString(Digests.sha256(request.body))
+        let payloadHash = hexString(Digests.sha256(request.body))
         signed.headers.append(("host", host))
         signed.headers.append(("x-amz-content-sha256", payloadHash))
         signed.headers.append(("x-amz-date", date.stamp))
