@@ -89,6 +89,12 @@ package struct CheckReport: Sendable {
 }
 
 extension [CheckFinding] {
+    /// Those without which nothing new can be laid over the newest states, whose sequences `newest` has by the disks' names. A vault that is open
+    /// needs no key object more.
+    package func spoiling(newest: [String: UInt64]) -> [CheckFinding] {
+        filter { finding in finding.disk.map { finding.lastSequence ?? 0 >= newest[$0] ?? 0 } ?? !finding.object.hasPrefix("keys/") }
+    }
+
     /// Of objects that are damaged or missing, in a line: how many, and which points of which disks they take.
     package var summary: String {
         let names = Set(compactMap(\.disk)).sorted()

@@ -75,14 +75,20 @@ extension Vault {
             try: "the vault that it is a copy of; only where that one is lost or given up: farshore vault adopt \(store.location), after which nothing is copied into it any more")
     }
 
-    /// The copy becomes a vault of its own; who copies into it is fenced. Refused while it lacks something: each object that a point needs is asked for.
-    package func adopt() throws(VaultError) {
+    /// The copy becomes a vault of its own; who copies into it is fenced. Each object that a point needs is asked for. Refused while a newest state
+    /// lacks something; returns what only older points lack, which no refusal would bring back.
+    @discardableResult
+    package func adopt() throws(VaultError) -> [CheckFinding] {
         guard try CopyMark.read(at: store) != nil else { throw .refused("\(store.location) is a vault of its own already", try: "nothing more is to be done: it can be used") }
         guard let catalog = try catalogChain.newest() else {
             throw .refused("\(store.location) is not complete: it has no catalog yet", try: "farshore vault copy URL --to \(store.location), to its end; farshore vault adopt \(store.location) then")
         }
         let findings = try VaultCheck(vault: self, readData: false, disks: Set(catalog.document.disks.map(\.id))).run().findings
-        guard findings.isEmpty else { throw .incomplete("\(store.location) stays a copy: \(findings.summary)") }
+        var newest: [String: UInt64] = [:]
+        for disk in findings.isEmpty ? [] : catalog.document.disks { newest[disk.name] = try DiskHistory.newest(self, disk)?.newestSequence ?? 0 }
+        let fatal = findings.spoiling(newest: newest)
+        guard fatal.isEmpty else { throw .incomplete("\(store.location) stays a copy: \(fatal.summary)") }
         try fromStore { () throws(StoreError) in try store.delete([CopyMark.key]) }
+        return findings
     }
 }

@@ -43,7 +43,7 @@ package struct HostContact: ChainDocument, Equatable {
 package final class HostContactChain {
     private let vault: Vault
     private let host: VaultID
-    private let chain: Chain<HostContact>
+    private var chain: Chain<HostContact>
     private var last: Published<HostContact>?
 
     package init(_ vault: Vault, of host: VaultID) {
@@ -51,8 +51,10 @@ package final class HostContactChain {
         // adopted copy, which has no contacts yet.
         let vault = vault.remembering(by: HeadMemory(folder: nil))
         (self.vault, self.host) = (vault, host)
-        chain = Chain(vault: vault, name: "hosts/\(host)") { .host(host, $0) }
+        chain = Self.chain(vault, host)
     }
+
+    private static func chain(_ vault: Vault, _ host: VaultID) -> Chain<HostContact> { Chain(vault: vault, name: "hosts/\(host)") { .host(host, $0) } }
 
     /// The newest contact; nil where there was none. One request while no newer one came.
     package func newest() throws(VaultError) -> HostContact? {
@@ -65,6 +67,8 @@ package final class HostContactChain {
     package func put(_ contact: HostContact) throws(VaultError) {
         if last == nil {
             try vault.refuseCopy()
+            // It may have seen the one that is damaged now.
+            chain = Self.chain(vault.remembering(by: HeadMemory(folder: nil)), host)
             last = try chain.newest(passingDamage: true)
         }
         do throws(VaultError) { last = try chain.publish(contact, after: last) } catch {

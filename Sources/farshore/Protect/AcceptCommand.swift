@@ -4,8 +4,6 @@ import ArgumentParser
 import BlockIO
 import ChangeLog
 import DiskImage
-import Failover
-import Glibc
 import Replication
 import Site
 import Vault
@@ -22,7 +20,6 @@ struct AcceptCommand: ParsableCommand {
             --discard-log does that: the writes that only the log holds are lost, a new log begins, and the disk is marked for
             resynchronisation, in which the vault gets what differs. It is also the way on when the log is lost or damaged, or when an older
             copy of image and log was put back. Copy both aside first. Points from before stay in the vault.
-            A log that was closed cleanly over a file which nobody touched since is merged into it first: then nothing is lost.
 
             Example:
               farshore accept db1
@@ -69,7 +66,6 @@ struct AcceptCommand: ParsableCommand {
         guard let id = LogID(hex: protected.id) else { throw Failure(.failed, "impossible disk id", try: "farshore doctor") }
         let newest = max(targets.map(newestInVault).max() ?? 0, proven ?? 0)
         do throws(SystemError) { try Directory.create(folder.path, mode: 0o700) } catch { throw LogError.system(error) }
-        try mergeWhereItFits(protected, folder)
         let discarded = DiscardedLog(protected, newestProven: proven)
         do {
             let locks = try DiskLocks.take(protected, site: site.directory)
@@ -107,34 +103,6 @@ struct AcceptCommand: ParsableCommand {
     private func serveWhereMounted() {
         do { _ = try serve(disk, site.directory) } catch {
             printError("farshore: warning: the running mount does not serve \(disk) yet: \(error)")
-        }
-    }
-
-    /// Only where the change time proves that nobody touched the image. Without it (a log that was not closed, a block device) the image may be
-    /// a restored one, which the log would spoil.
-    private func mergeWhereItFits(_ protected: ProtectedDisk, _ folder: LogFolder) throws {
-        do {
-            let evidence = try folder.readState().cleanStop.flatMap { ImageIdentity.Evidence(rawValue: $0.evidence) }
-            guard evidence == .changeTime || evidence == .chain else { return }
-            let opened = try waitingForUploader(of: site.directory) { try OwnedDisk.open(protected, site: site.directory) }
-            do {
-                try opened.disk.unfreeze()
-                try opened.disk.mergeAll()
-            } catch {
-                opened.disk.abandon()
-                throw error
-            }
-            try opened.disk.close()
-        } catch where Self.isBeyondMerging(error) {}
-    }
-
-    private static func isBeyondMerging(_ error: any Error) -> Bool {
-        switch error {
-        case DiskError.imageChanged, DiskError.imageReplaced, DiskError.sizeMismatch: true
-        case LogError.system, LogError.inUse, LogError.underFailback, DiskError.log(.inUse), DiskError.log(.underFailback): false
-        case DiskError.system(let cause): cause.errno == ENOENT || cause.errno == EIO
-        case is LogError, DiskError.log: true
-        default: false
         }
     }
 

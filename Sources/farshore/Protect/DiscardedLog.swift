@@ -31,7 +31,6 @@ struct DiscardedLog: Encodable {
     }
 
     var text: String {
-        if lostBytes == 0 { return "Its log \(folder) was dropped; the image has all that it held." }
         let lost = lostBytes.map { bytesText($0) + " of writes" } ?? "an unknown number of writes"
         let place = mergedSequence.map { " after #\($0)" } ?? ""
         let vault = replicatedSequence.map { "The vault holds all up to #\($0)." } ?? "Nothing of the disk is proven to be in the vault."

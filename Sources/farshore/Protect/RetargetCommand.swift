@@ -62,7 +62,7 @@ struct RetargetCommand: ParsableCommand {
     private func refuseMissing(_ newest: [String: UInt64], _ disks: Set<VaultID>, _ vault: Vault) throws {
         printError("farshore: the vault at \(url) is asked for each object that points of \(newest.keys.sorted().joined(separator: ", ")) need")
         let findings = try VaultCheck(vault: vault, readData: false, disks: disks).run().findings
-        let fatal = findings.filter { finding in finding.disk.map { finding.lastSequence ?? 0 >= newest[$0] ?? 0 } ?? true }
+        let fatal = findings.spoiling(newest: newest)
         guard fatal.isEmpty else {
             throw Failure(
                 .integrityDamage, "the vault at \(url) is not whole: \(fatal.summary)",

@@ -123,7 +123,8 @@ struct VaultAdopt: ParsableCommand {
         discussion: """
             With SEED, a vault that was replicated to a portable disk, that is copied to the URL first; interrupted, it is run again.
             From then on uploaders and collections write to it, and `farshore vault copy` into it is refused. Before, each object that a
-            point needs is asked for, eight at a time: a million objects take about an hour where an answer takes 25 ms. When one is missing it stays a copy, exit status 6.
+            point needs is asked for, eight at a time: a million objects take about an hour where an answer takes 25 ms. When a newest state lacks one it
+            stays a copy, exit status 6; what only older points lack is a warning.
             `farshore vault check URL --read-data` reads everything. For the disks of the other vault: farshore retarget.
 
             Example:
@@ -155,7 +156,8 @@ struct VaultAdopt: ParsableCommand {
         // Without the site's memory: that of the other vault may be ahead of the copy.
         let vault = try Vault.open(store: openStore(url: url), key: try key.source(), memory: HeadMemory(folder: nil), keyFiles: key.files)
         printError("farshore: \(url) is asked for each object that its points need")
-        try vault.adopt()
+        let older = try vault.adopt()
+        if !older.isEmpty { printError("farshore: warning: older points at \(url) are not whole: \(older.summary)") }
         try output.print(Document(vault: vault.id.description, url: url)) { "\($0.url) is a vault of its own now" }
     }
 }
