@@ -55,7 +55,7 @@ final class RawMount {
 
     /// Serves a sparse image of `sizeBytes`, or the one `prepare` makes of it.
     init(
-        sizeBytes: UInt64 = 64 << 20, readOnly: Bool = false, asNobody: Bool = false, arguments: [String] = [],
+        sizeBytes: UInt64 = 64 << 20, readOnly: Bool = false, asNobody: Bool = false, arguments: [String] = [], waitsFor sign: Sign = .ready,
         prepare: (String) throws -> Void = { _ in }
     ) throws {
         var template = Array("/var/tmp/fuse-export-XXXXXX".utf8CString)
@@ -78,8 +78,18 @@ final class RawMount {
             command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", copy] + command.dropFirst()
         }
         supervisor = try ChildProcess.spawn(command[0], Array(command.dropFirst()), standardError: output)
-        for _ in 0..<1000 where !log.contains("ready\n") { usleep(10_000) }
-        try #require(log.contains("ready\n"), "the mount did not start: \(log)")
+        for _ in 0..<1000 where !shows(sign) { usleep(10_000) }
+        try #require(shows(sign), "the mount did not start: \(log)")
+    }
+
+    /// How a mount shows that it serves: by its word, or by its disk.
+    enum Sign { case ready, disk }
+
+    private func shows(_ sign: Sign) -> Bool {
+        switch sign {
+        case .ready: log.contains("ready\n")
+        case .disk: access(raw, F_OK) == 0
+        }
     }
 
     /// Built beside the tests.

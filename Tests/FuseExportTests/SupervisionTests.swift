@@ -151,6 +151,17 @@ struct SupervisionTests {
         #expect(mount.stop() == .exited(0), "\(mount.log)")
     }
 
+    @Test("a worker that dies after its first answer, before it said that it is ready, is followed")
+    func diesBeforeReady() throws {
+        let mount = try RawMount(arguments: ["--late"], waitsFor: .disk)
+        #expect(!mount.log.contains("ready\n"), "\(mount.log)")
+        kill(try #require(mount.workerPID), SIGKILL)
+        #expect(try OpenFile(mount.raw, O_RDWR).write([1, 2, 3], at: 9) == 3)
+        for _ in 0..<500 where !mount.log.contains("ready\n") { usleep(10_000) }
+        #expect(mount.log.contains("ready\n"), "\(mount.log)")
+        #expect(mount.stop() == .exited(0), "\(mount.log)")
+    }
+
     @Test("a second mount, a full directory, a missing image, a worker that dies and too little locked memory are refused")
     func refusedStarts() throws {
         let mount = try RawMount()

@@ -21,7 +21,7 @@ struct RawExport {
             } else if arguments[0] == "--worker" {
                 try work(directory: arguments[1], images: Array(arguments.dropFirst(2)))
             } else {
-                try supervise(directory: arguments[0], images: arguments.dropFirst().filter { !$0.hasPrefix("--") || $0 == "--die" }, options: arguments.filter { $0.hasPrefix("--") })
+                try supervise(directory: arguments[0], images: arguments.dropFirst().filter { !$0.hasPrefix("--") || $0 == "--die" || $0 == "--late" }, options: arguments.filter { $0.hasPrefix("--") })
             }
         } catch {
             log("\(error)")
@@ -60,7 +60,9 @@ struct RawExport {
         let process = try WorkerProcess(locks: InheritedLocks([])!, log: log)
         if images.first == "--die" || version.hasPrefix("dies-") { kill(getpid(), SIGKILL) }
         let tree = ExportTree()
-        for image in images {
+        // Serves without ever having said so.
+        let isLate = images.contains("--late") && process.slots.traffic().requests == 0
+        for image in images where image != "--late" {
             let isWritable = !image.hasPrefix("ro:")
             let path = isWritable ? image : String(image.dropFirst(3))
             let name = String(path.split(separator: "/").last!.split(separator: ".")[0])
@@ -77,7 +79,9 @@ struct RawExport {
             try tree.addDisk(LazyDisk { disk }, in: folder, sizeBytes: disk.sizeBytes, isWritable: isWritable, vhdFooter: footer)
             try tree.setSymlink("link-to-\(name)", to: "\(name)/disk.raw", in: ExportTree.root)
         }
-        let end = try process.serve(tree, directory: directory)
+        try process.start(tree)
+        if !isLate { process.ready() }
+        let end = process.wait(directory: directory)
         if case .failed(let error) = end { throw error }
     }
 }

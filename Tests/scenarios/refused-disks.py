@@ -246,7 +246,7 @@ with Scenario() as s:
     # A successor that cannot open the disk does not let go of the file that was served: the next attempt would find the other one.
     kill_without_state()
     os.rename(state + ".away", state)
-    until("the disk did not come back", lambda: os.listdir(mnt) == ["moded"])
+    until("the disk did not come back", lambda: os.path.exists(os.path.join(mnt, "moded", "disk.raw")))
     with open(os.path.join(mnt, "moded", "disk.raw"), "rb") as file:
         file.seek(4 * MIB)
         check(file.read(len(served)) == served, "the disk was opened from the other file")

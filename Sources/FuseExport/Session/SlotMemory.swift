@@ -179,8 +179,8 @@ package final class SlotMemory: @unchecked Sendable {
         KernelFeatures(decoding: UnsafeRawBufferPointer(start: base, count: Slot.pageBytes), at: 64)
     }
 
-    /// How many requests are in hand, and a number that changes with each that is begun or finished; read by the
-    /// supervisor, which does not map the slots.
+    /// How many requests are in hand, and a number that changes with each that is begun or finished, 0 before the first;
+    /// read by the supervisor, which does not map the slots.
     static func requestsInHand(_ slots: borrowing Descriptor, plan: Plan) throws(SystemError) -> (count: Int, mark: UInt64) {
         var count = 0
         // A worker that says that its writes wait for room does not stand still.

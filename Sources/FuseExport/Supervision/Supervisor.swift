@@ -147,10 +147,11 @@ package final class Supervisor {
         worker = nil
         let refusal = self.refusal
         self.refusal = nil
-        if isDraining || wasReady && isUnmounted {
+        let hasServed = self.hasServed
+        if isDraining || hasServed && isUnmounted {
             // No guest waits for a successor.
             outcome = ending == .exited(0) ? .success(()) : .failure(unclosed(ending, refusal))
-        } else if !wasReady {
+        } else if !hasServed {
             // Nobody waits for a successor yet; the reason is in the worker's log.
             FuseMount.detach(mount.directory)
             let status: Int32 = if case .exited(let code) = ending, code != 0 { code } else { 1 }
@@ -159,6 +160,13 @@ package final class Supervisor {
         } else {
             startSuccessor(of: ended, ending, livedMilliseconds, refusal)
         }
+    }
+
+    /// Also where the worker died between its first answer and its word that it is ready: whoever saw the disks may use them.
+    private var hasServed: Bool {
+        if wasReady { return true }
+        guard let hand = try? SlotMemory.requestsInHand(mount.slots, plan: mount.slotPlan) else { return true }
+        return hand.mark != 0
     }
 
     private func unclosed(_ ending: ChildProcess.Ending, _ refusal: WorkerRefusal?) -> WorkerRefusal {
