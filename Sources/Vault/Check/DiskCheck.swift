@@ -91,19 +91,25 @@ struct DiskCheck {
             var damaged: [MapSource: String] = [:]
             var failure: VaultError?
             var bytes: UInt64 = 0
+            var done = 0
         }
         let outcome = Mutex(Outcome())
         let work = Array(sources.union(segments.keys.map { MapSource.segment($0) }))
-        forEachInParallel(work, threads: check.threads) { [vault = check.vault, readData = check.readData, disk = disk.id] source in
+        forEachInParallel(work, threads: check.threads) { [check, disk] source in
             guard outcome.withLock({ $0.failure == nil }) else { return }
             do throws(VaultError) {
-                let bytes = try DataObject(vault: vault, disk: disk, source: source, entry: source.segment.flatMap { segments[$0] }).verify(reading: readData)
+                let bytes = try DataObject(vault: check.vault, disk: disk.id, source: source, entry: source.segment.flatMap { segments[$0] }).verify(reading: check.readData)
                 outcome.withLock { $0.bytes += bytes }
             } catch {
                 outcome.withLock { outcome in
                     if let damage = error.damage { outcome.damaged[source] = damage.reason } else { outcome.failure = error }
                 }
             }
+            let done = outcome.withLock { outcome in
+                outcome.done += 1
+                return outcome.done
+            }
+            check.progress(disk.name, done, work.count)
         }
         let result = outcome.withLock { $0 }
         if let failure = result.failure { throw failure }

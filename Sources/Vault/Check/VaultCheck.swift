@@ -9,9 +9,14 @@ package struct VaultCheck {
     /// Only these, and nothing that no point needs is looked for; nil: all.
     private let disks: Set<VaultID>?
     let threads: Int
-    private let progress: (_ objects: UInt64) -> Void
+    let progress: Progress
 
-    package init(vault: Vault, readData: Bool, disks: Set<VaultID>? = nil, threads: Int = 8, progress: @escaping (_ objects: UInt64) -> Void = { _ in }) {
+    /// Called from several threads, after each chunk and segment of a disk.
+    package typealias Progress = @Sendable (_ disk: String, _ done: Int, _ total: Int) -> Void
+
+    package init(
+        vault: Vault, readData: Bool, disks: Set<VaultID>? = nil, threads: Int = 8, progress: @escaping Progress = { _, _, _ in }
+    ) {
         self.vault = vault
         self.readData = readData
         self.disks = disks
@@ -45,7 +50,6 @@ package struct VaultCheck {
             let isFirst = checkedGroups.insert(disk.group).inserted
             try DiskCheck(check: self, disk: disk, checksChain: isFirst && readData).run(&report, &live)
             report.disks += 1
-            progress(report.objects)
         }
         if report.isClean, self.disks == nil { try lookForOrphans(live, &report) }
         return report

@@ -78,12 +78,12 @@ extension Vault {
     /// The copy becomes a vault of its own; who copies into it is fenced. Each object that a point needs is asked for. Refused while a newest state
     /// lacks something; returns what only older points lack, which no refusal would bring back.
     @discardableResult
-    package func adopt() throws(VaultError) -> [CheckFinding] {
+    package func adopt(progress: @escaping VaultCheck.Progress = { _, _, _ in }) throws(VaultError) -> [CheckFinding] {
         guard try CopyMark.read(at: store) != nil else { throw .refused("\(store.location) is a vault of its own already", try: "nothing more is to be done: it can be used") }
         guard let catalog = try catalogChain.newest() else {
             throw .refused("\(store.location) is not complete: it has no catalog yet", try: "farshore vault copy URL --to \(store.location), to its end; farshore vault adopt \(store.location) then")
         }
-        let findings = try VaultCheck(vault: self, readData: false, disks: Set(catalog.document.disks.map(\.id))).run().findings
+        let findings = try VaultCheck(vault: self, readData: false, disks: Set(catalog.document.disks.map(\.id)), progress: progress).run().findings
         var newest: [String: UInt64] = [:]
         for disk in findings.isEmpty ? [] : catalog.document.disks { newest[disk.name] = try DiskHistory.newest(self, disk)?.newestSequence ?? 0 }
         let fatal = findings.spoiling(newest: newest)

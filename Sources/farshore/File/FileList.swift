@@ -88,10 +88,10 @@ struct FileList: ParsableCommand {
         var looking = FileLooks(bench: bench, vault: vault, history: history, disk: disk, file: file)
         var search = VersionSearch<Seen>(points.map { .init(sequence: $0.sequence, stretch: history.stretch(of: $0.sequence)) })
         let started = Clock.monotonicNanoseconds()
-        let note = PointProgress(total: points.count)
+        let note = CountProgress()
         while search.left > 0, looking.count == 0 || Double(Clock.monotonicNanoseconds() - started) < timeLimit * 1e9 {
             try search.step(look: { try looking.look(at: points[$0].sequence) }, isUntouched: { try looking.isUntouched(at: points[$0].sequence) })
-            note.update(done: points.count - search.left, looks: looking.count)
+            note.update("\(points.count - search.left) of \(points.count) points, \(looking.count) opened")
         }
         note.finish()
         let document = Document(

@@ -61,7 +61,9 @@ struct RetargetCommand: ParsableCommand {
     /// What is new would be laid over what is not there. `newest`: by the disk's name.
     private func refuseMissing(_ newest: [String: UInt64], _ disks: Set<VaultID>, _ vault: Vault) throws {
         printError("farshore: the vault at \(url) is asked for each object that points of \(newest.keys.sorted().joined(separator: ", ")) need")
-        let findings = try VaultCheck(vault: vault, readData: false, disks: disks).run().findings
+        let progress = CountProgress()
+        let findings = try VaultCheck(vault: vault, readData: false, disks: disks, progress: progress.note).run().findings
+        progress.finish()
         let fatal = findings.spoiling(newest: newest)
         guard fatal.isEmpty else {
             throw Failure(

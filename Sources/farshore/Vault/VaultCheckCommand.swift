@@ -74,7 +74,9 @@ struct VaultCheckCommand: ParsableCommand {
 
     func run() throws {
         let vault = try openVault(url: url, key: key, site: site)
-        let report = try VaultCheck(vault: vault, readData: readData).run()
+        let progress = CountProgress()
+        let report = try VaultCheck(vault: vault, readData: readData, progress: progress.note).run()
+        progress.finish()
         let locks = try lockedFor.map { try VaultLock(soundVault(url: url, key: key, site: site, locking: true), spanSeconds: $0, extends: false).run() }
         try output.print(document(report, locks), text: Self.text)
         guard report.isClean else {

@@ -156,7 +156,9 @@ struct VaultAdopt: ParsableCommand {
         // Without the site's memory: that of the other vault may be ahead of the copy.
         let vault = try Vault.open(store: openStore(url: url), key: try key.source(), memory: HeadMemory(folder: nil), keyFiles: key.files)
         printError("farshore: \(url) is asked for each object that its points need")
-        let older = try vault.adopt()
+        let progress = CountProgress()
+        let older = try vault.adopt(progress: progress.note)
+        progress.finish()
         if !older.isEmpty { printError("farshore: warning: older points at \(url) are not whole: \(older.summary)") }
         try output.print(Document(vault: vault.id.description, url: url)) { "\($0.url) is a vault of its own now" }
     }
