@@ -3,6 +3,7 @@
 
 import Foundation
 import ObjectStore
+import Synchronization
 import Testing
 import Vault
 import VaultFixtures
@@ -35,6 +36,20 @@ import VaultFixtures
         }
         // Every object there is was looked at.
         #expect(try check(test, readData: true).objects == UInt64(test.keys().count))
+    }
+
+    @Test func theCheckTellsHowFarItIs() throws {
+        let (test, _) = try smallVault(encrypted: true)
+        let told = Mutex<[String: (most: Int, total: Int, times: Int)]>([:])
+        _ = try VaultCheck(vault: test.reopened(), readData: false) { disk, done, total in
+            told.withLock { told in
+                let before = told[disk] ?? (0, total, 0)
+                told[disk] = (max(before.most, done), total, before.times + 1)
+            }
+        }.run()
+        let disks = told.withLock { $0 }
+        #expect(disks.keys.sorted() == ["one", "two"])
+        for (_, disk) in disks { #expect(disk.total > 1 && disk.most == disk.total && disk.times == disk.total) }
     }
 
     /// Promise F4: A damaged, missing, swapped or truncated vault object is refused by name.
