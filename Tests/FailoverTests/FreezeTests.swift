@@ -19,7 +19,7 @@ import Vault
         let isStopping = Mutex(false)
 
         init() throws {
-            folder = NSTemporaryDirectory() + "freeze-\(UInt32.random(in: 0...UInt32.max))"
+            folder = NSTemporaryDirectory() + "farshore-freeze-\(UInt32.random(in: 0...UInt32.max))"
             try Directory.create(folder)
             notes = FreezeNotes(folder: folder + "/frozen")
         }

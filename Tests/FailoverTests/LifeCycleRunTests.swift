@@ -122,7 +122,7 @@ import VirtualDisk
         for call in 1...40 {
             let sites = try FailoverSites(disks: ["data"])
             let other = Result { try sites.failovers(sites.third) }
-            sites.target.store.interrupt(at: call, .runs { _ = try? other.get().run(FailoverRequest(
+            sites.target.store.interrupt(at: call, .runs { [unowned sites] in _ = try? other.get().run(FailoverRequest(
                 unit: FailoverSites.unit, point: nil, isPlanned: false, vaultURL: "", keyFile: nil, passphraseFile: nil,
                 folder: sites.third.site.path + "/recovery", sourceCommand: nil, startCommand: nil, commandSeconds: 1)) })
             let first = Result { try sites.run(sites.target) }
@@ -140,7 +140,7 @@ import VirtualDisk
     @Test func theSourcePublishesBetweenPrerequisitesAndClaim() throws {
         for call in stride(from: 1, through: 40, by: 3) {
             let sites = try FailoverSites(disks: ["data"])
-            sites.target.store.interrupt(at: call, .runs { _ = try? { try sites.write(7); try sites.upload() }() })
+            sites.target.store.interrupt(at: call, .runs { [unowned sites] in _ = try? { try sites.write(7); try sites.upload() }() })
             let report = try sites.run(sites.target)
             #expect(try sites.newest() == Set(report.disks.map(\.point.sequence)), "call \(call)")
             guard sites.target.store.calls >= call else { return }
@@ -149,7 +149,7 @@ import VirtualDisk
 
     @Test func aCollectionMeanwhileTakesNothingAway() throws {
         let sites = try FailoverSites(disks: ["data"])
-        sites.target.store.interrupt(at: 12, .runs { _ = try? Collector(vault: try sites.open(sites.store)).run() })
+        sites.target.store.interrupt(at: 12, .runs { [unowned sites] in _ = try? Collector(vault: try sites.open(sites.store)).run() })
         let report = try sites.run(sites.target)
         _ = try Collector(vault: try sites.open(sites.store)).run()
         let standing = try sites.standing()

@@ -170,7 +170,7 @@ private let shop = """
 
 @Suite struct PlanExecutionTests {
     @Test func aRunGoesOnAfterItsPersonAndAfterItsProcessDied() throws {
-        let folder = NSTemporaryDirectory() + "plan-\(UInt32.random(in: 0...UInt32.max))"
+        let folder = NSTemporaryDirectory() + "farshore-plan-\(UInt32.random(in: 0...UInt32.max))"
         defer { try? FileManager.default.removeItem(atPath: folder) }
         try Directory.create(folder)
         let text = """

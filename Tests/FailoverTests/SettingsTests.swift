@@ -19,7 +19,7 @@ import Vault
     }
 
     @Test func disksComeInOrderAndExcludedOnesEmpty() throws {
-        let folder = NSTemporaryDirectory() + "settings-\(UInt32.random(in: 0...UInt32.max))"
+        let folder = NSTemporaryDirectory() + "farshore-settings-\(UInt32.random(in: 0...UInt32.max))"
         defer { try? FileManager.default.removeItem(atPath: folder) }
         let served = ["root": "/mnt/root/disk.raw", "data": "/mnt/data/disk.raw"]
         let start = try MachineStart(settings(), served: served, emptyFolder: folder + "/empty", isTest: false)
@@ -38,7 +38,9 @@ import Vault
     }
 
     @Test func aTestHasItsOwnNetworks() throws {
-        let told = try MachineStart(settings(), served: ["root": "/r"], emptyFolder: NSTemporaryDirectory() + "empty-\(UInt32.random(in: 0...UInt32.max))", isTest: true).environment
+        let folder = NSTemporaryDirectory() + "farshore-settings-\(UInt32.random(in: 0...UInt32.max))"
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        let told = try MachineStart(settings(), served: ["root": "/r"], emptyFolder: folder, isTest: true).environment
         #expect(told["FARSHORE_IS_TEST"] == "1" && told["FARSHORE_NICS"] == "1" && told["FARSHORE_NIC_1_NETWORK"] == "isolated" && told["FARSHORE_NIC_1_IP"] == nil)
     }
 

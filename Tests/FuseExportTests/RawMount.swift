@@ -58,7 +58,7 @@ final class RawMount {
         sizeBytes: UInt64 = 64 << 20, readOnly: Bool = false, asNobody: Bool = false, arguments: [String] = [], waitsFor sign: Sign = .ready,
         prepare: (String) throws -> Void = { _ in }
     ) throws {
-        var template = Array("/var/tmp/fuse-export-XXXXXX".utf8CString)
+        var template = Array("/var/tmp/farshore-export-XXXXXX".utf8CString)
         folder = template.withUnsafeMutableBufferPointer { String(cString: mkdtemp($0.baseAddress!)) }
         directory = folder + "/mnt"
         image = folder + "/disk.img"

@@ -43,7 +43,7 @@ import Vault
         // Over the edges of regions, and at the end of the disk.
         #expect(write(text(40_000), 5_000_000) == 0)
         #expect(write(random(8_192), 64 * Self.mib - 8_192) == 0)
-        let path = FileManager.default.temporaryDirectory.path + "/content-" + UUID().uuidString
+        let path = FileManager.default.temporaryDirectory.path + "/farshore-content-" + UUID().uuidString
         defer { unlink(path) }
         try map.store(path, diskBytes: 64 * Self.mib)
         let again = try #require(try ContentMap.load(path, diskBytes: 64 * Self.mib))

@@ -12,12 +12,14 @@ import VirtualDisk
     private static let newBytes = 3 << 20
 
     private func makeDisk(_ body: (TestDisk) throws -> Void) throws {
-        let path = try TestDisk.makeFolder() + "/image.raw"
+        let root = try TestDisk.makeFolder()
+        let path = root + "/image.raw"
         try Descriptor.open(path, O_RDWR | O_CREAT).truncate(to: UInt64(Self.oldBytes))
         let disk = try TestDisk(try openImage(path, access: .readWrite, format: .raw))
         defer {
             disk.remove()
             unlink(path)
+            rmdir(root)
         }
         try disk.disk.put([UInt8](repeating: 3, count: 5000), at: 70_000)
         try body(disk)
@@ -79,12 +81,14 @@ import VirtualDisk
     }
 
     @Test func anImageThatOthersChangedDoesNotGrow() throws {
-        let path = try TestDisk.makeFolder() + "/image.raw"
+        let root = try TestDisk.makeFolder()
+        let path = root + "/image.raw"
         try Descriptor.open(path, O_RDWR | O_CREAT).truncate(to: UInt64(Self.oldBytes))
         let disk = try TestDisk(try openImage(path, access: .readWrite, format: .raw))
         defer {
             disk.remove()
             unlink(path)
+            rmdir(root)
         }
         try disk.disk.log.noteGrowing(to: UInt64(Self.newBytes))
         try disk.disk.close()
@@ -157,13 +161,15 @@ import VirtualDisk
 
     /// Neither begun with a file that took the image's name, nor ended with it.
     @Test func whatTookTheNameDoesNotGrow() throws {
-        let path = try TestDisk.makeFolder() + "/image.raw"
+        let root = try TestDisk.makeFolder()
+        let path = root + "/image.raw"
         let other = path + ".other"
         for path in [path, other] { try Descriptor.open(path, O_RDWR | O_CREAT).truncate(to: UInt64(Self.oldBytes)) }
         let disk = try TestDisk(try openImage(path, access: .readWrite, format: .raw))
         defer {
             disk.remove()
             for path in [path, other, path + ".real"] { unlink(path) }
+            rmdir(root)
         }
         #expect(rename(path, path + ".real") == 0 && rename(other, path) == 0)
         #expect(throws: DiskError.imageReplaced(image: path)) { try disk.disk.beginGrowth(to: UInt64(Self.newBytes), format: .raw) }

@@ -27,7 +27,7 @@ SMALL, LARGE, OWN = 64 * MIB, 128 * MIB, MIB
 DISK = UNMERGED + SMALL + LARGE + OWN
 # Nothing is merged or uploaded here, so the log keeps every write. fio runs at full depth when the worker is killed and stands still
 # otherwise; for how long it runs follows from what its writes may take of the log.
-GROWTH = 3 * GIB if LONG else 512 * MIB
+GROWTH = 5 * GIB if LONG else 512 * MIB
 BUDGET = UNMERGED + UNMERGED // 16 + 2 * GROWTH
 BURST_SECONDS = 0.02
 KILLS_BETWEEN_LOOKS = 10
@@ -173,7 +173,7 @@ class Load:
     def __init__(self, s, mnt):
         self.s, self.burst, self.looked, self.seen = s, BURST_SECONDS, 0, 0
         small = ("small", ["--bs=4k", "--iodepth=32", "--rw=randrw", f"--offset={UNMERGED}", f"--size={SMALL}"])
-        large = ("large", ["--bs=1m", "--iodepth=8", "--rw=randrw", f"--offset={UNMERGED + SMALL}", f"--size={LARGE}"])
+        large = ("large", ["--bs=1m", "--iodepth=4", "--rw=randrw", f"--offset={UNMERGED + SMALL}", f"--size={LARGE}"])
         self.fio = subprocess.Popen(
             # Without an io_size a job of fio 3.33 stops after some passes; where requests overlap it finds faults in any file.
             fio_words(s, mnt, ["--time_based", "--runtime=86400", "--io_size=1000g", "--serialize_overlap=1", "--verify_backlog=64",
@@ -247,8 +247,8 @@ class Deaths:
         time.sleep(self.s.random.uniform(0.3, 0.5))
         pid = worker_of(self.process)
         check(pid is not None, "no worker serves\n" + open(self.process.log).read())
-        self.load.run()
         before(pid)
+        self.load.run()
         self.met.append((what, pause_of(self.guests, lambda: act(pid))))
         self.load.stop()
 
@@ -270,6 +270,7 @@ class Deaths:
             self.load.keep_within(number + 1, kills)
             if number % 50 == 49:
                 print_pauses(f"kills {number - 48} to {number + 1}", self.killed()[-50:])
+                print_unmerged(self.s)
 
     def killed(self):
         return [pause for what, pause in self.met if what.startswith("kills")]
