@@ -1,5 +1,6 @@
 #include "CLinux.h"
 #include <linux/openat2.h>
+#include <malloc.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -35,6 +36,8 @@ uint64_t farshore_raise_open_files_max(void) {
     struct rlimit raised = {.rlim_cur = limit.rlim_max, .rlim_max = limit.rlim_max};
     return (uint64_t)(setrlimit(RLIMIT_NOFILE, &raised) == 0 ? raised.rlim_cur : limit.rlim_cur);
 }
+
+void farshore_set_arenas_max(int count) { (void)mallopt(M_ARENA_MAX, count); }
 
 void farshore_write_no_core(void) {
     struct rlimit limit;

@@ -77,6 +77,10 @@ void farshore_write_no_core(void);
 // At most 15 bytes are kept.
 static inline void farshore_name_this_thread(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
 
+// As many arenas for all threads to allocate from; glibc would give each thread one of its own, up to 8 for each processor, and each keeps
+// tens of MiB of what was freed.
+void farshore_set_arenas_max(int count);
+
 static inline uint64_t farshore_load_acquire(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void farshore_store_release(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 // True when *p held `expected` and now holds `desired`.

@@ -80,6 +80,8 @@ struct UploadCommand: ParsableCommand {
         guard let lock = try SiteLock.tryTake(site.directory.uploadLockPath) else { throw Self.alreadyRuns() }
         // Detached, it was started by way of /proc/self/exe and would show as "exe".
         if BackgroundService.isDetached { farshore_name_this_thread("farshore") }
+        // Each object has a thread of its own and is held in memory as a whole, several times.
+        farshore_set_arenas_max(2)
         let stop = StopFlag()
         try onTermination { stop.stop() }
         let bars = UploadProgress()
